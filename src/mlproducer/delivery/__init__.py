@@ -1,0 +1,1 @@
+"""Loops over core and ports: keeping the connection, draining the spool, checking health."""

@@ -1,0 +1,121 @@
+"""Every error mlproducer raises, under one root.
+
+    MLProducerError
+    ├── RefusedTask                nothing was accepted
+    │   ├── InvalidTask            unknown type, missing or wrong field, a value JSON cannot carry
+    │   │   └── TaskTooLarge       the envelope is over `ML_MAX_MESSAGE_BYTES`
+    │   ├── SpoolFull              over the spool's limits; has `retry_after`
+    │   ├── SpoolUnavailable       the spool cannot be written: disk full, read-only, locked
+    │   ├── TaskConflict           the task id is known with other content
+    │   └── NotAccepting           the producer is not started, or is stopping
+    ├── BrokerError                about the connection; publishing callers never see these, they get `spooled`
+    │   ├── BrokerUnreachable      no TCP connection, or no answer in time
+    │   ├── BrokerRefused          wrong password, vhost or permission; not an AMQP server
+    │   ├── TlsFailed              certificate not trusted, expired, wrong name
+    │   └── ConnectionLost         a working connection ended
+    ├── SettingsError              a setting is wrong; names it
+    └── NotFound                   no such task, share or dead letter
+
+Each message says what happened, the likely cause, and the setting to change.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ErrorType(StrEnum):
+    """The closed set of `ml_producer_connection_errors_total{error_type}`; never a message's text."""
+
+    REFUSED = "refused"
+    TIMEOUT = "timeout"
+    DNS = "dns"
+    AUTH = "auth"
+    VHOST = "vhost"
+    TLS = "tls"
+    PROTOCOL = "protocol"
+    HEARTBEAT = "heartbeat"
+    CLOSED_BY_BROKER = "closed_by_broker"
+    LOST = "lost"
+    TOPOLOGY = "topology"
+    OTHER = "other"
+
+
+class MLProducerError(Exception):
+    """The root of every error raised here."""
+
+
+class RefusedTask(MLProducerError):
+    """The task was not accepted; it is nowhere."""
+
+
+class InvalidTask(RefusedTask):
+    """`field` is the dotted path of the fault, such as `payload.options.temperature`."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message if field is None else f"{field}: {message}")
+        self.field = field
+        self.problem = message
+
+
+class TaskTooLarge(InvalidTask):
+    """The envelope is over the limit."""
+
+
+class SpoolFull(RefusedTask):
+    """The spool is over its limit. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class SpoolUnavailable(RefusedTask):
+    """The spool cannot be written now. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TaskConflict(RefusedTask):
+    """This task id was accepted before with other content."""
+
+
+class NotAccepting(RefusedTask):
+    """The producer is not started, or is stopping."""
+
+
+class BrokerError(MLProducerError):
+    """About the connection to the broker. `error_type` is the metric's label."""
+
+    error_type: ErrorType = ErrorType.OTHER
+
+    def __init__(self, message: str, *, error_type: ErrorType | None = None) -> None:
+        super().__init__(message)
+        if error_type is not None:
+            self.error_type = error_type
+
+
+class BrokerUnreachable(BrokerError):
+    error_type = ErrorType.REFUSED
+
+
+class BrokerRefused(BrokerError):
+    error_type = ErrorType.AUTH
+
+
+class TlsFailed(BrokerError):
+    error_type = ErrorType.TLS
+
+
+class ConnectionLost(BrokerError):
+    error_type = ErrorType.LOST
+
+
+class SettingsError(MLProducerError):
+    """A setting is wrong or missing; the message names it."""
+
+
+class NotFound(MLProducerError):
+    """No such task, share or dead letter."""

@@ -1,0 +1,68 @@
+"""How one attempt to publish ended: a closed union, so that `match` can end in `assert_never`.
+
+`Unsure` is a first-class answer: the message may or may not have landed. It is never counted as failed or as sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class UnsureCause(StrEnum):
+    """Why nobody knows whether the broker took the message."""
+
+    CONFIRM_TIMEOUT = "confirm_timeout"
+    CONNECTION_LOST = "connection_lost"
+    CHANNEL_LOST = "channel_lost"
+    CHANNEL_REFUSED = "channel_refused"
+    """The channel was closed by 403/404/406 with several messages in flight: one of them is at fault, we cannot
+    tell which. Each is tried again alone, where the blame is certain."""
+
+
+class NotSentCause(StrEnum):
+    """Why the message certainly did not reach a queue."""
+
+    NOT_CONNECTED = "not_connected"
+    BREAKER_OPEN = "breaker_open"
+    BLOCKED = "blocked"
+    WINDOW_FULL = "window_full"
+    DEADLINE = "deadline"
+    """The whole publish's time was up before the message could be written."""
+    CHANNEL_REFUSED = "channel_refused"
+    """The broker closed the channel because of this very message (403, 404, 406): a fault of message or route."""
+    TOO_LARGE = "too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """basic.ack and no basic.return: routed to a durable queue, and taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nacked:
+    """basic.nack: the broker or the queue would not take it (such as `x-overflow: reject-publish`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """basic.return: no queue is bound for the routing key."""
+
+    code: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsure:
+    cause: UnsureCause
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    cause: NotSentCause
+    code: int | None = None
+    text: str = ""
+
+
+Outcome = Confirmed | Nacked | Returned | Unsure | NotSent

@@ -1,0 +1,204 @@
+"""Every setting, its environment name, its unit and its default (design: defaults of the product).
+
+Read once, frozen, and handed down; nothing else reads the environment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import unquote, urlsplit
+
+from platformdirs import user_data_path
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from mlproducer.errors import SettingsError
+
+DEFAULT_URL = "amqp://ml:ml_password@localhost:5672/"
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def _env(name: str) -> AliasChoices:
+    """Accept both the Python name (in code) and the environment name."""
+    return AliasChoices(name, name.lower())
+
+
+class Settings(BaseSettings):
+    """All settings. Construct with Python names, or let the environment (and a `.env` file) speak.
+
+    Raises: SettingsError from `Settings.load()`, naming the environment variable at fault and never its value.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
+
+    # The broker
+    rabbitmq_url: SecretStr = Field(SecretStr(DEFAULT_URL), validation_alias=_env("RABBITMQ_URL"))
+    """One URL, or several separated by commas: tried in turn."""
+    rabbitmq_heartbeat: Annotated[int, Field(ge=0, le=3600)] = Field(60, validation_alias=_env("RABBITMQ_HEARTBEAT"))
+    """Seconds; the lower of this and the broker's wins; 0 leaves it to the broker."""
+    rabbitmq_connection_timeout: Annotated[int, Field(ge=50, le=600_000)] = Field(
+        10_000, validation_alias=_env("RABBITMQ_CONNECTION_TIMEOUT")
+    )
+    """Milliseconds for one whole connect: TCP, TLS, handshake, channels, topology."""
+    rabbitmq_use_ssl: bool = Field(False, validation_alias=_env("RABBITMQ_USE_SSL"))
+    rabbitmq_ssl_cacert: Path | None = Field(None, validation_alias=_env("RABBITMQ_SSL_CACERT"))
+    rabbitmq_ssl_certfile: Path | None = Field(None, validation_alias=_env("RABBITMQ_SSL_CERTFILE"))
+    rabbitmq_ssl_keyfile: Path | None = Field(None, validation_alias=_env("RABBITMQ_SSL_KEYFILE"))
+    rabbitmq_verify_peer: bool = Field(True, validation_alias=_env("RABBITMQ_VERIFY_PEER"))
+    rabbitmq_auth: Literal["plain", "external"] = Field("plain", validation_alias=_env("RABBITMQ_AUTH"))
+    """`external` takes the identity from the client certificate."""
+    ml_exchange: Annotated[str, Field(min_length=1, max_length=127)] = Field(
+        "ml.tasks", validation_alias=_env("ML_EXCHANGE")
+    )
+    ml_declare_topology: bool = Field(True, validation_alias=_env("ML_DECLARE_TOPOLOGY"))
+    """Create the exchange, queues and bindings that are missing. Existing ones are never changed."""
+
+    # Connection keeping (design §3)
+    ml_reconnect_first: Annotated[float, Field(gt=0)] = Field(0.5, validation_alias=_env("ML_RECONNECT_FIRST"))
+    ml_reconnect_cap: Annotated[float, Field(gt=0)] = Field(32.0, validation_alias=_env("ML_RECONNECT_CAP"))
+    ml_reconnect_jitter: Annotated[float, Field(ge=0, le=1)] = Field(0.3, validation_alias=_env("ML_RECONNECT_JITTER"))
+    ml_reconnect_attempts: Annotated[int, Field(ge=1)] = Field(10, validation_alias=_env("ML_RECONNECT_ATTEMPTS"))
+    ml_health_interval: Annotated[float, Field(gt=0)] = Field(30.0, validation_alias=_env("ML_HEALTH_INTERVAL"))
+    ml_health_timeout: Annotated[float, Field(gt=0)] = Field(5.0, validation_alias=_env("ML_HEALTH_TIMEOUT"))
+    ml_breaker_failures: Annotated[int, Field(ge=1)] = Field(10, validation_alias=_env("ML_BREAKER_FAILURES"))
+    ml_breaker_cooldown: Annotated[float, Field(gt=0)] = Field(30.0, validation_alias=_env("ML_BREAKER_COOLDOWN"))
+
+    # Publishing
+    ml_confirm_timeout: Annotated[float, Field(gt=0, le=300)] = Field(5.0, validation_alias=_env("ML_CONFIRM_TIMEOUT"))
+    """Seconds for the whole direct publish, from the call."""
+    ml_max_in_flight: Annotated[int, Field(ge=1)] = Field(5_000, validation_alias=_env("ML_MAX_IN_FLIGHT"))
+    ml_max_in_flight_bytes: Annotated[int, Field(ge=1)] = Field(
+        64 * 1024 * 1024, validation_alias=_env("ML_MAX_IN_FLIGHT_BYTES")
+    )
+    ml_max_message_bytes: Annotated[int, Field(ge=1024)] = Field(
+        8 * 1024 * 1024, validation_alias=_env("ML_MAX_MESSAGE_BYTES")
+    )
+    """Half of the 16 MiB that RabbitMQ 4 takes by default, so that no default broker refuses what we accepted."""
+
+    # Retry, spool
+    ml_retry_attempts: Annotated[int, Field(ge=1)] = Field(3, validation_alias=_env("ML_RETRY_ATTEMPTS"))
+    ml_retry_first: Annotated[float, Field(gt=0)] = Field(1.0, validation_alias=_env("ML_RETRY_FIRST"))
+    ml_retry_cap: Annotated[float, Field(gt=0)] = Field(10.0, validation_alias=_env("ML_RETRY_CAP"))
+    ml_retry_jitter: Annotated[float, Field(ge=0, le=1)] = Field(0.3, validation_alias=_env("ML_RETRY_JITTER"))
+    ml_data_dir: Path = Field(
+        default_factory=lambda: user_data_path("mlproducer", appauthor=False), validation_alias=_env("ML_DATA_DIR")
+    )
+    ml_spool_url: SecretStr = Field(SecretStr(""), validation_alias=_env("ML_SPOOL_URL"))
+    """`sqlite:///path`, `memory://`; empty is `mlproducer.db` in `ML_DATA_DIR`."""
+    ml_spool_max_tasks: Annotated[int, Field(ge=1)] = Field(1_000_000, validation_alias=_env("ML_SPOOL_MAX_TASKS"))
+    ml_spool_max_bytes: Annotated[int, Field(ge=1)] = Field(
+        4 * 1024 * 1024 * 1024, validation_alias=_env("ML_SPOOL_MAX_BYTES")
+    )
+    ml_drain_batch: Annotated[int, Field(ge=1, le=10_000)] = Field(500, validation_alias=_env("ML_DRAIN_BATCH"))
+    ml_drain_lease: Annotated[float, Field(gt=0)] = Field(60.0, validation_alias=_env("ML_DRAIN_LEASE"))
+    """Seconds; must exceed the confirm timeout, or a slow confirm would let a second drain publish the same row."""
+    ml_drain_poll: Annotated[float, Field(gt=0)] = Field(1.0, validation_alias=_env("ML_DRAIN_POLL"))
+    ml_receipts_kept: Annotated[int, Field(ge=0)] = Field(100_000, validation_alias=_env("ML_RECEIPTS_KEPT"))
+    """Receipts of confirmed tasks kept in memory for look-ups; the oldest go first."""
+
+    # Tasks
+    preferred_llm_backend: str = Field("api", validation_alias=_env("PREFERRED_LLM_BACKEND"))
+    preferred_stt: str = Field("api", validation_alias=_env("PREFERRED_STT"))
+    preferred_embedding_backend: str = Field("api", validation_alias=_env("PREFERRED_EMBEDDING_BACKEND"))
+    ml_task_types: Path | None = Field(None, validation_alias=_env("ML_TASK_TYPES"))
+    """A TOML file with the user's own task types."""
+    ml_allow_private_media: bool = Field(False, validation_alias=_env("ML_ALLOW_PRIVATE_MEDIA"))
+    """Let a share name media on a private, loopback or link-local address."""
+
+    # HTTP
+    ml_host: str = Field("127.0.0.1", validation_alias=_env("ML_HOST"))
+    ml_port: Annotated[int, Field(ge=0, le=65535)] = Field(3001, validation_alias=_env("ML_PORT"))
+    ml_api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), validation_alias=_env("ML_API_KEYS"))
+    """Separated by commas; several at once allow rotation."""
+    ml_insecure: bool = Field(False, validation_alias=_env("ML_INSECURE"))
+    ml_max_body_bytes: Annotated[int, Field(ge=1024)] = Field(
+        16 * 1024 * 1024, validation_alias=_env("ML_MAX_BODY_BYTES")
+    )
+    ml_shutdown_timeout: Annotated[float, Field(ge=0)] = Field(10.0, validation_alias=_env("ML_SHUTDOWN_TIMEOUT"))
+    """Seconds that a stopping producer waits for what is in flight, before the rest is spooled."""
+
+    # Logs
+    ml_log_level: Literal["debug", "info", "warning", "error"] = Field("info", validation_alias=_env("ML_LOG_LEVEL"))
+    ml_log_format: Literal["console", "json"] = Field("console", validation_alias=_env("ML_LOG_FORMAT"))
+
+    @classmethod
+    def load(cls, **given: object) -> Self:
+        """Settings from the environment, over them what is given; errors name the setting, never the value.
+
+        Raises: SettingsError.
+        """
+        try:
+            return cls(**given)  # type: ignore[arg-type]  # the names are checked by the model itself
+        except ValidationError as exc:
+            faults = "; ".join(f"{'.'.join(map(str, e['loc'])).upper() or 'settings'}: {e['msg']}" for e in exc.errors())
+            raise SettingsError(faults) from None
+
+    @field_validator("ml_api_keys", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        return tuple(k.strip() for k in value.split(",") if k.strip()) if isinstance(value, str) else value
+
+    @field_validator("ml_api_keys")
+    @classmethod
+    def _long_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(k.get_secret_value()) < 16 for k in keys):
+            raise ValueError("each key needs 16 characters or more (openssl rand -hex 16)")
+        return keys
+
+    @field_validator("rabbitmq_url")
+    @classmethod
+    def _good_urls(cls, value: SecretStr) -> SecretStr:
+        urls = [u.strip() for u in value.get_secret_value().split(",") if u.strip()]
+        if not urls:
+            raise ValueError("needs at least one URL, such as amqp://user:password@host:5672/")
+        for url in urls:
+            try:
+                parts = urlsplit(url)
+                good = parts.scheme in {"amqp", "amqps"} and parts.hostname and parts.port != 0
+            except ValueError:
+                good = False
+            if not good:
+                raise ValueError("each URL must look like amqp[s]://user:password@host:port/vhost")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if bool(self.rabbitmq_ssl_certfile) != bool(self.rabbitmq_ssl_keyfile):
+            raise ValueError("RABBITMQ_SSL_CERTFILE and RABBITMQ_SSL_KEYFILE go together")
+        if self.ml_drain_lease <= self.ml_confirm_timeout:
+            raise ValueError("ML_DRAIN_LEASE must be longer than ML_CONFIRM_TIMEOUT")
+        if self.rabbitmq_auth == "external" and not self.rabbitmq_ssl_certfile:
+            raise ValueError("RABBITMQ_AUTH=external needs RABBITMQ_SSL_CERTFILE and RABBITMQ_SSL_KEYFILE")
+        return self
+
+    @property
+    def broker_urls(self) -> tuple[str, ...]:
+        """With passwords: for the AMQP shell only, never for a log."""
+        return tuple(u.strip() for u in self.rabbitmq_url.get_secret_value().split(",") if u.strip())
+
+    @property
+    def broker_nodes(self) -> tuple[str, ...]:
+        """`host:port` of each broker: for logs and people."""
+        return tuple(node_of(u) for u in self.broker_urls)
+
+    @property
+    def spool_url(self) -> str:
+        return self.ml_spool_url.get_secret_value() or f"sqlite:///{self.ml_data_dir / 'mlproducer.db'}"
+
+    @property
+    def loopback_only(self) -> bool:
+        return self.ml_host in LOOPBACK
+
+
+def node_of(url: str) -> str:
+    """`host:port` of a broker URL, without user, password and vhost."""
+    parts = urlsplit(url)
+    return f"{unquote(parts.hostname or 'localhost')}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}"

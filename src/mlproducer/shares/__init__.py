@@ -1,0 +1,1 @@
+"""Which tasks a share needs, and publishing them as one group."""

@@ -1,0 +1,1 @@
+"""The durable retry queue and the dead letter queue, behind `ports.Spool`."""
