@@ -1,0 +1,70 @@
+# Two commands are all you need: `make run` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q install
+ARGS ?=
+
+.PHONY: help run test lint types imports check unit chaos bench lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+run: $(VENV)/.installed-run ## Start everything and publish the examples (ARGS=--exit ends after the table)
+	$(BIN)/mlproducer quickstart $(ARGS)
+
+test: lint types imports unit ## Lint, types, import direction, and all tests against a real RabbitMQ
+
+lint: $(VENV)/.installed-dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev ## mypy --strict
+	$(BIN)/mypy
+
+imports: $(VENV)/.installed-dev ## the direction of dependencies
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.installed-dev .venv-celery54/.installed ## pytest, and 100 % branch coverage of core/
+	scripts/apt-install rabbitmq-server
+	$(BIN)/coverage run -m pytest -m "not chaos" $(ARGS)
+	$(BIN)/coverage report
+
+chaos: $(VENV)/.installed-dev ## The long fault suite
+	scripts/apt-install rabbitmq-server
+	$(BIN)/pytest -m chaos --timeout 1800 $(ARGS)
+
+bench: $(VENV)/.installed-dev ## Throughput as ratios in one run
+	scripts/apt-install rabbitmq-server
+	$(BIN)/python bench/publish.py $(ARGS)
+
+lock: $(VENV)/.installed-dev ## Pin what pyproject.toml asks for, with hashes
+	scripts/lock $(BIN)
+
+clean: ## Remove what the commands above made here
+	rm -rf .venv .venv-celery54 var .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+
+# Stamps: a target runs again only if its pins changed.
+$(VENV)/bin/python:
+	scripts/make-venv $(PYTHON) $(VENV)
+
+$(VENV)/.installed-run: requirements/run.txt requirements/build.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Installing the pinned dependencies into $(VENV) (once) ..."
+	$(PIP) --require-hashes -r requirements/build.txt
+	$(PIP) --require-hashes -r requirements/run.txt
+	$(PIP) --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/.installed-dev: requirements/dev.txt $(VENV)/.installed-run
+	@echo "Installing the pinned tools of development into $(VENV) (once) ..."
+	$(PIP) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+.venv-celery54/.installed: requirements/celery54.txt
+	@echo "Installing Celery 5.4 apart, for the tests with an older worker (once) ..."
+	scripts/make-venv $(PYTHON) .venv-celery54
+	.venv-celery54/bin/python -m pip --disable-pip-version-check -q install --require-hashes -r requirements/celery54.txt
+	@touch $@

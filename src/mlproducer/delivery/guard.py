@@ -1,0 +1,111 @@
+"""The circuit breaker's shell: it asks the clock, tells the changes, and wakes the link when a probe is allowed.
+
+What counts (docs/adr/0002): the breaker judges the *broker*, not the message. Any definite answer (ack, nack,
+return, a refusal of this one message) is a success. A confirm timeout or a lost channel is a failure. A lost or
+failed connection is one failure, however many tasks were in flight on it: a thousand tasks on one broken
+connection are one piece of news, and must not open the breaker for 30 s when the broker is back in one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import assert_never
+
+from mlproducer.core.breaker import Admission, Breaker
+from mlproducer.events import BreakerChanged, BreakerState
+from mlproducer.outcome import (
+    Confirmed,
+    Nacked,
+    NotSent,
+    NotSentCause,
+    Outcome,
+    Returned,
+    Unsure,
+    UnsureCause,
+)
+from mlproducer.ports import Clock, Listener
+
+
+class Guard:
+    """Asked before each attempt, told after it. `half_opened` is called when the cool-down is over."""
+
+    def __init__(self, breaker: Breaker, clock: Clock, tell: Listener, half_opened: Callable[[], None]) -> None:
+        self._breaker = breaker
+        self._clock = clock
+        self._tell = tell
+        self._half_opened = half_opened
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def failures(self) -> int:
+        return self._breaker.failures
+
+    def state(self) -> BreakerState:
+        return self._breaker.state(self._clock.monotonic())
+
+    def admit(self) -> Admission:
+        admission, changes = self._breaker.admit(self._clock.monotonic())
+        if changes:
+            self._announce(changes)
+        return admission
+
+    def judge(self, outcome: Outcome, admission: Admission) -> None:
+        """Feed the breaker with what an admitted attempt came to."""
+        match outcome:
+            case Confirmed() | Nacked() | Returned():
+                self.success()
+            case Unsure(cause=UnsureCause.CHANNEL_REFUSED):
+                self.success()
+            case NotSent(cause=NotSentCause.CHANNEL_REFUSED | NotSentCause.TOO_LARGE):
+                self.success()
+            case Unsure(cause=UnsureCause.CONFIRM_TIMEOUT | UnsureCause.CHANNEL_LOST):
+                self.failure()
+            case Unsure(cause=UnsureCause.CONNECTION_LOST) | NotSent():
+                # The link keeper counts the lost connection, once. If this was the probe, it never got its answer:
+                # give the permit back, so that the next attempt after reconnecting may probe.
+                self.release(admission)
+            case _:
+                assert_never(outcome)
+
+    def release(self, admission: Admission) -> None:
+        """An admitted attempt that the broker never answered."""
+        if admission is Admission.PROBE:
+            self._announce(self._breaker.abandon_probe(self._clock.monotonic()))
+
+    def success(self) -> None:
+        changes = self._breaker.success(self._clock.monotonic())
+        if changes:
+            self._announce(changes)
+
+    def failure(self) -> None:
+        self._announce(self._breaker.failure(self._clock.monotonic()))
+
+    def reset(self) -> None:
+        self._announce(self._breaker.reset(self._clock.monotonic()))
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _announce(self, changes: tuple[BreakerChanged, ...]) -> None:
+        for change in changes:
+            self._tell(change)
+        if any(change.state is BreakerState.OPEN for change in changes):
+            self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        self.stop()
+        at = self._breaker.half_opens_at
+        if at is not None:
+            delay = max(0.0, at - self._clock.monotonic())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
+
+    def _ring(self) -> None:
+        # The loop's timer may fire a hair before the clock says so; then the breaker is still open: set it again.
+        self._timer = None
+        if self.state() is BreakerState.OPEN:
+            self._set_alarm()
+        else:
+            self._half_opened()

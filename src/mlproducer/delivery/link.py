@@ -1,0 +1,173 @@
+"""Keeping the connection: performs what the pure supervisor decides."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import assert_never
+
+from mlproducer.core.supervisor import (
+    CloseLink,
+    Connected,
+    ConnectFailed,
+    Effect,
+    Exhausted,
+    LinkClosed,
+    LinkLost,
+    OpenLink,
+    ProbeDue,
+    ReconnectAsked,
+    Started,
+    StartTimer,
+    StopAsked,
+    StopTimer,
+    Supervisor,
+    SupervisorState,
+    TimerFired,
+)
+from mlproducer.core.supervisor import Event as Trigger
+from mlproducer.delivery.guard import Guard
+from mlproducer.errors import BrokerError
+from mlproducer.events import (
+    ConnectionChanged,
+    ConnectionFailed,
+    ConnectionState,
+    ReconnectScheduled,
+    ReconnectsExhausted,
+)
+from mlproducer.ports import Broker, Clock, Listener
+
+
+class LinkKeeper:
+    """Owns the supervisor and is the only one that opens or closes the broker's link."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        supervisor: Supervisor,
+        guard: Guard,
+        clock: Clock,
+        tell: Listener,
+        connected: Callable[[], None],
+    ) -> None:
+        self._broker = broker
+        self._supervisor = supervisor
+        self._guard = guard
+        self._clock = clock
+        self._tell = tell
+        self._connected = connected
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._told = ConnectionState.DISCONNECTED
+        self._closed = asyncio.Event()
+        self.last_error = ""
+        self.settled = asyncio.Event()
+        """Set once the first connect has succeeded or failed: `check` and the quickstart wait for it."""
+
+    @property
+    def state(self) -> SupervisorState:
+        return self._supervisor.state
+
+    @property
+    def attempts(self) -> int:
+        """Failed attempts in this reconnect cycle."""
+        return self._supervisor.attempts
+
+    def start(self) -> None:
+        self._on(Started())
+
+    def lost(self, error: BrokerError) -> None:
+        """The broker's shell reports that an established link ended."""
+        # A lost link may be reported while we are closing it ourselves: the supervisor knows, and ignores it.
+        self._failed(error)
+        self._on(LinkLost())
+
+    async def abandon(self, error: BrokerError) -> None:
+        """The health check found the link dead though TCP did not notice: close it and reconnect."""
+        if self._supervisor.state is not SupervisorState.CONNECTED:
+            return  # it was noticed meanwhile
+        self._failed(error)
+        self._on(LinkLost())
+        await self._broker.close()
+
+    def probe(self) -> None:
+        """A health check is due, or the breaker half-opened: one attempt if the cycle is exhausted."""
+        self._on(ProbeDue())
+
+    def reconnect(self) -> None:
+        """An operator asks: a fresh cycle at once."""
+        self._on(ReconnectAsked())
+
+    async def stop(self) -> None:
+        """Close the link and end every job. Returns when the link is closed."""
+        if self._supervisor.state is not SupervisorState.CLOSED:
+            self._on(StopAsked())
+            if self._supervisor.state is not SupervisorState.CLOSED:
+                await self._closed.wait()
+        for job in list(self._jobs):
+            job.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+
+    def _on(self, trigger: Trigger) -> None:
+        effects = self._supervisor.on(trigger, self._clock.random())
+        self._tell_state()
+        for effect in effects:
+            self._perform(effect)
+        if self._supervisor.state is SupervisorState.CLOSED:
+            self._closed.set()
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case OpenLink():
+                self._spawn(self._open())
+            case CloseLink():
+                self._spawn(self._close())
+            case StartTimer(delay=delay, attempt=attempt):
+                self._tell(ReconnectScheduled(attempt, delay))
+                self._timer = asyncio.get_running_loop().call_later(delay, self._on, TimerFired())
+            case StopTimer():
+                if self._timer is not None:
+                    self._timer.cancel()
+                    self._timer = None
+            case Exhausted(attempts=attempts):
+                self._tell(ReconnectsExhausted(attempts))
+            case _:
+                assert_never(effect)
+
+    async def _open(self) -> None:
+        try:
+            await self._broker.connect()
+        except BrokerError as error:
+            self._failed(error)
+            self.settled.set()
+            self._on(ConnectFailed())
+            return
+        self.last_error = ""
+        self.settled.set()
+        # The handshake, the channels and the topology were answered: that is a definite answer of the broker.
+        self._guard.success()
+        self._on(Connected())
+        if self._supervisor.state is SupervisorState.CONNECTED:
+            self._connected()
+
+    async def _close(self) -> None:
+        try:
+            await self._broker.close()
+        finally:
+            self._on(LinkClosed())
+
+    def _failed(self, error: BrokerError) -> None:
+        self.last_error = str(error)
+        self._tell(ConnectionFailed(error.error_type, self._broker.view().node, str(error)))
+        self._guard.failure()
+
+    def _tell_state(self) -> None:
+        state = self._supervisor.connection_state
+        if state is not self._told:
+            self._told = state
+            self._tell(ConnectionChanged(state, self._broker.view().node, self.last_error))
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        job = asyncio.get_running_loop().create_task(work)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)

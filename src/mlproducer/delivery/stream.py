@@ -1,0 +1,150 @@
+"""Publishing a stream of tasks: one feeder, no coroutine a task, bounded by a window."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from dataclasses import dataclass
+
+from mlproducer.core.lifecycle import Move
+from mlproducer.delivery.pipeline import Accepting, Pipeline, publish_one
+from mlproducer.errors import RefusedTask
+from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
+from mlproducer.task import Receipt, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A task of a stream that was not accepted, and why. It is nowhere."""
+
+    task: Task
+    error: RefusedTask
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """A task whose direct attempt is over (`outcome`), or that makes none (None: deferred, or known already)."""
+
+    task: Task
+    accepting: Accepting | None
+    outcome: Outcome | None
+
+
+class Stream:
+    """One run of `publish_many`.
+
+    The feeder reads the source and starts attempts while fewer than `window` tasks are between the source and the
+    caller; outcomes arrive by callback; the caller's own pull turns them into receipts. So a slow caller slows the
+    source, and a source that pauses does not hold back receipts that are there.
+    """
+
+    def __init__(self, pipeline: Pipeline, window: int) -> None:
+        self._pipeline = pipeline
+        self._window = window
+        self._open = 0
+        self._arrived: list[_Arrived | Refusal] = []
+        self._bell = asyncio.Event()
+        self._room = asyncio.Event()
+        self._closed = False
+
+    async def run(self, tasks: Iterable[Task] | AsyncIterable[Task]) -> AsyncIterator[Receipt | Refusal]:
+        """Results in the order in which they settle. An error of the source is raised after all that it gave."""
+        feeder = asyncio.get_running_loop().create_task(self._feed(tasks))
+        feeder.add_done_callback(lambda _: self._bell.set())
+        try:
+            while self._open or self._arrived or not feeder.done():
+                if not self._arrived:
+                    await self._bell.wait()
+                self._bell.clear()
+                arrived, self._arrived = self._arrived, []
+                for result in await self._conclude(arrived):
+                    self._open -= 1
+                    self._room.set()
+                    yield result
+            await feeder
+        finally:
+            self._close()
+            feeder.cancel()
+
+    async def _feed(self, tasks: Iterable[Task] | AsyncIterable[Task]) -> None:
+        if isinstance(tasks, AsyncIterable):
+            async for task in tasks:
+                await self._start(task)
+        else:
+            for task in tasks:
+                await self._start(task)
+
+    async def _start(self, task: Task) -> None:
+        while self._open >= self._window:
+            self._room.clear()
+            await self._room.wait()
+        self._open += 1
+        pipeline = self._pipeline
+        try:
+            accepting = pipeline.begin(task)
+        except RefusedTask as error:
+            self._arrive(Refusal(task, error))
+            return
+        if accepting is None or pipeline.waits_for_eta(accepting):
+            self._arrive(_Arrived(task, accepting, None))
+        elif pipeline.paused() and not await pipeline.writable(accepting):
+            accepting.entry.move(Move.PUBLISH)
+            self._arrive(_Arrived(task, accepting, NotSent(NotSentCause.DEADLINE)))
+        else:
+            pipeline.attempt(accepting, self._settler(task, accepting))
+
+    def _settler(self, task: Task, accepting: Accepting) -> Callable[[Outcome], None]:
+        def settle(outcome: Outcome) -> None:
+            self._arrive(_Arrived(task, accepting, outcome))
+
+        return settle
+
+    def _arrive(self, item: _Arrived | Refusal) -> None:
+        # Race: the caller abandons the iteration with tasks in flight; their outcomes come here after `_close`.
+        # Nobody holds a receipt for them, so they are let go.
+        if self._closed:
+            self._let_go(item)
+            return
+        self._arrived.append(item)
+        self._bell.set()
+
+    async def _conclude(self, arrived: list[_Arrived | Refusal]) -> list[Receipt | Refusal]:
+        """Confirmed ones at once; the others together, so that the spool commits them in one group."""
+        done: list[Receipt | Refusal] = []
+        slow: list[Coroutine[object, object, Receipt | Refusal]] = []
+        for item in arrived:
+            if isinstance(item, Refusal):
+                done.append(item)
+            elif item.accepting is not None and type(item.outcome) is Confirmed:
+                done.append(self._pipeline.confirmed(item.accepting))
+            else:
+                slow.append(self._slow(item))
+        if slow:
+            done.extend(await asyncio.gather(*slow))
+        return done
+
+    async def _slow(self, item: _Arrived) -> Receipt | Refusal:
+        pipeline, accepting = self._pipeline, item.accepting
+        try:
+            if accepting is None:
+                return await publish_one(pipeline, item.task, None)
+            if item.outcome is None:
+                return await pipeline.defer(accepting)
+            return await pipeline.conclude(accepting, item.outcome)
+        except RefusedTask as error:
+            if accepting is not None:  # else publish_one has told it
+                pipeline.refused(item.task, error)
+            return Refusal(item.task, error)
+        finally:
+            if accepting is not None:
+                pipeline.abandon(accepting)  # does nothing to a task that got its receipt
+
+    def _close(self) -> None:
+        self._closed = True
+        for item in self._arrived:
+            self._let_go(item)
+        self._arrived = []
+
+    def _let_go(self, item: _Arrived | Refusal) -> None:
+        if isinstance(item, _Arrived) and item.accepting is not None:
+            self._pipeline.abandon(item.accepting)
