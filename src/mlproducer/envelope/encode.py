@@ -1,0 +1,342 @@
+"""A task as Celery's message protocol 2 over AMQP 0-9-1, and back again for people.
+
+The bytes of a message, and when each is made:
+
+    properties   flags · content type · encoding · headers{ per route │ per task } · mode · priority · correlation id
+                 └──── once, in the constructor ─────────────────────┘ └───────── encode, once a task ──────────┘
+                 · expiration · message id · timestamp                  attempt_properties, once an attempt
+    body         [[], kwargs, {"callbacks": null, …}]                   encode
+
+Two headers are not what Celery's own client sends:
+
+- `eta` is always null. The spool holds a task until it is due, and a worker that meets an eta, even a past one, puts
+  the task on its own timer and raises its prefetch count.
+- `argsrepr` and `kwargsrepr` hold names and no values. They cannot be left out: a worker that misses them makes its
+  own `repr` of the arguments, for its log and its events, and content does not belong there.
+
+`ignore_result` is left out, because newer workers would let it override the task's own.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from pamqp import encode as amqp
+from pamqp.commands import Basic
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails, PydanticSerializationError, from_json, to_json
+
+from mlproducer.envelope.limits import HALF_A_PAIR, MAX_PROPERTIES, check_json, dotted
+from mlproducer.envelope.reserved import why_reserved
+from mlproducer.errors import InvalidTask, TaskTooLarge
+from mlproducer.task import Envelope, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlproducer.envelope.types import Route, TaskType, TaskTypes
+
+MAX_EXPIRATION_MS: Final = 2**32 - 1
+"""RabbitMQ's largest expiration, 49.7 days; it closes the channel over a larger one."""
+
+_EXPIRATION: Final = Basic.Properties.flags["expiration"]
+_FLAGS: Final = sum(
+    Basic.Properties.flags[name]
+    for name in (
+        "content_type",
+        "content_encoding",
+        "headers",
+        "delivery_mode",
+        "priority",
+        "correlation_id",
+        "message_id",
+        "timestamp",
+    )
+)
+_TIMELESS: Final = struct.pack(">H", _FLAGS)
+_EXPIRING: Final = struct.pack(">H", _FLAGS | _EXPIRATION)
+_CONTENT: Final = amqp.short_string("application/json") + amqp.short_string("utf-8")
+_PERSISTENT: Final = 2
+
+_BODY_HEAD: Final = b"[[],"
+_BODY_TAIL: Final = b',{"callbacks":null,"errbacks":null,"chain":null,"chord":null}]'
+
+_U32: Final = struct.Struct(">I").pack
+_U64: Final = struct.Struct(">Q").pack
+_I64: Final = struct.Struct(">q").pack
+
+
+def _key(name: str) -> bytes:
+    return amqp.short_string(name)
+
+
+_ID: Final = _key("id") + b"S"
+_ROOT: Final = _key("root_id") + b"S"
+_PARENT: Final = _key("parent_id")
+_GROUP: Final = _key("group")
+_GROUP_INDEX: Final = _key("group_index")
+_EXPIRES: Final = _key("expires")
+_NO_FAMILY: Final = _PARENT + b"V" + _GROUP + b"V" + _GROUP_INDEX + b"V"
+_NO_EXPIRES: Final = _EXPIRES + b"V"
+_MAX_GROUP_INDEX: Final = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What all tasks of one type and backend share."""
+
+    task_type: str
+    queue: str
+    headers: bytes
+    validate: Callable[[object], Any]
+    dump: Callable[..., Any]
+
+
+class Encoder:
+    """Turns tasks into envelopes; has no state that changes.
+
+    `origin` tells workers and their logs who sent a task, such as `mlproducer@host`. `max_bytes` bounds body and
+    properties together (`ML_MAX_MESSAGE_BYTES`).
+    """
+
+    def __init__(self, types: TaskTypes, origin: str, max_bytes: int) -> None:
+        self._types = types
+        self._max_bytes = max_bytes
+        self._prepared: dict[tuple[str, str | None], _Prepared] = {}
+        for each in types:
+            for backend, route in each.routes.items():
+                prepared = _prepare(each, route, origin)
+                self._prepared[each.name, backend] = prepared
+                if backend == each.preferred:
+                    self._prepared[each.name, None] = prepared
+
+    def encode(self, task: Task) -> Envelope:
+        """Check the whole task and encode it.
+
+        Raises: InvalidTask, naming the field at fault; TaskTooLarge. Then nothing was accepted.
+        """
+        prepared = self._prepared.get((task.task_type, task.backend))
+        if prepared is None:
+            self._types.resolve(task)
+            raise AssertionError("resolve knows a type that was not prepared")  # pragma: no cover
+        kwargs = _keyword_arguments(prepared, task)
+        body = _BODY_HEAD + to_json(kwargs) + _BODY_TAIL
+        expires = task.expires
+        expires_utc = None if expires is None else _utc(expires, "expires")
+        eta = None if task.eta is None else _utc(task.eta, "eta").timestamp()
+        properties = _properties(prepared, task, expires_utc)
+        size = len(body) + len(properties)
+        if size > self._max_bytes:
+            raise _too_large(kwargs, size, self._max_bytes)
+        expires_at = None if expires_utc is None else expires_utc.timestamp()
+        if eta is not None and expires_at is not None and expires_at <= eta:
+            raise InvalidTask("is not after eta, so the task could never run", field="expires")
+        return Envelope(task.id, prepared.task_type, prepared.queue, properties, body, expires_at, eta)
+
+
+def attempt_properties(envelope: Envelope, message_id: bytes, now: float) -> bytes:
+    """The whole property list of one attempt, flags first, as it goes into the content header frame.
+
+    `now` is Unix time in seconds; `message_id` is 1 to 255 bytes of ASCII, unique per attempt. A task past its expiry
+    gets expiration 0, on which the broker delivers it at once or drops it.
+    """
+    properties = envelope.properties
+    attempt = bytes((len(message_id),)) + message_id + _U64(int(now))
+    if envelope.expires_at is None:
+        return properties + attempt
+    left = max(0, int((envelope.expires_at - now) * 1000))
+    if left > MAX_EXPIRATION_MS:
+        # Too far off for the broker, and a smaller number would drop the task early: leave it to the `expires` header,
+        # which the worker obeys, and take the flag back.
+        return _TIMELESS + properties[2:] + attempt
+    return properties + amqp.short_string(str(left)) + attempt
+
+
+def describe(envelope: Envelope) -> dict[str, Any]:
+    """What the worker would see, for people: Celery task, arguments, headers. Holds the whole content."""
+    raw = attempt_properties(envelope, b"-", 0.0)
+    properties = Basic.Properties()
+    properties.unmarshal(int.from_bytes(raw[:2]), raw[2:])
+    headers = dict(properties.headers or {})
+    args, kwargs, _ = from_json(envelope.body)
+    return {
+        "task": headers.get("task"),
+        "task_id": envelope.task_id,
+        "task_type": envelope.task_type,
+        "queue": envelope.routing_key,
+        "priority": properties.priority,
+        "eta": envelope.eta,
+        "expires_at": envelope.expires_at,
+        "size": envelope.size,
+        "args": args,
+        "kwargs": kwargs,
+        "headers": headers,
+    }
+
+
+def parse_task(data: object) -> Task:
+    """A task from JSON (bytes or text) or from a mapping.
+
+    Raises: InvalidTask with the path of the first fault; `field` is None where the JSON itself is broken.
+    """
+    if isinstance(data, Task):
+        return data
+    try:
+        if isinstance(data, bytes | bytearray | str):
+            return Task.model_validate_json(data)
+        return Task.model_validate(data)
+    except ValidationError as exc:
+        raise _invalid_task(exc.errors(include_url=False, include_input=False)[0]) from None
+
+
+def _invalid_task(fault: ErrorDetails) -> InvalidTask:
+    loc = fault["loc"]
+    match fault["type"]:
+        case "json_invalid":
+            return InvalidTask(fault["msg"].replace("Invalid JSON", "not valid JSON", 1))
+        case "model_type" | "dict_type" if not loc:
+            return InvalidTask("a task is a JSON object, such as {'task_type': …, 'payload': {…}}")
+    if loc[:1] == ("payload",):
+        # Pydantic puts the kind of each JSON value between the keys: payload, key, "dict", key, "list", 0 …
+        loc = (*loc[:2], *loc[3::2])
+    return InvalidTask(_problem(fault), field=dotted(loc))
+
+
+def _problem(fault: ErrorDetails) -> str:
+    match fault["type"]:
+        case "extra_forbidden":
+            return "unknown field; is it misspelt?"
+        case "missing":
+            return "is missing"
+        case "recursion_loop":
+            return "nested too deep, or refers to itself"
+        case "string_unicode":
+            return HALF_A_PAIR
+        case _:
+            return fault["msg"]
+
+
+def _prepare(each: TaskType, route: Route, origin: str) -> _Prepared:
+    names = (info.serialization_alias or name for name, info in each.fields.model_fields.items())
+    headers: dict[str, Any] = {
+        "lang": "py",
+        "task": route.celery_task,
+        "shadow": None,
+        "eta": None,
+        "retries": 0,
+        "timelimit": [None, None],
+        "argsrepr": "()",
+        "kwargsrepr": ("{" + ", ".join(f"{name!r}: ..." for name in names) + "}")[:1024],
+        "origin": origin,
+        "replaced_task_nesting": 0,
+        "stamped_headers": None,
+        "stamps": {},
+    }
+    return _Prepared(
+        task_type=each.name,
+        queue=route.queue,
+        headers=amqp.field_table(headers)[4:],  # without its length, which depends on the task's part
+        validate=each.fields.__pydantic_validator__.validate_python,
+        dump=each.fields.__pydantic_serializer__.to_python,
+    )
+
+
+def _keyword_arguments(prepared: _Prepared, task: Task) -> dict[str, Any]:
+    """The payload checked by its type's fields, defaults filled in, as plain JSON values."""
+    try:
+        kwargs: dict[str, Any] = prepared.dump(prepared.validate(task.payload), mode="json")
+    except ValidationError as exc:
+        fault = exc.errors(include_url=False, include_input=False)[0]
+        raise InvalidTask(_problem(fault), field=dotted(("payload", *fault["loc"]))) from None
+    except PydanticSerializationError as exc:
+        raise InvalidTask(f"cannot be written as JSON by the fields of its task type: {exc}", field="payload") from None
+    check_json(kwargs, "payload")
+    return kwargs
+
+
+def _properties(prepared: _Prepared, task: Task, expires: datetime | None) -> bytes:
+    task_id = task.id.encode("ascii")
+    headers = prepared.headers + _ID + _U32(len(task_id)) + task_id
+    root = task_id if task.root_id is None else task.root_id.encode("ascii")
+    headers += _ROOT + _U32(len(root)) + root
+    if task.parent_id is None and task.group is None and task.group_index is None:
+        headers += _NO_FAMILY
+    else:
+        headers += _family(task)
+    headers += _NO_EXPIRES if expires is None else _EXPIRES + _long_string(expires.isoformat(), "expires")
+    if task.headers:
+        headers += _extra_headers(task.headers)
+    if len(headers) > MAX_PROPERTIES:
+        raise InvalidTask(
+            f"{len(headers)} bytes with Celery's own; all headers together may have {MAX_PROPERTIES}, because they "
+            "travel in one frame",
+            field="headers",
+        )
+    return b"".join(
+        (
+            _TIMELESS if expires is None else _EXPIRING,
+            _CONTENT,
+            _U32(len(headers)),
+            headers,
+            bytes((_PERSISTENT, task.priority, len(task_id))),
+            task_id,
+        )
+    )
+
+
+def _family(task: Task) -> bytes:
+    """parent_id, group and group_index, each perhaps null."""
+    index = task.group_index
+    if index is not None and index > _MAX_GROUP_INDEX:
+        raise InvalidTask(f"is over {_MAX_GROUP_INDEX}", field="group_index")
+    return b"".join(
+        (
+            _PARENT,
+            b"V" if task.parent_id is None else _long_string(task.parent_id, "parent_id"),
+            _GROUP,
+            b"V" if task.group is None else _long_string(task.group, "group"),
+            _GROUP_INDEX,
+            b"V" if index is None else b"l" + _I64(index),
+        )
+    )
+
+
+def _extra_headers(headers: dict[str, str]) -> bytes:
+    encoded = bytearray()
+    for name, value in headers.items():
+        reason = why_reserved(name)
+        if reason is not None:
+            raise InvalidTask(f"the name is taken: {reason}", field=dotted(("headers", name)))
+        encoded += _key(name)
+        encoded += _long_string(value, f"headers.{name}")
+    return bytes(encoded)
+
+
+def _long_string(text: str, field: str) -> bytes:
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError:
+        raise InvalidTask(HALF_A_PAIR, field=field) from None
+    return b"S" + _U32(len(raw)) + raw
+
+
+def _utc(moment: datetime, field: str) -> datetime:
+    """In UTC, because not every ISO 8601 reader takes every offset; a naive time is no moment at all."""
+    if moment.utcoffset() is None:
+        raise InvalidTask("needs a time zone, such as 2030-01-31T12:00:00+00:00", field=field)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidTask("is out of range in UTC", field=field) from None
+
+
+def _too_large(kwargs: dict[str, Any], size: int, limit: int) -> TaskTooLarge:
+    largest = max(kwargs, key=lambda name: len(to_json(kwargs[name])), default=None)
+    return TaskTooLarge(
+        f"the message has {size} bytes and ML_MAX_MESSAGE_BYTES allows {limit}; send a reference to the content, "
+        "split the task, or raise the setting (and the broker's max_message_size)",
+        field="payload" if largest is None else dotted(("payload", largest)),
+    )

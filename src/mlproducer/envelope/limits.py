@@ -1,0 +1,126 @@
+"""What a payload may hold: JSON that every worker decodes to what was sent.
+
+What is refused here would be accepted by the broker and lost or changed at the worker: Celery acks a message whose
+body it cannot decode, with or without a dead letter exchange.
+
+| refused | because |
+|---|---|
+| NaN, infinity | not JSON; strict readers fail, others read null |
+| an integer beyond signed 64 bit | many readers round it; Python's own refuses more than 4300 digits. Send a string |
+| a lone surrogate | has no UTF-8 form; some encoders would silently send U+FFFD in its place |
+| an object of exactly `__type__` and `__value__` | kombu would decode it as a Python type, or fail |
+| more than 64 levels | kombu's decoder recurses; the worker's stack is not ours to spend |
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+from typing import TYPE_CHECKING, Final
+
+from mlproducer.errors import InvalidTask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_DEPTH: Final = 64
+"""Levels of objects and arrays, the payload itself being the first."""
+MIN_INT: Final = -(2**63)
+MAX_INT: Final = 2**63 - 1
+MAX_PROPERTIES: Final = 64 * 1024
+"""Bytes. AMQP sends all properties in one frame (a body is split, a header is not), and RabbitMQ's default frame_max
+is 128 KiB: half of it, so that no default broker refuses what we accepted."""
+
+HALF_A_PAIR: Final = "half of a surrogate pair, which has no UTF-8 form; was the text cut in two?"
+
+_KOMBU_TYPE: Final = {"__type__", "__value__"}
+_SHOWN_KEY: Final = 40
+_SHOWN_LEVELS: Final = 8
+
+_Path = tuple["_Path | None", object]
+
+
+def check_json(value: object, field: str) -> None:
+    """Return if `value` is JSON within the limits. Raises: InvalidTask, with the dotted path of the first fault."""
+    _check(value, (None, field), 1)
+
+
+def dotted(path: Iterable[object]) -> str:
+    """`payload.options.tone`, in printable ASCII, long keys and deep paths cut: keys come from the caller."""
+    parts = [_shown(part) for part in path]
+    if len(parts) > _SHOWN_LEVELS:
+        parts[_SHOWN_LEVELS:] = ["..."]
+    return ".".join(parts)
+
+
+def _shown(part: object) -> str:
+    text = str(part)
+    return (text if len(text) <= _SHOWN_KEY else text[:_SHOWN_KEY] + "~").encode("ascii", "backslashreplace").decode()
+
+
+def _refuse(path: _Path, problem: str) -> InvalidTask:
+    parts: list[object] = []
+    rest: _Path | None = path
+    while rest is not None:
+        rest, part = rest
+        parts.append(part)
+    return InvalidTask(problem, field=dotted(reversed(parts)))
+
+
+def _check(value: object, path: _Path, depth: int) -> None:
+    match value:
+        case dict():
+            _check_object(value, path, depth)
+        case list() | tuple():
+            _check_depth(path, depth)
+            for index, item in enumerate(value):
+                # The common leaf is taken here, without a call and without a path.
+                if type(item) is not str or not item.isascii():
+                    _check(item, (path, index), depth + 1)
+        case _:
+            problem = _leaf_problem(value)
+            if problem is not None:
+                raise _refuse(path, problem)
+
+
+def _leaf_problem(value: object) -> str | None:
+    match value:
+        case None | bool():
+            return None
+        case str():
+            return None if value.isascii() or _encodable(value) else HALF_A_PAIR
+        case int():
+            return None if MIN_INT <= value <= MAX_INT else "an integer beyond 64 bit; send it as a string"
+        case float():
+            return None if isfinite(value) else "NaN and infinity are not JSON; send null or a string"
+        case _:
+            return f"{type(value).__name__} is no JSON type"
+
+
+def _check_object(value: dict[object, object], path: _Path, depth: int) -> None:
+    _check_depth(path, depth)
+    if len(value) == len(_KOMBU_TYPE) and value.keys() == _KOMBU_TYPE:
+        raise _refuse(
+            path,
+            "an object of exactly `__type__` and `__value__` would be decoded as a Python type by the worker; "
+            "rename a key",
+        )
+    for key, item in value.items():
+        if not isinstance(key, str):
+            raise _refuse((path, key), "a key must be a string")
+        if not key.isascii() and not _encodable(key):
+            raise _refuse((path, key), HALF_A_PAIR)
+        if type(item) is not str or not item.isascii():
+            _check(item, (path, key), depth + 1)
+
+
+def _check_depth(path: _Path, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise _refuse(path, f"nested deeper than {MAX_DEPTH} levels")
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,95 @@
+"""The registry of task types: which there are, and which route a task takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from mlproducer.envelope.builtin import builtin_types
+from mlproducer.envelope.tasktype import Route, TaskType
+from mlproducer.envelope.toml import read_task_types
+from mlproducer.errors import InvalidTask, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from mlproducer.task import Task
+
+__all__ = ["Route", "TaskType", "TaskTypes"]
+
+
+class TaskTypes:
+    """An immutable registry of task types, in the order in which they were given."""
+
+    __slots__ = ("_types",)
+
+    def __init__(self, types: Iterable[TaskType]) -> None:
+        found: dict[str, TaskType] = {}
+        for each in types:
+            if each.name in found:
+                raise SettingsError(f"task type {each.name}: given twice")
+            found[each.name] = each
+        self._types = found
+
+    @classmethod
+    def builtin(
+        cls, *, preferred_llm: str = "api", preferred_stt: str = "api", preferred_embedding: str = "api"
+    ) -> Self:
+        """Raises: SettingsError, if a preferred backend does not exist."""
+        return cls(
+            builtin_types(
+                preferred_llm=preferred_llm, preferred_stt=preferred_stt, preferred_embedding=preferred_embedding
+            )
+        )
+
+    @staticmethod
+    def from_toml(path: Path) -> list[TaskType]:
+        """The types of a user's TOML file (see `envelope.toml`). Raises: SettingsError, naming file, table and key."""
+        return read_task_types(path)
+
+    def with_(self, types: Iterable[TaskType]) -> Self:
+        """This registry and `types`. A type of a known name takes its place, so that a system whose workers
+        registered other names can redirect a built-in type. Raises: SettingsError, if `types` has a name twice.
+        """
+        added = type(self)(types)
+        return type(self)({each.name: each for registry in (self, added) for each in registry}.values())
+
+    def resolve(self, task: Task) -> tuple[TaskType, Route]:
+        """Raises: InvalidTask, naming `task_type` or `backend`."""
+        found = self._types.get(task.task_type)
+        if found is None:
+            raise InvalidTask(
+                f"there is no task type {task.task_type!r}; known are {', '.join(self._types)} "
+                "(ML_TASK_TYPES names a TOML file with more)",
+                field="task_type",
+            )
+        route = found.routes.get(task.backend or found.preferred)
+        if route is None:
+            raise InvalidTask(
+                f"{found.name} has no backend {task.backend!r}; it has {', '.join(found.routes)}", field="backend"
+            )
+        return found, route
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._types)
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """Every queue that some route leads to, once."""
+        return tuple(dict.fromkeys(route.queue for each in self for route in each.routes.values()))
+
+    def __iter__(self) -> Iterator[TaskType]:
+        return iter(self._types.values())
+
+    def __getitem__(self, name: str) -> TaskType:
+        return self._types[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._types
+
+    def __len__(self) -> int:
+        return len(self._types)
+
+    def __repr__(self) -> str:
+        return f"TaskTypes({', '.join(self._types)})"
