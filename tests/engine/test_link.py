@@ -1,0 +1,96 @@
+"""Keeping the connection: back-off, exhaustion, slow probes, the health check, operators."""
+
+from __future__ import annotations
+
+import asyncio
+
+from support import bench, embed, until
+
+from mlproducer.errors import BrokerUnreachable
+from mlproducer.events import ConnectionFailed, HealthChecked, ReconnectScheduled, ReconnectsExhausted
+from mlproducer.status import CheckStatus
+
+
+async def test_a_lost_link_is_reopened_and_what_was_in_flight_is_delivered_once() -> None:
+    b = bench()
+    async with b.producer as p:
+        await p.connected(1)
+        b.broker.hold()
+        calls = [asyncio.create_task(p.publish(embed(n))) for n in range(20)]
+        await asyncio.sleep(0.01)
+        b.broker.drop()
+        receipts = await asyncio.gather(*calls)
+        b.broker.release()
+        await until(lambda: len(b.broker.task_ids()) == 20)
+        assert sorted(b.broker.task_ids()) == sorted(r.task_id for r in receipts)
+        assert b.broker.connects == 2
+
+
+async def test_a_thousand_tasks_on_one_lost_link_are_one_failure_of_the_breaker() -> None:
+    b = bench()
+    async with b.producer as p:
+        await p.connected(1)
+        b.broker.hold()
+        calls = [asyncio.create_task(p.publish(embed(n))) for n in range(1_000)]
+        await asyncio.sleep(0.01)
+        b.broker.drop()
+        assert p.status().breaker == "closed"
+        assert p.status().breaker_failures == 1
+        b.broker.release()
+        await asyncio.gather(*calls)
+
+
+async def test_after_the_last_attempt_it_is_not_ready_but_still_accepts_and_comes_back_by_a_slow_probe() -> None:
+    b = bench(ml_reconnect_attempts=3, ml_health_interval=0.2)
+    b.broker.down = True
+    async with b.producer as p:
+        await until(lambda: bool(b.told(ReconnectsExhausted)))
+        assert [event.attempt for event in b.told(ReconnectScheduled)] == [1, 2]
+        assert not p.status().ready
+        receipt = await p.publish(embed())
+        b.broker.down = False
+        await until(lambda: b.broker.task_ids() == [receipt.task_id])
+        assert p.status().ready
+
+
+async def test_an_operator_who_asks_for_a_reconnect_gets_one_at_once() -> None:
+    b = bench(ml_reconnect_attempts=1, ml_health_interval=60, ml_breaker_cooldown=60)
+    b.broker.down = True
+    async with b.producer as p:
+        await until(lambda: bool(b.told(ReconnectsExhausted)))
+        b.broker.down = False
+        p.reconnect()
+        await until(p.is_healthy)
+        before = b.broker.connects
+        p.reconnect()
+        await until(lambda: b.broker.connects == before + 1)
+        await until(p.is_healthy)
+
+
+async def test_a_link_that_only_looks_alive_is_found_by_the_health_check() -> None:
+    b = bench(ml_health_interval=0.05)
+    async with b.producer as p:
+        await p.connected(1)
+        real = b.broker.check
+
+        async def dead() -> None:
+            b.broker.check = real  # type: ignore[method-assign]  # once
+            raise BrokerUnreachable("no answer to the passive declare")
+
+        b.broker.check = dead  # type: ignore[method-assign]  # scripted for this test
+        await until(lambda: b.broker.connects == 2)
+        assert not b.told(HealthChecked)[0].ok or len(b.told(HealthChecked)) > 1
+        assert b.told(ConnectionFailed)
+        await until(p.is_healthy)
+
+
+async def test_health_names_what_is_wrong() -> None:
+    b = bench()
+    b.broker.down = True
+    async with b.producer as p:
+        await p.connected(1)
+        health = p.health()
+        assert health.status is CheckStatus.DEGRADED
+        (link,) = [check for check in health.checks if check.name == "connection"]
+        assert "fake broker is down" in link.detail
+        assert "not connected" in p.status().reasons[0]
