@@ -27,19 +27,20 @@ from types import GenericAlias
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
     StrictBool,
-    StrictFloat,
     StrictInt,
     StrictStr,
     TypeAdapter,
     ValidationError,
     create_model,
 )
+from pydantic_core import PydanticCustomError
 
 from mlproducer.envelope.limits import check_json
 from mlproducer.envelope.tasktype import Route, TaskType
@@ -49,12 +50,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+
+def _number(value: object) -> object:
+    # Not `StrictInt | StrictFloat`: pydantic names the members of a union in the path of an error.
+    if type(value) not in {int, float}:
+        raise PydanticCustomError("number_type", "Input should be a valid number")
+    return value
+
+
 Kind = Literal["string", "integer", "number", "boolean", "object", "array", "any"]
 
 _PYTHON: Final[dict[str, Any]] = {
     "string": StrictStr,
     "integer": StrictInt,
-    "number": StrictInt | StrictFloat,
+    "number": Annotated[Any, AfterValidator(_number)],
     "boolean": StrictBool,
     "object": dict[str, JsonValue],
     "array": list[JsonValue],
