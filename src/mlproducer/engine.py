@@ -186,7 +186,7 @@ class Engine:
         """Wait until no caller waits for a receipt. Polled: this runs once in a life, and 20 ms is no wait there."""
         loop = asyncio.get_running_loop()
         end = loop.time() + limit
-        while self._parts.pipeline.under_way and loop.time() < end:
+        while self._parts.pipeline.under_way and loop.time() < end:  # noqa: ASYNC110  # see above
             await asyncio.sleep(0.02)
 
 

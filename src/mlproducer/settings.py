@@ -16,6 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from mlproducer.errors import SettingsError
 
 DEFAULT_URL = "amqp://ml:ml_password@localhost:5672/"
+MIN_KEY_LENGTH = 16
+"""Characters: 64 bits of hex, beyond guessing over a network."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -138,7 +140,9 @@ class Settings(BaseSettings):
         try:
             return cls(**given)  # type: ignore[arg-type]  # the names are checked by the model itself
         except ValidationError as exc:
-            faults = "; ".join(f"{'.'.join(map(str, e['loc'])).upper() or 'settings'}: {e['msg']}" for e in exc.errors())
+            faults = "; ".join(
+                f"{'.'.join(map(str, e['loc'])).upper() or 'settings'}: {e['msg']}" for e in exc.errors()
+            )
             raise SettingsError(faults) from None
 
     @field_validator("ml_api_keys", mode="before")
@@ -149,8 +153,8 @@ class Settings(BaseSettings):
     @field_validator("ml_api_keys")
     @classmethod
     def _long_keys(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if any(len(k.get_secret_value()) < 16 for k in keys):
-            raise ValueError("each key needs 16 characters or more (openssl rand -hex 16)")
+        if any(len(k.get_secret_value()) < MIN_KEY_LENGTH for k in keys):
+            raise ValueError(f"each key needs {MIN_KEY_LENGTH} characters or more (openssl rand -hex 16)")
         return keys
 
     @field_validator("rabbitmq_url")

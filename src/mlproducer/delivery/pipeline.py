@@ -180,7 +180,7 @@ class Pipeline:
             case _:
                 assert_never(verdict)
 
-    def _row(  # noqa: PLR0913  # one column each
+    def _row(  # one column each
         self, accepting: Accepting, due_at: float, attempts: int, cause: str, text: str, *, alone: bool
     ) -> SpoolRow:
         envelope = accepting.envelope
