@@ -246,13 +246,19 @@ def _prepare(each: TaskType, route: Route, origin: str) -> _Prepared:
 
 def _keyword_arguments(prepared: _Prepared, task: Task) -> dict[str, Any]:
     """The payload checked by its type's fields, defaults filled in, as plain JSON values."""
+    # Before the model sees it, because pydantic would write half a surrogate pair in a key as U+FFFD; and again what
+    # the model made of it, because that is what travels.
+    check_json(task.payload, "payload")
     try:
-        kwargs: dict[str, Any] = prepared.dump(prepared.validate(task.payload), mode="json")
+        kwargs: Any = prepared.dump(prepared.validate(task.payload), mode="json")
     except ValidationError as exc:
         fault = exc.errors(include_url=False, include_input=False)[0]
         raise InvalidTask(_problem(fault), field=dotted(("payload", *fault["loc"]))) from None
     except PydanticSerializationError as exc:
         raise InvalidTask(f"cannot be written as JSON by the fields of its task type: {exc}", field="payload") from None
+    if type(kwargs) is not dict:
+        # A worker that finds no object in this place stops altogether, with every task that it holds.
+        raise InvalidTask("the fields of its task type do not write an object", field="payload")
     check_json(kwargs, "payload")
     return kwargs
 

@@ -54,7 +54,7 @@ def dotted(path: Iterable[object]) -> str:
 
 def _shown(part: object) -> str:
     text = str(part)
-    return (text if len(text) <= _SHOWN_KEY else text[:_SHOWN_KEY] + "~").encode("ascii", "backslashreplace").decode()
+    return (text if len(text) <= _SHOWN_KEY else text[:_SHOWN_KEY] + "~").encode("unicode_escape").decode()
 
 
 def _refuse(path: _Path, problem: str) -> InvalidTask:
