@@ -11,9 +11,10 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-_END = re.compile(r"(?<=[.!?…])\s+|(?<=[.!?…][”’»\"')\]])\s+|(?<=[。！？])")  # noqa: RUF001  # CJK marks are meant
+_END = re.compile(r"(?<=[.!?…])\s+|(?<=[.!?…][”’»\"')\]])\s+|(?<=[。！？])")
+_NO_SPACE_AFTER = ("。", "！", "？")
 _CLAUSE = re.compile(r"(?<=[;:])\s+")
-_ABBREVIATION = re.compile(r"\b(?:[A-Z]|Mrs?|Ms|Dr|St|Prof)\.[”’»\"')\]]?$")  # noqa: RUF001  # typographic quotes
+_ABBREVIATION = re.compile(r"\b(?:[A-Z]|Mrs?|Ms|Dr|St|Prof)\.[”’»\"')\]]?$")
 _WORD = re.compile(r"[^\W\d_]+")
 _LEADING = 1.25
 """Weight of the first sentence; later ones count 1."""
@@ -24,14 +25,18 @@ _SHORTEST = 3
 @dataclass(frozen=True, slots=True)
 class Summary:
     sentences: tuple[str, ...]
-    kept: int
-    """Characters of the summary."""
     of: int
     """Characters of the text."""
 
     @property
     def text(self) -> str:
-        return " ".join(self.sentences).rstrip(";:")
+        spaced = (s if s.endswith(_NO_SPACE_AFTER) else f"{s} " for s in self.sentences)
+        return "".join(spaced).rstrip(" ;:")
+
+    @property
+    def kept(self) -> int:
+        """Characters of the summary."""
+        return len(self.text)
 
 
 def split_sentences(text: str) -> list[str]:
@@ -71,8 +76,7 @@ def summarize(text: str, *, limit: int = 200) -> Summary:
         if cost <= room:
             chosen.append(index)
             room -= cost
-    kept = tuple(sentences[i] for i in sorted(chosen))
-    return Summary(kept, sum(map(len, kept)) + len(kept) - 1, len(text))
+    return Summary(tuple(sentences[i] for i in sorted(chosen)), len(text))
 
 
 def _words(text: str) -> list[str]:

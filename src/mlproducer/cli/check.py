@@ -1,0 +1,54 @@
+"""`mlproducer check`: connected or not, and why. One connect, which changes nothing at the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import typer
+from pydantic import SecretStr
+
+from mlproducer.cli.output import ExitCode, JsonOption, output, span
+from mlproducer.settings import Settings
+from mlproducer.status import Status
+from mlproducer.wiring import Producer
+
+
+def check(*, as_json: JsonOption = False) -> None:
+    """Say whether the broker can be reached with these settings, and if not, why. Exit code 0 or 1."""
+    out = output(as_json=as_json)
+    settings = Settings.load()
+    # A spool of its own, so that a running service keeps its own to itself.
+    alone = settings.model_copy(update={"ml_spool_url": SecretStr("memory://"), "ml_log_level": "error"})
+    started = time.monotonic()
+    status = asyncio.run(_look(alone))
+    seconds = time.monotonic() - started
+    connected = status.connection == "connected"
+    reason = status.last_error or ("" if connected else "no answer in time (RABBITMQ_CONNECTION_TIMEOUT)")
+    out.data(
+        {
+            "connected": connected,
+            "node": status.node,
+            "blocked": status.blocked,
+            "reason": reason or None,
+            "seconds": round(seconds, 3),
+        }
+    )
+    if not connected:
+        out.say(f"[red]✗ not connected[/red] to {', '.join(settings.broker_nodes)}: {_plain(reason)}")
+        raise typer.Exit(ExitCode.FAILED)
+    out.say(f"[green]✓ connected[/green] to {status.node} in {span(seconds)}")
+    if status.blocked:
+        out.say("[yellow]! the broker blocks publishers[/yellow] (memory or disk alarm): new tasks go to the spool")
+
+
+async def _look(settings: Settings) -> Status:
+    """The status once the first connect has succeeded, or every node of the list has failed once."""
+    async with Producer(settings) as producer:
+        limit = settings.rabbitmq_connection_timeout / 1000
+        await producer.connected(limit * len(settings.broker_urls))
+        return producer.status()
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")

@@ -1,0 +1,107 @@
+"""A broker for quickstart: the one that answers, else a private one, installed first where that can be done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from mlproducer.cli.check import look
+from mlproducer.cli.quickstart.places import Places, free_port
+from mlproducer.errors import MLProducerError
+from mlproducer.settings import DEFAULT_URL, Settings
+from mlproducer.testing.rabbitmq import PrivateRabbit
+
+USUAL_PORT: Final = 5672
+PROBE_TIMEOUT_MS: Final = 3_000
+"""For a broker that may not be there; one on this machine answers in a few milliseconds."""
+_SERVERS: Final = ("/usr/sbin/rabbitmq-server", "/usr/lib/rabbitmq/bin/rabbitmq-server")
+
+Say = Callable[[str], None]
+
+
+class NoBroker(MLProducerError):
+    """There is no broker, and none can be started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A broker that answers. `private` is ours to stop."""
+
+    url: str
+    words: str
+    private: PrivateRabbit | None = None
+
+    def stop(self) -> None:
+        if self.private is not None:
+            self.private.stop()
+
+
+def find_broker(settings: Settings, places: Places, say: Say) -> Found:
+    """Raises: NoBroker, saying what to do."""
+    say(f"looking for a broker at {', '.join(settings.broker_nodes)}")
+    status = look(settings.model_copy(update={"rabbitmq_connection_timeout": PROBE_TIMEOUT_MS}))
+    if status.connection == "connected":
+        return Found(settings.rabbitmq_url.get_secret_value(), f"RabbitMQ at {status.node}")
+    if not _installed():
+        _install(places, say)
+    return _private(places, say)
+
+
+def _private(places: Places, say: Say) -> Found:
+    """A node of our own, with the user and password of the default URL, so that other tools find it too."""
+    port = USUAL_PORT if _free(USUAL_PORT) else free_port("127.0.0.1")
+    say(f"starting a private RabbitMQ at localhost:{port}")
+    parts = urlsplit(DEFAULT_URL)
+    node = PrivateRabbit(
+        places.broker,
+        port=port,
+        user=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+    )
+    try:
+        node.start()
+    except BaseException:
+        node.stop()
+        raise
+    return Found(node.url, f"private RabbitMQ at localhost:{port}", node)
+
+
+def _installed() -> bool:
+    return shutil.which("rabbitmq-server") is not None or any(Path(path).exists() for path in _SERVERS)
+
+
+def _free(port: int) -> bool:
+    try:
+        with socket.create_server(("", port)):
+            return True
+    except OSError:
+        return False
+
+
+def _install(places: Places, say: Say) -> None:
+    """Debian's package, without its service. Raises: NoBroker."""
+    script = places.root / "scripts" / "apt-install"
+    if shutil.which("apt-get") is None or not script.is_file() or not _may_install():
+        user, password = "ml", "ml_password"
+        raise NoBroker(
+            "no broker answers and rabbitmq-server cannot be installed without root or sudo; start one with: "
+            f"docker run -d -p 5672:5672 -e RABBITMQ_DEFAULT_USER={user} -e RABBITMQ_DEFAULT_PASS={password} rabbitmq:4"
+        )
+    say("installing rabbitmq-server from Debian's packages (once, a minute or two)")
+    done = subprocess.run([str(script), "rabbitmq-server"], check=False)  # noqa: S603  # the project's own script
+    if done.returncode != 0 or not _installed():
+        raise NoBroker("installing rabbitmq-server failed (see above); try: sudo apt-get install rabbitmq-server")
+
+
+def _may_install() -> bool:
+    if os.geteuid() == 0:
+        return True
+    sudo = shutil.which("sudo")
+    return sudo is not None and subprocess.run([sudo, "-n", "true"], check=False, capture_output=True).returncode == 0  # noqa: S603  # asks only whether sudo would need a password

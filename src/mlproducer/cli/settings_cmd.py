@@ -1,0 +1,67 @@
+"""`mlproducer settings`: every setting, what it is now, and where that comes from. Secrets are masked."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import AliasChoices, SecretStr
+
+from mlproducer.cli.output import JsonOption, output
+from mlproducer.settings import Settings
+
+
+class Row(NamedTuple):
+    env: str
+    value: object
+    source: str
+
+
+def settings(*, as_json: JsonOption = False) -> None:
+    """Show every setting: environment name, value, where it comes from. Secrets are masked."""
+    out = output(as_json=as_json)
+    now = Settings.load()
+    rows = [_row(name, now) for name in Settings.model_fields]
+    out.data({row.env: {"value": row.value, "source": row.source} for row in rows})
+    out.table("", ("setting", "value", "from"), [(r.env, _shown(r.value), r.source) for r in rows])
+
+
+def _row(name: str, now: Settings) -> Row:
+    alias = Settings.model_fields[name].validation_alias
+    env = str(alias.choices[0]) if isinstance(alias, AliasChoices) else name.upper()
+    return Row(env, masked(getattr(now, name)), "set" if name in now.model_fields_set else "default")
+
+
+def masked(value: object) -> object:
+    """What may be shown of a value: URLs without their password, other secrets not at all."""
+    match value:
+        case SecretStr():
+            urls = [url.strip() for url in value.get_secret_value().split(",") if url.strip()]
+            return ",".join(masked_url(url) if "://" in url else "***" for url in urls)
+        case tuple():
+            return [masked(item) for item in value]
+        case bool() | int() | float() | None:
+            return value
+        case _:
+            return str(value)
+
+
+def masked_url(url: str) -> str:
+    """The URL with neither password nor query, for people and logs."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    query = "?***" if parts.query else ""
+    return f"{parts.scheme}://{name}{':***' if colon else ''}{at}{host}{parts.path}{query}"
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None | "" | []:
+            return "–"
+        case list():
+            return ", ".join(map(str, value))
+        case bool():
+            return "yes" if value else "no"
+        case _:
+            return str(value)

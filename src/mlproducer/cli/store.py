@@ -1,0 +1,21 @@
+"""The spool as an operator's tool sees it: beside a running producer, or with none."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from mlproducer.ports import Spool
+from mlproducer.settings import Settings
+from mlproducer.wiring import spool_for
+
+
+@asynccontextmanager
+async def looking_at(settings: Settings) -> AsyncIterator[Spool]:
+    """The spool of these settings, not owned: a producer that runs keeps its leases. Raises: SpoolUnavailable."""
+    spool = spool_for(settings, owner=False)
+    await spool.open()
+    try:
+        yield spool
+    finally:
+        await spool.close()
