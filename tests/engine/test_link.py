@@ -45,7 +45,7 @@ async def test_after_the_last_attempt_it_is_not_ready_but_still_accepts_and_come
     b.broker.down = True
     async with b.producer as p:
         await until(lambda: bool(b.told(ReconnectsExhausted)))
-        assert [event.attempt for event in b.told(ReconnectScheduled)] == [1, 2]
+        assert [event.attempt for event in b.told(ReconnectScheduled)] == [2, 3]
         assert not p.status().ready
         receipt = await p.publish(embed())
         b.broker.down = False

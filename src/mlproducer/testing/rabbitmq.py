@@ -1,0 +1,286 @@
+"""A private RabbitMQ from the machine's own `rabbitmq-server`, in a folder of its own, on loopback only.
+
+Own node name, ports, port mapper (epmd), cookie, data and log: it touches nothing of a RabbitMQ that the machine may
+run, and can be killed, paused and started again on the same data. Only the processes started here are ever signalled,
+by process id. All calls block: from async code use `asyncio.to_thread`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import quote
+
+from mlproducer.errors import MLProducerError
+
+SCRIPTS: Final = Path("/usr/lib/rabbitmq/bin")
+"""Debian's scripts without the wrapper that would change the user."""
+
+_START_SECONDS: Final = 60.0
+_STOP_SECONDS: Final = 30.0
+
+
+class PrivateRabbitError(MLProducerError):
+    """The private broker could not be started, or did not do as told."""
+
+
+def free_port(preferred: int = 0) -> int:
+    """A TCP port that is free on loopback now: the preferred one if it can be had."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise PrivateRabbitError("no free TCP port on 127.0.0.1")
+
+
+def installed() -> bool:
+    """True if this machine has Debian's rabbitmq-server."""
+    return (SCRIPTS / "rabbitmq-server").exists()
+
+
+class PrivateRabbit:
+    """One node in `folder`. A context manager: started on entry, stopped on exit.
+
+    `tls` holds the broker's own options for a TLS listener, such as `cacertfile`, `certfile`, `keyfile`, `verify`;
+    `config` holds more lines of rabbitmq.conf; `plugins` names plugins to enable.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        user: str = "ml",
+        password: str = "ml_password",  # noqa: S107  # the default of a private loopback broker, as in the default URL
+        port: int = 0,
+        tls: Mapping[str, str] | None = None,
+        config: Mapping[str, str] | None = None,
+        plugins: tuple[str, ...] = (),
+    ) -> None:
+        self.folder = folder
+        self.user = user
+        self.password = password
+        self.port = free_port(port)
+        self.tls_port = free_port() if tls is not None else None
+        self._tls = dict(tls or {})
+        self._config = dict(config or {})
+        self._plugins = plugins
+        self._node = f"mlproducer-{secrets.token_hex(4)}@localhost"
+        self._epmd_port = free_port()
+        self._dist_port = free_port()
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self._beam: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """With user and password, for the default virtual host."""
+        return self.url_of("/")
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "rabbitmq.log"
+
+    @property
+    def pid(self) -> int | None:
+        """Of the Erlang VM, while it runs."""
+        return self._beam.pid if self._beam is not None and self._beam.poll() is None else None
+
+    def url_of(self, vhost: str) -> str:
+        name = "" if vhost == "/" else quote(vhost, safe="")
+        return f"amqp://{quote(self.user, safe='')}:{quote(self.password, safe='')}@127.0.0.1:{self.port}/{name}"
+
+    def start(self) -> None:
+        """Start, or start again after `kill`, on the same data and ports. Returns when it takes connections.
+
+        Raises: PrivateRabbitError, with the end of its log.
+        """
+        if self.pid is not None:
+            return
+        if not installed():
+            raise PrivateRabbitError("this machine has no rabbitmq-server: apt-get install rabbitmq-server")
+        self._write_config()
+        try:
+            self._start_epmd()
+            self._start_beam()
+        except BaseException:
+            self.stop()
+            raise
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut would."""
+        if self._beam is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._beam.send_signal(signal.SIGKILL)
+            self._beam.wait()
+
+    def pause(self) -> None:
+        """SIGSTOP: the kernel still takes bytes and connections, nobody answers."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def restart(self) -> None:
+        """Politely: connections are closed by the broker."""
+        self._end_beam()
+        self.start()
+
+    def stop(self) -> None:
+        """End both processes. The folder stays: it is the caller's."""
+        self._end_beam()
+        if self._epmd is not None:
+            self._epmd.kill()
+            self._epmd.wait()
+            self._epmd = None
+
+    def ctl(self, *words: str) -> str:
+        """Run rabbitmqctl against this node (1 to 2 s). Raises: PrivateRabbitError."""
+        done = subprocess.run(  # noqa: S603  # our own arguments
+            [SCRIPTS / "rabbitmqctl", "-q", "-n", self._node, *words],
+            env=self._env(),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if done.returncode:
+            raise PrivateRabbitError(f"rabbitmqctl {words[0]} failed: {(done.stderr or done.stdout).strip()}")
+        return done.stdout
+
+    def eval(self, expression: str) -> str:
+        """Evaluate an Erlang expression on the node."""
+        return self.ctl("eval", expression)
+
+    def add_vhost(self, name: str) -> str:
+        """A fresh virtual host with full permissions; returns its URL."""
+        self.eval(
+            f'rabbit_vhost:add(<<"{name}">>, <<"test">>), rabbit_auth_backend_internal:set_permissions('
+            f'<<"{self.user}">>, <<"{name}">>, <<".*">>, <<".*">>, <<".*">>, <<"test">>).'
+        )
+        return self.url_of(name)
+
+    def _write_config(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "home").mkdir(mode=0o700, exist_ok=True)
+        lines = {
+            "listeners.tcp.local": f"127.0.0.1:{self.port}",
+            "default_user": self.user,
+            "default_pass": self.password,
+            "default_vhost": "/",
+            "loopback_users": "none",
+            "log.console": "false",
+            "log.file": str(self.log),
+            "log.file.level": "info",
+            "disk_free_limit.absolute": "50MB",
+            **self._config,
+        }
+        if self.tls_port is not None:
+            lines["listeners.ssl.local"] = f"127.0.0.1:{self.tls_port}"
+            lines |= {f"ssl_options.{name}": value for name, value in self._tls.items()}
+        text = "".join(f"{name} = {value}\n" for name, value in lines.items())
+        (self.folder / "rabbitmq.conf").write_text(text)
+        (self.folder / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
+
+    def _env(self) -> dict[str, str]:
+        folder = self.folder
+        return {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "LANG": "C.UTF-8",
+            "HOME": str(folder / "home"),  # the cookie
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": self._node,
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "no-rabbitmq-env.conf"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder),
+            "RABBITMQ_PID_FILE": str(folder / "rabbitmq.pid"),
+            "RABBITMQ_GENERATED_CONFIG_DIR": str(folder / "generated"),
+            # With this set the script replaces itself by the VM, so that the process we started is the VM.
+            "RUNNING_UNDER_SYSTEMD": "true",
+            "RABBITMQ_ALLOW_INPUT": "",
+            # No busy waiting: an idle broker for tests leaves the cores to the tests.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "-noinput -kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
+            ),
+        }
+
+    def _start_epmd(self) -> None:
+        if self._epmd is None or self._epmd.poll() is not None:
+            epmd = shutil.which("epmd") or "/usr/bin/epmd"
+            self._epmd = subprocess.Popen(  # noqa: S603  # our own arguments
+                [epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C at the terminal is for us, who stop it in order
+            )
+
+    def _start_beam(self) -> None:
+        with (self.folder / "startup.log").open("wb") as out:
+            self._beam = subprocess.Popen(  # noqa: S603  # our own arguments
+                [SCRIPTS / "rabbitmq-server"],
+                env=self._env(),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        end = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            if self._beam.poll() is not None or time.monotonic() > end:
+                raise PrivateRabbitError(f"the private RabbitMQ did not start:\n{self._tail()}")
+            time.sleep(0.05)
+
+    def _answers(self) -> bool:
+        # RabbitMQ opens its listeners last in its boot, so a connection that is taken means it is ready.
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def _end_beam(self) -> None:
+        beam, self._beam = self._beam, None
+        if beam is None or beam.poll() is not None:
+            return
+        beam.send_signal(signal.SIGCONT)  # a paused one could not end
+        beam.send_signal(signal.SIGTERM)
+        try:
+            beam.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            beam.kill()
+            beam.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.pid is None or self._beam is None:
+            raise PrivateRabbitError("the private RabbitMQ does not run")
+        self._beam.send_signal(number)
+
+    def _tail(self) -> str:
+        texts = [path.read_text(errors="replace") for path in (self.folder / "startup.log", self.log) if path.exists()]
+        return "\n".join("\n".join(texts).splitlines()[-20:])
