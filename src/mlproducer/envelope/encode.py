@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from mlproducer.envelope.types import Route, TaskType, TaskTypes
 
 MAX_EXPIRATION_MS: Final = 2**32 - 1
-"""RabbitMQ's largest expiration, 49.7 days; it closes the channel over a larger one."""
+"""49.7 days: the largest expiration of older RabbitMQs, whose timers had 32 bits. 3.10 takes up to ten years. Over a
+larger one it closes the channel (406), and every task in flight on it becomes unsure."""
 
 _EXPIRATION: Final = Basic.Properties.flags["expiration"]
 _FLAGS: Final = sum(
