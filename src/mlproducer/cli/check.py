@@ -18,10 +18,8 @@ def check(*, as_json: JsonOption = False) -> None:
     """Say whether the broker can be reached with these settings, and if not, why. Exit code 0 or 1."""
     out = output(as_json=as_json)
     settings = Settings.load()
-    # A spool of its own, so that a running service keeps its own to itself.
-    alone = settings.model_copy(update={"ml_spool_url": SecretStr("memory://"), "ml_log_level": "error"})
     started = time.monotonic()
-    status = asyncio.run(_look(alone))
+    status = look(settings)
     seconds = time.monotonic() - started
     connected = status.connection == "connected"
     reason = status.last_error or ("" if connected else "no answer in time (RABBITMQ_CONNECTION_TIMEOUT)")
@@ -42,12 +40,17 @@ def check(*, as_json: JsonOption = False) -> None:
         out.say("[yellow]! the broker blocks publishers[/yellow] (memory or disk alarm): new tasks go to the spool")
 
 
-async def _look(settings: Settings) -> Status:
+def look(settings: Settings) -> Status:
     """The status once the first connect has succeeded, or every node of the list has failed once."""
-    async with Producer(settings) as producer:
-        limit = settings.rabbitmq_connection_timeout / 1000
-        await producer.connected(limit * len(settings.broker_urls))
-        return producer.status()
+    # A spool of its own, so that a running service keeps its own to itself.
+    alone = settings.model_copy(update={"ml_spool_url": SecretStr("memory://"), "ml_log_level": "error"})
+
+    async def connect() -> Status:
+        async with Producer(alone) as producer:
+            await producer.connected(alone.rabbitmq_connection_timeout / 1000 * len(alone.broker_urls))
+            return producer.status()
+
+    return asyncio.run(connect())
 
 
 def _plain(text: str) -> str:

@@ -54,6 +54,7 @@ def installed() -> bool:
 class PrivateRabbit:
     """One node in `folder`. A context manager: started on entry, stopped on exit.
 
+    Data belongs to the node's `name`: give one, such as `mine@localhost`, to find it again in the next process.
     `tls` holds the broker's own options for a TLS listener, such as `cacertfile`, `certfile`, `keyfile`, `verify`;
     `config` holds more lines of rabbitmq.conf; `plugins` names plugins to enable.
     """
@@ -65,6 +66,7 @@ class PrivateRabbit:
         user: str = "ml",
         password: str = "ml_password",  # noqa: S107  # the default of a private loopback broker, as in the default URL
         port: int = 0,
+        name: str | None = None,
         tls: Mapping[str, str] | None = None,
         config: Mapping[str, str] | None = None,
         plugins: tuple[str, ...] = (),
@@ -77,7 +79,7 @@ class PrivateRabbit:
         self._tls = dict(tls or {})
         self._config = dict(config or {})
         self._plugins = plugins
-        self._node = f"mlproducer-{secrets.token_hex(4)}@localhost"
+        self._node = name or f"mlproducer-{secrets.token_hex(4)}@localhost"
         self._epmd_port = free_port()
         self._dist_port = free_port()
         self._epmd: subprocess.Popen[bytes] | None = None

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from mlproducer.cli.check import look
-from mlproducer.cli.quickstart.places import Places, free_port
+from mlproducer.cli.quickstart.children import start
+from mlproducer.cli.quickstart.places import Places
 from mlproducer.errors import MLProducerError
 from mlproducer.settings import DEFAULT_URL, Settings
-from mlproducer.testing.rabbitmq import PrivateRabbit
+from mlproducer.testing.rabbitmq import PrivateRabbit, installed
 
 USUAL_PORT: Final = 5672
 PROBE_TIMEOUT_MS: Final = 3_000
 """For a broker that may not be there; one on this machine answers in a few milliseconds."""
-_SERVERS: Final = ("/usr/sbin/rabbitmq-server", "/usr/lib/rabbitmq/bin/rabbitmq-server")
+NODE: Final = "quickstart@localhost"
+"""The same each time, so that what its queues hold is there again at the next run."""
+
+_TICK: Final = 5.0
+"""Seconds between two words on an installation."""
 
 Say = Callable[[str], None]
 
@@ -49,40 +53,24 @@ def find_broker(settings: Settings, places: Places, say: Say) -> Found:
     status = look(settings.model_copy(update={"rabbitmq_connection_timeout": PROBE_TIMEOUT_MS}))
     if status.connection == "connected":
         return Found(settings.rabbitmq_url.get_secret_value(), f"RabbitMQ at {status.node}")
-    if not _installed():
+    if not installed():
         _install(places, say)
     return _private(places, say)
 
 
 def _private(places: Places, say: Say) -> Found:
     """A node of our own, with the user and password of the default URL, so that other tools find it too."""
-    port = USUAL_PORT if _free(USUAL_PORT) else free_port("127.0.0.1")
-    say(f"starting a private RabbitMQ at localhost:{port}")
     parts = urlsplit(DEFAULT_URL)
     node = PrivateRabbit(
         places.broker,
-        port=port,
+        name=NODE,
         user=unquote(parts.username or ""),
         password=unquote(parts.password or ""),
+        port=USUAL_PORT,
     )
-    try:
-        node.start()
-    except BaseException:
-        node.stop()
-        raise
-    return Found(node.url, f"private RabbitMQ at localhost:{port}", node)
-
-
-def _installed() -> bool:
-    return shutil.which("rabbitmq-server") is not None or any(Path(path).exists() for path in _SERVERS)
-
-
-def _free(port: int) -> bool:
-    try:
-        with socket.create_server(("", port)):
-            return True
-    except OSError:
-        return False
+    say(f"starting a private RabbitMQ at localhost:{node.port}")
+    node.start()
+    return Found(node.url, f"private RabbitMQ at localhost:{node.port}", node)
 
 
 def _install(places: Places, say: Say) -> None:
@@ -94,10 +82,14 @@ def _install(places: Places, say: Say) -> None:
             "no broker answers and rabbitmq-server cannot be installed without root or sudo; start one with: "
             f"docker run -d -p 5672:5672 -e RABBITMQ_DEFAULT_USER={user} -e RABBITMQ_DEFAULT_PASS={password} rabbitmq:4"
         )
-    say("installing rabbitmq-server from Debian's packages (once, a minute or two)")
-    done = subprocess.run([str(script), "rabbitmq-server"], check=False)  # noqa: S603  # the project's own script
-    if done.returncode != 0 or not _installed():
-        raise NoBroker("installing rabbitmq-server failed (see above); try: sudo apt-get install rabbitmq-server")
+    log = places.log("install")
+    child = start("install", (str(script), "rabbitmq-server"), env=os.environ, cwd=places.root, log=log)
+    began = time.monotonic()
+    while child.running:
+        say(f"installing rabbitmq-server from Debian's packages, once ({time.monotonic() - began:.0f} s)")
+        time.sleep(_TICK)
+    if child.process.returncode != 0 or not installed():
+        raise NoBroker(f"installing rabbitmq-server failed; try: sudo apt-get install rabbitmq-server\n{child.tail()}")
 
 
 def _may_install() -> bool:

@@ -29,10 +29,10 @@ _WATCH: Final = 0.5
 
 def quickstart(
     *,
-    end: Annotated[bool, typer.Option("--exit", help="End after the table; exit 0 only if all were processed.")] = False,
+    end: Annotated[bool, typer.Option("--exit", help="End after the table; exit 0 if all were processed.")] = False,
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Where everything is kept [default: ML_DATA_DIR, else var/ in the project].", metavar="FOLDER"),
+        typer.Option(metavar="FOLDER", help="Keep everything here; else in ML_DATA_DIR, else in var/ of the project."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -46,7 +46,7 @@ def find_places(settings: Settings, data_dir: Path | None, start: Path) -> Place
             pass
     except OSError as exc:
         raise SettingsError(
-            f"ML_DATA_DIR: cannot write to {data}: {exc.strerror}. Name a folder of yours with --data-dir or ML_DATA_DIR."
+            f"ML_DATA_DIR: cannot write to {data}: {exc.strerror}. Set ML_DATA_DIR or --data-dir to a folder of yours."
         ) from exc
     return Places(root, data)
 
@@ -61,12 +61,6 @@ def _root(start: Path) -> Path:
         "quickstart needs the examples/ folder of the project, which an installed package does not bring: "
         "run it in a checkout (git clone, then `make run`)"
     )
-
-
-def free_port(host: str) -> int:
-    with socket.create_server((host, 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def check_port(settings: Settings) -> int:

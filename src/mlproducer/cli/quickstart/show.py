@@ -11,7 +11,6 @@ from typing import Final
 
 from rich import box
 from rich.markup import escape
-from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +20,6 @@ from mlproducer.cli.quickstart.feed import Story
 
 _EVERY: Final = 1.0
 """Seconds between two lines of progress where no bar can be drawn."""
-_WIDTH: Final = 76
 
 
 @dataclass(slots=True)
@@ -76,9 +74,7 @@ class Screen:
 
             def show(story: Story) -> None:
                 whole = story.accepted if story.published == shares else None
-                for bar, done in zip(
-                    bars, (story.accepted, len(story.confirmed), len(story.processed)), strict=True
-                ):
+                for bar, done in zip(bars, (story.accepted, len(story.confirmed), len(story.processed)), strict=True):
                     progress.update(bar, completed=done, total=whole or max(story.accepted, shares))
 
             yield show
