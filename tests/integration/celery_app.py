@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from typing import Any
 
 import celery
@@ -95,6 +96,7 @@ def _record(task: Any, *args: object, **kwargs: object) -> None:
         queue=request.delivery_info["routing_key"],
         priority=request.delivery_info["priority"],
         correlation_id=request.correlation_id,
+        at=time.time(),
     )
 
 

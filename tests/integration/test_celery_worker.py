@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from mlproducer.testing.rabbitmq import PrivateRabbit
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-WORKERS = {"newest": ROOT / ".venv", "5.4": ROOT / ".venv-celery54"}
+WORKERS = {"newest": Path(sys.prefix), "5.4": ROOT / ".venv-celery54"}
 START_TIMEOUT = 60.0
 WORK_TIMEOUT = 30.0
 
@@ -150,13 +151,9 @@ def worker(
 ) -> Iterator[Worker]:
     """One worker of each version, on a vhost of its own."""
     version: str = request.param
-    vhost = f"celery-{version}"
-    rabbit.ctl("add_vhost", vhost)
-    rabbit.ctl("set_permissions", "-p", vhost, rabbit.user, ".*", ".*", ".*")
-    url = f"{rabbit.url.rsplit('/', 1)[0]}/{vhost}"
+    url = rabbit.add_vhost(f"celery-{version}")
     with running(version, url, tmp_path_factory.mktemp("celery")) as started:
         yield started
-    rabbit.ctl("delete_vhost", vhost)
 
 
 def payload_of(task_type: str, content: str = "Ein Text, 文章, \U0001f600.") -> dict[str, Any]:
@@ -280,7 +277,7 @@ def test_nothing_is_left_in_a_queue_or_held_by_the_worker(worker: Worker, rabbit
     vhost = worker.url.rsplit("/", 1)[1]
     end = time.monotonic() + WORK_TIMEOUT
     while time.monotonic() < end:
-        listed = rabbit.ctl("-q", "list_queues", "-p", vhost, "name", "messages", "type", "--no-table-headers")
+        listed = rabbit.ctl("list_queues", "-p", vhost, "name", "messages", "type", "--no-table-headers")
         rows = [line.split() for line in listed.splitlines() if line.startswith("ml.")]
         if all(count == "0" for _, count, _ in rows):
             break

@@ -121,8 +121,7 @@ class Encoder:
         """
         prepared = self._prepared.get((task.task_type, task.backend))
         if prepared is None:
-            self._types.resolve(task)
-            raise AssertionError("resolve knows a type that was not prepared")  # pragma: no cover
+            raise self._types.refusal(task)
         kwargs = _keyword_arguments(prepared, task)
         body = _BODY_HEAD + to_json(kwargs) + _BODY_TAIL
         expires = task.expires

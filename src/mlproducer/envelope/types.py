@@ -57,18 +57,23 @@ class TaskTypes:
     def resolve(self, task: Task) -> tuple[TaskType, Route]:
         """Raises: InvalidTask, naming `task_type` or `backend`."""
         found = self._types.get(task.task_type)
+        route = None if found is None else found.routes.get(task.backend or found.preferred)
+        if found is None or route is None:
+            raise self.refusal(task)
+        return found, route
+
+    def refusal(self, task: Task) -> InvalidTask:
+        """Why there is no route for the task: its type or its backend is unknown."""
+        found = self._types.get(task.task_type)
         if found is None:
-            raise InvalidTask(
+            return InvalidTask(
                 f"there is no task type {task.task_type!r}; known are {', '.join(self._types)} "
                 "(ML_TASK_TYPES names a TOML file with more)",
                 field="task_type",
             )
-        route = found.routes.get(task.backend or found.preferred)
-        if route is None:
-            raise InvalidTask(
-                f"{found.name} has no backend {task.backend!r}; it has {', '.join(found.routes)}", field="backend"
-            )
-        return found, route
+        return InvalidTask(
+            f"{found.name} has no backend {task.backend!r}; it has {', '.join(found.routes)}", field="backend"
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
