@@ -1,0 +1,86 @@
+"""Messages that are published one at a time, so that a channel error can be blamed on one of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from mlproducer.amqp.faults import ChannelClosed
+from mlproducer.amqp.publishing import PublishingChannel
+from mlproducer.errors import BrokerError
+from mlproducer.outcome import NotSent, NotSentCause, Outcome
+from mlproducer.ports import Settle
+from mlproducer.task import Envelope
+
+
+class Alone:
+    """A publishing channel with one message on it, and a queue behind it. Opened when first needed."""
+
+    def __init__(self, open_channel: Callable[[], Awaitable[PublishingChannel]]) -> None:
+        self._open_channel = open_channel
+        self._channel: PublishingChannel | None = None
+        self._queue: deque[tuple[Envelope, Settle, float]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+        self._bytes = 0
+        self._count = 0
+
+    @property
+    def in_flight(self) -> int:
+        return self._count
+
+    @property
+    def bytes_in_flight(self) -> int:
+        return self._bytes
+
+    def publish(self, envelope: Envelope, settle: Settle, deadline: float) -> None:
+        self._count += 1
+        self._bytes += envelope.size
+
+        def settled(outcome: Outcome) -> None:
+            self._count -= 1
+            self._bytes -= envelope.size
+            settle(outcome)
+
+        self._queue.append((envelope, settled, deadline))
+        if self._worker is None:
+            self._worker = asyncio.get_running_loop().create_task(self._work())
+
+    def owns(self, channel: PublishingChannel) -> bool:
+        return channel is self._channel
+
+    def drop_channel(self) -> None:
+        """It was closed or is retired: the next message opens another."""
+        self._channel = None
+
+    def lost(self) -> None:
+        """The connection ended. What is on the channel is settled by the channel; what waits was never sent."""
+        self._channel = None
+        if self._worker is not None:
+            self._worker.cancel()
+            self._worker = None
+        queue, self._queue = self._queue, deque()
+        for _, settle, _ in queue:
+            settle(NotSent(NotSentCause.NOT_CONNECTED))
+
+    async def _work(self) -> None:
+        while self._queue:
+            # The head stays in the queue until it is on a channel: if the connection ends while one is being
+            # opened, `lost` settles it with the others.
+            try:
+                if self._channel is None:
+                    self._channel = await self._open_channel()
+            except (ChannelClosed, BrokerError, TimeoutError):
+                self._worker = None
+                self.lost()
+                return
+            envelope, settle, deadline = self._queue.popleft()
+            over = asyncio.Event()
+
+            def settled(outcome: Outcome, settle: Settle = settle, over: asyncio.Event = over) -> None:
+                over.set()
+                settle(outcome)
+
+            self._channel.publish(envelope, settled, deadline)
+            await over.wait()
+        self._worker = None

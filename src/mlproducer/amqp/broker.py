@@ -1,0 +1,268 @@
+"""`ports.Broker` over our own AMQP connection: one link at a time, never reconnecting by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Coroutine
+
+from mlproducer.amqp.alone import Alone
+from mlproducer.amqp.channel import Channel
+from mlproducer.amqp.config import AmqpConfig, Endpoint
+from mlproducer.amqp.connection import Connection
+from mlproducer.amqp.faults import NOT_FOUND, ChannelClosed, connect_failed
+from mlproducer.amqp.publishing import HEADER_TOO_LARGE, PublishingChannel, fits
+from mlproducer.amqp.topology import depth, exchange_is_there, refusal, verify
+from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost, ErrorType
+from mlproducer.events import BlockedChanged, ConfirmsTimedOut
+from mlproducer.outcome import NotSent, NotSentCause
+from mlproducer.ports import Clock, LinkView, Listener, Settle
+from mlproducer.task import Envelope
+
+
+class AmqpBroker:
+    """See `ports.Broker`. `lost` is called once for each established link that ends without `close`."""
+
+    def __init__(self, config: AmqpConfig, clock: Clock, tell: Listener, lost: Callable[[BrokerError], None]) -> None:
+        self._config = config
+        self._clock = clock
+        self._tell = tell
+        self._lost = lost
+        self._nonce = secrets.token_hex(6)
+        self._epoch = 0
+        self._turn = -1
+        self._connection: Connection | None = None
+        self._publishing: PublishingChannel | None = None
+        self._retired: set[PublishingChannel] = set()
+        self._alone = Alone(self._open_publishing)
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._unblocked = asyncio.Event()
+        self._unblocked.set()
+        self._differences: set[object] = set()
+
+    async def connect(self) -> None:
+        self._turn = (self._turn + 1) % len(self._config.endpoints)
+        endpoint = self._endpoint
+        connection: Connection | None = None
+        try:
+            async with asyncio.timeout(self._config.connection_timeout):
+                login = await self._config.get_credentials() if self._config.get_credentials else endpoint.credentials
+                connection = await Connection.open(endpoint, self._config, login, self._ended, self._blocked_changed)
+                await self._verify(connection)
+                self._connection = connection
+                self._publishing = await self._open_publishing()
+        except BaseException as exc:
+            self._connection = self._publishing = None
+            error = connect_failed(endpoint.node, exc, tls=endpoint.tls is not None)
+            if connection is not None:
+                connection.abort(error)
+            # A cancellation, or a bug, is not the broker's fault.
+            if not isinstance(exc, BrokerError | OSError | ChannelClosed):
+                raise
+            raise error from exc
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        self._publishing = None
+        for job in list(self._jobs):
+            job.cancel()
+        if connection is None:
+            return
+        try:
+            async with asyncio.timeout(self._config.check_timeout):
+                await connection.close()
+        except (TimeoutError, BrokerError, ChannelClosed):
+            pass  # it would not say goodbye: end it all the same
+        connection.abort(ConnectionLost(f"{self._endpoint.node}: closed by us"))
+        self._forget_link()
+
+    def publish(self, envelope: Envelope, settle: Settle, *, deadline: float, alone: bool = False) -> None:
+        channel = self._publishing
+        if channel is None:
+            settle(NotSent(NotSentCause.NOT_CONNECTED))
+        elif not self._unblocked.is_set():
+            settle(NotSent(NotSentCause.BLOCKED))
+        elif self._connection is not None and not fits(envelope, self._connection.frame_max):
+            settle(NotSent(NotSentCause.TOO_LARGE, text=HEADER_TOO_LARGE))
+        elif alone:
+            self._alone.publish(envelope, settle, deadline)
+        else:
+            channel.publish(envelope, settle, deadline)
+
+    async def writable(self, deadline: float) -> bool:
+        connection = self._connection
+        if connection is None:
+            return False
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
+                await connection.writable()
+        except TimeoutError:
+            return False
+        return connection.alive
+
+    async def check(self) -> None:
+        connection = self._link()
+        try:
+            async with asyncio.timeout(self._config.check_timeout):
+                why = await refusal(connection, lambda channel: exchange_is_there(channel, self._config.exchange))
+        except TimeoutError as exc:
+            raise ConnectionLost(
+                f"{self._endpoint.node}: the health check got no answer within ML_HEALTH_TIMEOUT",
+                error_type=ErrorType.TIMEOUT,
+            ) from exc
+        if why is not None:
+            raise BrokerRefused(
+                f"{self._endpoint.node}: the exchange {self._config.exchange} is gone ({why}): see ML_EXCHANGE",
+                error_type=ErrorType.TOPOLOGY,
+            )
+
+    async def queue_depths(self) -> dict[str, int]:
+        connection = self._link()
+        depths: dict[str, int] = {}
+        try:
+            async with asyncio.timeout(self._config.check_timeout):
+                for queue in self._config.queues:
+                    found = await depth(connection, queue)
+                    if found is not None:
+                        depths[queue] = found
+        except TimeoutError as exc:
+            raise ConnectionLost(
+                f"{self._endpoint.node}: no answer about the queues", error_type=ErrorType.TIMEOUT
+            ) from exc
+        return depths
+
+    def view(self) -> LinkView:
+        channel, connection, alone = self._publishing, self._connection, self._alone
+        in_flight, size = alone.in_flight, alone.bytes_in_flight
+        if channel is not None:
+            in_flight += channel.in_flight
+            size += channel.bytes_in_flight
+        for retired in self._retired:
+            in_flight += retired.in_flight
+            size += retired.bytes_in_flight
+        return LinkView(
+            connected=channel is not None,
+            blocked=not self._unblocked.is_set(),
+            paused=connection is not None and connection.paused,
+            in_flight=in_flight,
+            in_flight_bytes=size,
+            node=self._endpoint.node,
+        )
+
+    @property
+    def _endpoint(self) -> Endpoint:
+        return self._config.endpoints[max(0, self._turn)]
+
+    def _link(self) -> Connection:
+        if self._connection is None:
+            raise ConnectionLost(f"{self._endpoint.node}: not connected")
+        return self._connection
+
+    async def _verify(self, connection: Connection) -> None:
+        topology = await verify(connection, self._config)
+        for difference in topology.differences:
+            if difference not in self._differences:  # said once, not at every reconnect
+                self._differences.add(difference)
+                self._tell(difference)
+
+    async def _open_publishing(self) -> PublishingChannel:
+        connection = self._link()
+        self._epoch += 1
+        prefix = f"{self._nonce}-{self._epoch}-"
+
+        def make(number: int, send: Callable[[bytes], None]) -> PublishingChannel:
+            return PublishingChannel(
+                number,
+                send,
+                prefix=prefix,
+                exchange=self._config.exchange,
+                frame_max=connection.frame_max,
+                clock=self._clock,
+                timed_out=self._timed_out,
+                emptied=self._emptied,
+                closed=self._channel_closed,
+            )
+
+        channel = connection.add(make)
+        async with asyncio.timeout(self._config.check_timeout):
+            await channel.start()
+        return channel
+
+    # What channels and connection report
+
+    def _timed_out(self, channel: PublishingChannel, count: int) -> None:
+        """A late ack must not settle another task: nothing new goes onto this channel."""
+        self._tell(ConfirmsTimedOut(count))
+        if not channel.retired:
+            channel.retired = True
+            self._retired.add(channel)
+            self._replace(channel, topology=False)
+
+    def _emptied(self, channel: PublishingChannel) -> None:
+        self._retired.discard(channel)
+        self._spawn(self._close_channel(channel))
+
+    def _channel_closed(self, channel: PublishingChannel, why: ChannelClosed) -> None:
+        self._retired.discard(channel)
+        if self._connection is not None:
+            self._connection.forget(channel)
+        self._replace(channel, topology=why.code == NOT_FOUND)
+
+    def _replace(self, channel: PublishingChannel, *, topology: bool) -> None:
+        if self._alone.owns(channel):
+            self._alone.drop_channel()
+        if channel is self._publishing:
+            self._publishing = None
+            self._spawn(self._reopen(topology=topology))
+
+    async def _reopen(self, *, topology: bool) -> None:
+        connection = self._link()
+        # A blocked broker reads nothing from us: asking it for a channel would look like a dead link.
+        await self._unblocked.wait()
+        try:
+            async with asyncio.timeout(self._config.check_timeout):
+                if topology:
+                    await self._verify(connection)
+                self._publishing = await self._open_publishing()
+        except (TimeoutError, ChannelClosed, BrokerError) as exc:
+            connection.abort(connect_failed(self._endpoint.node, exc, tls=self._endpoint.tls is not None))
+
+    async def _close_channel(self, channel: Channel) -> None:
+        connection = self._connection
+        try:
+            async with asyncio.timeout(self._config.check_timeout):
+                await channel.close()
+        except (TimeoutError, ChannelClosed, BrokerError):
+            pass  # the connection's own watch finds out whether it is dead
+        if connection is not None:
+            connection.forget(channel)
+
+    def _blocked_changed(self, blocked: bool, reason: str) -> None:  # noqa: FBT001  # the fact itself
+        if blocked:
+            self._unblocked.clear()
+        else:
+            self._unblocked.set()
+        self._tell(BlockedChanged(blocked, reason))
+
+    def _ended(self, connection: Connection, error: BrokerError) -> None:
+        # Race: a connect fails, or `close` has let go of the link, and the wire reports its end: nobody is to know.
+        if connection is not self._connection:
+            return
+        established = self._publishing is not None or bool(self._jobs)
+        self._connection = self._publishing = None
+        self._forget_link()
+        if established:
+            self._lost(error)
+
+    def _forget_link(self) -> None:
+        self._retired.clear()
+        self._alone.lost()
+        for job in list(self._jobs):
+            job.cancel()
+        if not self._unblocked.is_set():
+            self._blocked_changed(False, "the connection ended")
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        job = asyncio.get_running_loop().create_task(work)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)

@@ -1,0 +1,93 @@
+"""A channel: calls and their answers in order, and its close from either end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+from pamqp import base, body, commands, frame, header
+
+from mlproducer.amqp.faults import ChannelClosed
+from mlproducer.errors import BrokerError, ConnectionLost, ErrorType
+
+F = TypeVar("F", bound=base.Frame)
+Send = Callable[[bytes], None]
+
+
+class Channel:
+    """Channel `number` of a connection. `send` queues bytes on its wire."""
+
+    def __init__(self, number: int, send: Send) -> None:
+        self.number = number
+        self._send = send
+        self._calls: deque[tuple[type[base.Frame], asyncio.Future[base.Frame]]] = deque()
+        self._end: ChannelClosed | BrokerError | None = None
+
+    @property
+    def open(self) -> bool:
+        return self._end is None
+
+    async def call(self, method: base.Frame, answer: type[F]) -> F:
+        """Send `method` and wait for its answer. The caller bounds the time.
+
+        Raises: ChannelClosed, if the broker closes the channel instead; BrokerError, if the connection ends.
+        """
+        if self._end is not None:
+            raise self._end
+        waiter: asyncio.Future[base.Frame] = asyncio.get_running_loop().create_future()
+        self._calls.append((answer, waiter))
+        self.send(method)
+        found = await waiter
+        assert isinstance(found, answer)  # noqa: S101  # checked where it was received
+        return found
+
+    def send(self, method: base.Frame) -> None:
+        self._send(frame.marshal(method, self.number))
+
+    def received(self, value: frame.FrameTypes) -> None:
+        """A frame for this channel, acks apart."""
+        match value:
+            case commands.Channel.Close(reply_code=code, reply_text=text):
+                self.send(commands.Channel.CloseOk())
+                self._ended(ChannelClosed(code or 0, text or ""))
+            case commands.Channel.CloseOk():
+                self._answer(value)
+                self._ended(ChannelClosed(0, "closed by us"))
+            case base.Frame():
+                self._answer(value)
+            case header.ContentHeader() | body.ContentBody():
+                pass  # content is only expected by a publishing channel, for returns
+            case _:
+                raise _unexpected(value)
+
+    def lost(self, error: BrokerError) -> None:
+        """The connection ended under the channel."""
+        self._ended(error)
+
+    async def close(self) -> None:
+        """Close it from our end. Does nothing if it is closed already."""
+        if self.open:
+            await self.call(commands.Channel.Close(200, "done", 0, 0), commands.Channel.CloseOk)
+
+    def _answer(self, value: base.Frame) -> None:
+        if not self._calls or not isinstance(value, self._calls[0][0]):
+            raise _unexpected(value)
+        _, waiter = self._calls.popleft()
+        if not waiter.done():  # else the caller gave up meanwhile; the answer is still the answer to its call
+            waiter.set_result(value)
+
+    def _ended(self, why: ChannelClosed | BrokerError) -> None:
+        if self._end is not None:
+            return
+        self._end = why
+        calls, self._calls = self._calls, deque()
+        for _, waiter in calls:
+            if not waiter.done():
+                waiter.set_exception(why)
+
+
+def _unexpected(value: object) -> BrokerError:
+    name = getattr(value, "name", type(value).__name__)
+    return ConnectionLost(f"the broker sent {name} where it was not expected", error_type=ErrorType.PROTOCOL)

@@ -1,0 +1,203 @@
+"""One AMQP connection: handshake, channels, blocked and unblocked, close from either end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Final, Self, TypeVar
+
+from pamqp import base, commands, frame, heartbeat
+from pamqp.common import FieldTable
+
+from mlproducer.amqp.channel import Channel
+from mlproducer.amqp.config import AmqpConfig, Credentials, Endpoint
+from mlproducer.amqp.faults import closed_by_broker, not_amqp
+from mlproducer.amqp.publishing import PublishingChannel
+from mlproducer.amqp.wire import Wire
+from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost
+
+CLIENT: Final[FieldTable] = {
+    "product": "mlproducer",
+    "version": version("mlproducer"),
+    "platform": "Python asyncio",
+    "capabilities": {
+        "publisher_confirms": True,
+        "basic.nack": True,
+        "connection.blocked": True,
+        "authentication_failure_close": True,
+        "consumer_cancel_notify": True,
+        "exchange_exchange_bindings": True,
+    },
+}
+C = TypeVar("C", bound=Channel)
+
+
+class Connection:
+    """Made by `open`. `lost` is called once when it ends, whoever ended it; `blocked(bool, reason)` on alarms."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        config: AmqpConfig,
+        lost: Callable[[Connection, BrokerError], None],
+        blocked: Callable[[bool, str], None],
+    ) -> None:
+        self.endpoint = endpoint
+        self._config = config
+        self._lost = lost
+        self._blocked = blocked
+        self._control = Channel(0, self._send)
+        self._channels: dict[int, Channel] = {0: self._control}
+        self._start: asyncio.Future[commands.Connection.Start] = asyncio.get_running_loop().create_future()
+        self._tune: asyncio.Future[commands.Connection.Tune] = asyncio.get_running_loop().create_future()
+        self._wire = Wire(self, endpoint.node, config.frame_max)
+        self._last_channel = 0
+        self.error: BrokerError | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        endpoint: Endpoint,
+        config: AmqpConfig,
+        credentials: Credentials,
+        lost: Callable[[Connection, BrokerError], None],
+        blocked: Callable[[bool, str], None],
+    ) -> Self:
+        """TCP, TLS and the handshake. The caller bounds the time. Raises: OSError, BrokerError."""
+        connection = cls(endpoint, config, lost, blocked)
+        try:
+            await asyncio.get_running_loop().create_connection(
+                lambda: connection._wire,
+                endpoint.host,
+                endpoint.port,
+                ssl=endpoint.tls,
+                server_hostname=endpoint.host if endpoint.tls is not None else None,
+            )
+            await connection._handshake(credentials)
+        except BaseException:
+            connection.abort(ConnectionLost(f"{endpoint.node}: the connect was given up"))
+            raise
+        return connection
+
+    @property
+    def alive(self) -> bool:
+        return self.error is None
+
+    @property
+    def paused(self) -> bool:
+        return self._wire.paused
+
+    @property
+    def frame_max(self) -> int:
+        return self._wire.frame_max
+
+    async def writable(self) -> None:
+        await self._wire.writable()
+
+    def add(self, make: Callable[[int, Callable[[bytes], None]], C]) -> C:
+        """A new channel object with a number of its own; the caller opens it. Numbers are not used again."""
+        self._last_channel += 1
+        channel = make(self._last_channel, self._send)
+        self._channels[channel.number] = channel
+        return channel
+
+    def forget(self, channel: Channel) -> None:
+        self._channels.pop(channel.number, None)
+
+    async def close(self) -> None:
+        """Say goodbye and wait for the answer. The caller bounds the time and then aborts."""
+        if self.alive:
+            await self._control.call(commands.Connection.Close(200, "done", 0, 0), commands.Connection.CloseOk)
+            self._wire.finish()
+
+    def abort(self, error: BrokerError) -> None:
+        """End it at once."""
+        self._wire.fail(error)
+        self.lost(error)  # for a wire that never came up
+
+    # What the wire calls
+
+    def acked(self, channel: int, tag: int, multiple: bool) -> None:  # noqa: FBT001  # the protocol's own flag
+        found = self._channels.get(channel)
+        if isinstance(found, PublishingChannel):
+            found.acked(tag, multiple)
+
+    def nacked(self, channel: int, tag: int, multiple: bool) -> None:  # noqa: FBT001  # the protocol's own flag
+        found = self._channels.get(channel)
+        if isinstance(found, PublishingChannel):
+            found.nacked(tag, multiple)
+
+    def received(self, channel: int, value: frame.FrameTypes) -> None:
+        if channel:
+            found = self._channels.get(channel)
+            # A channel that we gave up may still get an answer; it means nothing to anybody.
+            if found is not None:
+                found.received(value)
+            return
+        match value:
+            case heartbeat.Heartbeat():
+                pass
+            case commands.Connection.Start() if not self._start.done():
+                self._start.set_result(value)
+            case commands.Connection.Tune() if not self._tune.done():
+                self._tune.set_result(value)
+            case commands.Connection.Blocked(reason=reason):
+                self._blocked(True, reason or "")
+            case commands.Connection.Unblocked():
+                self._blocked(False, "")
+            case commands.Connection.Close(reply_code=code, reply_text=text):
+                self._control.send(commands.Connection.CloseOk())
+                error = closed_by_broker(self.endpoint.node, code or 0, text or "")
+                self._wire.finish()
+                self.lost(error)
+            case base.Frame():
+                self._control.received(value)
+            case _:
+                raise not_amqp(self.endpoint.node, b"AMQP")
+
+    def lost(self, error: BrokerError) -> None:
+        """Once: the first reason is the true one."""
+        if self.error is not None:
+            return
+        self.error = error
+        for waiter in (self._start, self._tune):
+            if not waiter.done():
+                waiter.set_exception(error)
+                waiter.exception()  # it may be that nobody waits for it any more
+        for channel in list(self._channels.values()):
+            channel.lost(error)
+        self._lost(self, error)
+
+    # Inside
+
+    def _send(self, data: bytes) -> None:
+        self._wire.send(data)
+
+    async def _handshake(self, credentials: Credentials) -> None:
+        start = await self._start
+        mechanisms = (start.mechanisms or "").split()
+        mechanism = self._config.mechanism
+        if mechanism not in mechanisms:
+            raise BrokerRefused(
+                f"{self.endpoint.node}: the broker offers {', '.join(mechanisms)} but "
+                f"not {mechanism}: see RABBITMQ_AUTH"
+            )
+        response = "" if mechanism == "EXTERNAL" else f"\0{credentials.user}\0{credentials.password}"
+        self._control.send(
+            commands.Connection.StartOk(
+                client_properties=dict(CLIENT), mechanism=mechanism, response=response, locale="en_US"
+            )
+        )
+        tune = await self._tune
+        frame_max = _lower(self._config.frame_max, tune.frame_max or 0)
+        beat = _lower(self._config.heartbeat, tune.heartbeat or 0)
+        self._control.send(commands.Connection.TuneOk(tune.channel_max or 0, frame_max, beat))
+        self._wire.frame_max = frame_max
+        self._wire.start_heartbeats(beat)
+        await self._control.call(commands.Connection.Open(virtual_host=self.endpoint.vhost), commands.Connection.OpenOk)
+
+
+def _lower(ours: int, theirs: int) -> int:
+    """The lower of two limits, where 0 is none (AMQP 0-9-1 §1.4.2.6)."""
+    return min(ours, theirs) if ours and theirs else ours or theirs

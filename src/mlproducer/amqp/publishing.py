@@ -1,0 +1,200 @@
+"""The publishing channel: frames out, confirms in, each settled by the pure ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from pamqp import commands, frame, header
+
+from mlproducer.amqp.channel import Channel, Send
+from mlproducer.amqp.faults import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, ChannelClosed
+from mlproducer.amqp.wire import OVERHEAD
+from mlproducer.core.confirms import ConfirmLedger, ProtocolViolation
+from mlproducer.envelope.encode import attempt_properties
+from mlproducer.errors import BrokerError, ConnectionLost, ErrorType
+from mlproducer.outcome import NotSent, NotSentCause, Outcome, Unsure, UnsureCause
+from mlproducer.ports import Clock, Settle
+from mlproducer.task import Envelope
+
+REFUSALS: Final = frozenset({ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED})
+"""Codes by which the broker blames a message or its route, rather than itself."""
+
+_HEADER: Final = struct.Struct(">BHIHHQ").pack
+_FRAME: Final = struct.Struct(">BHI").pack
+_BASIC: Final = 60
+_END: Final = b"\xce"
+
+Settled = list[tuple[tuple[Settle, int], Outcome]]
+
+
+class PublishingChannel(Channel):
+    """One channel in confirm mode.
+
+    `prefix` makes this channel's message ids unique: a return is matched to the very attempt it belongs to by
+    `<prefix><tag>`. `timed_out(count)` is called after attempts expired, `emptied` when nothing is outstanding any
+    more on a retired channel, `closed` when the broker closes it.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        send: Send,
+        *,
+        prefix: str,
+        exchange: str,
+        frame_max: int,
+        clock: Clock,
+        timed_out: Callable[[PublishingChannel, int], None],
+        emptied: Callable[[PublishingChannel], None],
+        closed: Callable[[PublishingChannel, ChannelClosed], None],
+    ) -> None:
+        super().__init__(number, send)
+        self._prefix = prefix.encode()
+        self._exchange = exchange
+        self._payload_max = frame_max - OVERHEAD
+        self._clock = clock
+        self._timed_out = timed_out
+        self._emptied = emptied
+        self._closed = closed
+        self._methods: dict[str, bytes] = {}
+        self._ledger: ConfirmLedger[tuple[Settle, int]] = ConfirmLedger()
+        self._returning: tuple[int, str] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self.retired = False
+        self.bytes_in_flight = 0
+
+    @property
+    def in_flight(self) -> int:
+        return self._ledger.outstanding
+
+    async def start(self) -> None:
+        """Open it and turn confirms on. Raises: ChannelClosed, BrokerError."""
+        await self.call(commands.Channel.Open(), commands.Channel.OpenOk)
+        await self.call(commands.Confirm.Select(), commands.Confirm.SelectOk)
+
+    def publish(self, envelope: Envelope, settle: Settle, deadline: float) -> None:
+        """Write one mandatory message; `settle` is called exactly once."""
+        if deadline <= self._clock.monotonic():
+            settle(NotSent(NotSentCause.DEADLINE))
+            return
+        size = envelope.size
+        tag = self._ledger.add((settle, size), deadline)
+        self.bytes_in_flight += size
+        self._send(self._frames(envelope, tag))
+        if self._timer is None or deadline < self._timer_at:
+            self._set_timer(deadline)
+
+    def acked(self, tag: int, multiple: bool) -> None:  # noqa: FBT001  # the protocol's own flag
+        try:
+            self._settle(self._ledger.ack(tag, multiple))
+        except ProtocolViolation as exc:
+            raise ConnectionLost(str(exc), error_type=ErrorType.PROTOCOL) from exc
+
+    def nacked(self, tag: int, multiple: bool) -> None:  # noqa: FBT001  # the protocol's own flag
+        try:
+            self._settle(self._ledger.nack(tag, multiple))
+        except ProtocolViolation as exc:
+            raise ConnectionLost(str(exc), error_type=ErrorType.PROTOCOL) from exc
+
+    def received(self, value: frame.FrameTypes) -> None:
+        match value:
+            case commands.Basic.Return(reply_code=code, reply_text=text):
+                self._returning = (code or 0, text or "")
+            case header.ContentHeader(properties=properties) if self._returning is not None:
+                code, text = self._returning
+                self._returning = None
+                self._mark_returned(str(properties.message_id or ""), code, text)
+            case commands.Channel.Close(reply_code=code, reply_text=text):
+                super().received(value)
+                why = ChannelClosed(code or 0, text or "")
+                self._refused(why)
+                self._closed(self, why)
+            case _:
+                super().received(value)
+
+    def lost(self, error: BrokerError) -> None:
+        super().lost(error)
+        self._stop_timer()
+        self._settle(self._ledger.lose(Unsure(UnsureCause.CONNECTION_LOST, str(error))))
+
+    def _refused(self, why: ChannelClosed) -> None:
+        """The broker closed the channel without saying because of which message (docs/adr/0004)."""
+        self._stop_timer()
+        outcome: Outcome
+        if why.code not in REFUSALS:
+            outcome = Unsure(UnsureCause.CHANNEL_LOST, str(why))
+        elif self.in_flight == 1:
+            outcome = NotSent(NotSentCause.CHANNEL_REFUSED, why.code, why.text)
+        else:
+            outcome = Unsure(UnsureCause.CHANNEL_REFUSED, str(why))
+        self._settle(self._ledger.lose(outcome))
+
+    def _mark_returned(self, message_id: str, code: int, text: str) -> None:
+        tag = message_id.removeprefix(self._prefix.decode())
+        # Whatever else comes back (it cannot, on a channel of our own) is not ours to judge.
+        if tag != message_id and tag.isdecimal():
+            self._ledger.returned(int(tag), code, text)
+
+    def _settle(self, settled: Settled) -> None:
+        loop = asyncio.get_running_loop()
+        for (settle, size), outcome in settled:
+            self.bytes_in_flight -= size
+            try:
+                settle(outcome)
+            except Exception as exc:  # noqa: BLE001  # one caller's fault must not keep the outcome from the others
+                loop.call_exception_handler({"message": "a settle callback failed", "exception": exc})
+        if self.retired and settled and not self.in_flight:
+            self._stop_timer()
+            self._emptied(self)
+
+    def _frames(self, envelope: Envelope, tag: int) -> bytes:
+        method = self._methods.get(envelope.routing_key)
+        if method is None:
+            publish = commands.Basic.Publish(exchange=self._exchange, routing_key=envelope.routing_key, mandatory=True)
+            method = self._methods[envelope.routing_key] = frame.marshal(publish, self.number)
+        number, content = self.number, envelope.body
+        properties = attempt_properties(envelope, self._prefix + b"%d" % tag, self._clock.now())
+        size = len(content)
+        start = _HEADER(2, number, len(properties) + 12, _BASIC, 0, size)
+        if size <= self._payload_max:
+            return b"".join((method, start, properties, _END, _FRAME(3, number, size), content, _END))
+        parts = [method, start, properties, _END]
+        for at in range(0, size, self._payload_max):
+            part = content[at : at + self._payload_max]
+            parts += (_FRAME(3, number, len(part)), part, _END)
+        return b"".join(parts)
+
+    def _set_timer(self, at: float) -> None:
+        self._stop_timer()
+        self._timer_at = at
+        delay = max(0.0, at - self._clock.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ring(self) -> None:
+        # One timer serves all: it was set for a deadline whose attempt has mostly been settled since. Then nothing
+        # expires and it is set again for the earliest that is left.
+        self._timer = None
+        expired = self._ledger.expire(self._clock.monotonic())
+        earliest = self._ledger.next_deadline()
+        if earliest is not None:
+            self._set_timer(earliest)
+        if expired:
+            self._timed_out(self, len(expired))
+            self._settle(expired)
+
+
+HEADER_TOO_LARGE: Final = "its headers do not fit into one frame of the broker (frame_max)"
+
+
+def fits(envelope: Envelope, frame_max: int) -> bool:
+    """AMQP carries all properties in one frame; the message id and expiration of an attempt take up to 300 bytes."""
+    return len(envelope.properties) + 300 + 12 + OVERHEAD <= frame_max

@@ -1,0 +1,182 @@
+"""Bytes in, frames out: an `asyncio.Protocol` that knows frames, heartbeats and back-pressure, and nothing above.
+
+The hot paths are here. Outgoing bytes are collected and written once per turn of the event loop: a thousand publishes
+of one turn are one system call. Incoming basic.ack and basic.nack are read straight from the buffer, since there is
+one for every publish; every other frame goes through pamqp.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+from pamqp import exceptions, frame, header, heartbeat
+
+from mlproducer.amqp.faults import ended, not_amqp, silent
+from mlproducer.errors import BrokerError, ConnectionLost, ErrorType
+
+FRAME_END: Final = 0xCE
+OVERHEAD: Final = 8
+"""Bytes of a frame around its payload: type, channel, size, end."""
+_METHOD: Final = 1
+_ACK: Final = b"\x00\x3c\x00\x50"
+_NACK: Final = b"\x00\x3c\x00\x78"
+_HEARTBEAT: Final = heartbeat.Heartbeat().marshal()
+_KNOWN_TYPES: Final = frozenset({1, 2, 3, 8})
+
+
+class Receiver(Protocol):
+    """Told what arrives. `lost` is told once, last."""
+
+    def acked(self, channel: int, tag: int, multiple: bool) -> None: ...  # noqa: FBT001  # the protocol's own flag
+
+    def nacked(self, channel: int, tag: int, multiple: bool) -> None: ...  # noqa: FBT001  # the protocol's own flag
+
+    def received(self, channel: int, value: frame.FrameTypes) -> None: ...
+
+    def lost(self, error: BrokerError) -> None: ...
+
+
+class Wire(asyncio.Protocol):
+    """One TCP or TLS connection."""
+
+    def __init__(self, receiver: Receiver, node: str, frame_max: int) -> None:
+        self._receiver = receiver
+        self._node = node
+        self.frame_max = frame_max
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._rest = b""
+        self._out: list[bytes] = []
+        self._flushing = False
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._error: BrokerError | None = None
+        self._over = False
+        self._heard_at = self._loop.time()
+        self._wrote = False
+        self._beat: asyncio.TimerHandle | None = None
+
+    # What the connection calls
+
+    @property
+    def paused(self) -> bool:
+        """The write buffer is over its high mark."""
+        return not self._writable.is_set()
+
+    async def writable(self) -> None:
+        """Wait until the write buffer is under its low mark, or the connection is over."""
+        await self._writable.wait()
+
+    def send(self, data: bytes) -> None:
+        """Queue bytes for the end of this turn of the loop; dropped if the connection is over."""
+        if self._over:
+            return
+        self._out.append(data)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def start_heartbeats(self, interval: float) -> None:
+        """Beat every half interval when nothing else was sent; give up after two intervals of silence (AMQP §4.2.7)."""
+        if interval:
+            self._beat = self._loop.call_later(interval / 2, self._heartbeat, interval)
+
+    def fail(self, error: BrokerError) -> None:
+        """End the connection at once, because of `error`."""
+        if self._error is None:
+            self._error = error
+        if self._transport is not None:
+            self._transport.abort()
+        self._finish(self._error)
+
+    def finish(self) -> None:
+        """End the connection after what is queued has been written."""
+        self._flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # what create_connection gives
+        self._transport = transport
+        self.send(header.ProtocolHeader().marshal())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._finish(self._error or ended(self._node, exc))
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_at = self._loop.time()
+        buffer = self._rest + data if self._rest else data
+        try:
+            used = self._frames(buffer)
+        except (exceptions.PAMQPException, ValueError, KeyError, IndexError) as exc:
+            self.fail(ConnectionLost(f"{self._node}: a broken frame arrived: {exc}", error_type=ErrorType.PROTOCOL))
+            return
+        except BrokerError as error:
+            self.fail(error)
+            return
+        self._rest = buffer[used:]
+
+    # Inside
+
+    def _frames(self, buffer: bytes) -> int:
+        """Handle every whole frame of the buffer; returns how many bytes they took."""
+        at, size = 0, len(buffer)
+        receiver = self._receiver
+        while size - at >= OVERHEAD and not self._over:
+            kind = buffer[at]
+            channel = (buffer[at + 1] << 8) | buffer[at + 2]
+            payload = int.from_bytes(buffer[at + 3 : at + 7])
+            if kind not in _KNOWN_TYPES or payload + OVERHEAD > self.frame_max:
+                raise not_amqp(self._node, buffer[at : at + OVERHEAD])
+            end = at + 7 + payload
+            if end >= size:
+                break
+            if buffer[end] != FRAME_END:
+                raise not_amqp(self._node, buffer[at : at + OVERHEAD])
+            method = buffer[at + 7 : at + 11] if kind == _METHOD else b""
+            if method == _ACK:
+                receiver.acked(channel, int.from_bytes(buffer[at + 11 : at + 19]), bool(buffer[at + 19] & 1))
+            elif method == _NACK:
+                receiver.nacked(channel, int.from_bytes(buffer[at + 11 : at + 19]), bool(buffer[at + 19] & 1))
+            else:
+                _, _, value = frame.unmarshal(buffer[at : end + 1])
+                receiver.received(channel, value)
+            at = end + 1
+        return at
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._out and self._transport is not None and not self._over:
+            out, self._out = self._out, []
+            self._wrote = True
+            self._transport.write(b"".join(out))
+
+    def _heartbeat(self, interval: float) -> None:
+        if self._over:
+            return
+        if self._loop.time() - self._heard_at > 2 * interval:
+            self.fail(silent(self._node, 2 * interval))
+            return
+        if not self._wrote and self._transport is not None:
+            self._transport.write(_HEARTBEAT)
+        self._wrote = False
+        self._beat = self._loop.call_later(interval / 2, self._heartbeat, interval)
+
+    def _finish(self, error: BrokerError) -> None:
+        if self._over:
+            return
+        self._over = True
+        self._out.clear()
+        self._writable.set()
+        if self._beat is not None:
+            self._beat.cancel()
+        self._receiver.lost(error)
