@@ -1,0 +1,130 @@
+"""Metrics of the connection, the circuit breaker, the health check, and what is measured once in a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from mlproducer.events import (
+    BlockedChanged,
+    BreakerChanged,
+    BreakerState,
+    ConfirmsTimedOut,
+    ConnectionChanged,
+    ConnectionFailed,
+    ConnectionState,
+    FlightMeasured,
+    HealthChecked,
+    QueueMeasured,
+    ReconnectScheduled,
+    ReconnectsExhausted,
+    SpoolFailed,
+    SpoolMeasured,
+    TopologyDiffers,
+)
+from mlproducer.telemetry.labels import ERROR_TYPES, OTHER
+
+
+class LinkMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._state = _gauge(
+            registry, "connection_state", "0 disconnected, 1 connecting, 2 connected, 3 closing, 4 closed."
+        )
+        self._blocked = _gauge(registry, "connection_blocked", "1 while the broker has a memory or disk alarm.")
+        self._attempts = _gauge(registry, "reconnect_attempts", "Failed attempts of the present reconnect cycle.")
+        self._exhausted = _counter(
+            registry, "max_attempts_reached", "Reconnect cycles that used up their attempts; slow probing follows."
+        )
+        self._breaker = _gauge(registry, "circuit_breaker_state", "0 closed, 1 open, 2 half-open.")
+        self._failures = _gauge(registry, "circuit_breaker_failures", "Consecutive failures.")
+        self._trips = _counter(registry, "circuit_breaker_trips", "Times that the circuit breaker opened.")
+        self._timeouts = _counter(registry, "confirm_timeouts", "Attempts that became unsure: no confirm in time.")
+        self._unhealthy = _counter(registry, "health_check_failures", "Health checks that failed.")
+        self._topology = _counter(
+            registry, "topology_differences", "Exchanges and queues found with other arguments than ours."
+        )
+        self._in_flight = _gauge(registry, "in_flight", "Attempts that wait for their confirm.")
+        errors = Counter(
+            "ml_producer_connection_errors",
+            "Connects that failed and connections that were lost.",
+            ["error_type"],
+            registry=registry,
+        )
+        self._errors = {kind: errors.labels(kind) for kind in ERROR_TYPES}
+
+    def connection(self, event: ConnectionChanged) -> None:
+        self._state.set(event.state)
+        if event.state is ConnectionState.CONNECTED:
+            self._attempts.set(0)
+        else:
+            self._blocked.set(0)  # an alarm is told per connection; the next one tells anew
+
+    def connection_failed(self, event: ConnectionFailed) -> None:
+        self._errors.get(event.error_type.value, self._errors[OTHER]).inc()
+
+    def reconnect(self, event: ReconnectScheduled) -> None:
+        self._attempts.set(event.attempt)
+
+    def exhausted(self, event: ReconnectsExhausted) -> None:
+        self._attempts.set(event.attempts)
+        self._exhausted.inc()
+
+    def blocked(self, event: BlockedChanged) -> None:
+        self._blocked.set(event.blocked)
+
+    def breaker(self, event: BreakerChanged) -> None:
+        self._breaker.set(event.state)
+        self._failures.set(event.failures)
+        if event.state is BreakerState.OPEN:
+            self._trips.inc()
+
+    def confirms_timed_out(self, event: ConfirmsTimedOut) -> None:
+        self._timeouts.inc(event.count)
+
+    def health(self, event: HealthChecked) -> None:
+        if not event.ok:
+            self._unhealthy.inc()
+
+    def topology(self, _event: TopologyDiffers) -> None:
+        self._topology.inc()
+
+    def flight(self, event: FlightMeasured) -> None:
+        self._in_flight.set(event.in_flight)
+        self._failures.set(event.breaker_failures)
+        self._attempts.set(event.reconnect_attempts)
+
+
+class StoreMetrics:
+    """The spool, the dead letter queue, and the broker's queues."""
+
+    def __init__(self, queues: Iterable[str], registry: CollectorRegistry) -> None:
+        self._tasks = _gauge(registry, "retry_queue_size", "Tasks that wait in the spool.")
+        self._bytes = _gauge(registry, "retry_queue_bytes", "Bytes of the tasks that wait in the spool.")
+        self._oldest = _gauge(
+            registry, "retry_queue_oldest_age_seconds", "Since the acceptance of the oldest task in the spool."
+        )
+        self._dead = _gauge(registry, "dlq_size", "Dead letters that are kept.")
+        self._failed = _counter(registry, "spool_errors", "Times that the spool could not be read or written.")
+        depth = Gauge("ml_producer_queue_depth", "Ready messages of a broker queue.", ["queue_name"], registry=registry)
+        self._depth = {queue: depth.labels(queue) for queue in dict.fromkeys((*queues, OTHER))}
+
+    def spool(self, event: SpoolMeasured) -> None:
+        self._tasks.set(event.tasks)
+        self._bytes.set(event.bytes)
+        self._oldest.set(event.oldest_age)
+        self._dead.set(event.dead)
+
+    def spool_failed(self, _event: SpoolFailed) -> None:
+        self._failed.inc()
+
+    def queue(self, event: QueueMeasured) -> None:
+        self._depth.get(event.queue, self._depth[OTHER]).set(event.depth)
+
+
+def _gauge(registry: CollectorRegistry, name: str, words: str) -> Gauge:
+    return Gauge(f"ml_producer_{name}", words, registry=registry)
+
+
+def _counter(registry: CollectorRegistry, name: str, words: str) -> Counter:
+    return Counter(f"ml_producer_{name}", words, registry=registry)

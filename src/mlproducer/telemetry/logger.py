@@ -1,0 +1,112 @@
+"""Logs: one line a fact, on the logger `mlproducer`.
+
+As a library we only speak: handlers, levels and formats belong to the application, and neither its root logger nor
+its structlog configuration is touched. `configure_logging` is for the service and the command line, which are
+applications of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TextIO, cast
+
+import structlog
+from structlog.typing import EventDict
+
+from mlproducer.telemetry.redact import redact, redact_text
+
+LOGGER: Final = "mlproducer"
+_FACTS: Final = "mlproducer_facts"
+"""Where a record keeps the line's fields, for formatters that want more than its text."""
+
+# Without a handler, Python would print our warnings to the application's stderr.
+logging.getLogger(LOGGER).addHandler(logging.NullHandler())
+
+
+def event_logger(name: str = LOGGER) -> structlog.stdlib.BoundLogger:
+    """A structlog logger over the standard library's logger `name`; its lines are redacted before anybody sees them."""
+    wrapped = structlog.wrap_logger(
+        logging.getLogger(name),
+        processors=[structlog.stdlib.filter_by_level, redact_event, _to_record],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        context_class=dict,
+    )
+    return cast("structlog.stdlib.BoundLogger", wrapped.bind())
+
+
+def redact_event(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """A structlog processor: see `telemetry.redact`. Usable in an application's own chain too."""
+    return {key: value if key == "exc_info" else redact(value, key) for key, value in event.items()}
+
+
+def _to_record(_logger: object, _method: str, event: EventDict) -> tuple[tuple[str], dict[str, Any]]:
+    """The last processor: readable text for any handler, and the fields for ours."""
+    rest = dict(event)
+    text = str(rest.pop("event", ""))
+    exc_info = rest.pop("exc_info", None)
+    words = " ".join(f"{key}={_shown(value)}" for key, value in rest.items())
+    kwargs: dict[str, Any] = {"extra": {_FACTS: {"event": text, **rest}}}
+    if exc_info:
+        kwargs["exc_info"] = exc_info
+    return (f"{text} {words}".rstrip(),), kwargs
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return repr(text) if not text or any(c in text for c in " =\"'") else text
+
+
+class LineFormatter(logging.Formatter):
+    """Renders our records and those of others (uvicorn, asyncio) alike, redacted."""
+
+    def __init__(self, form: Literal["console", "json"], *, colors: bool) -> None:
+        super().__init__()
+        self._render = (
+            structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
+            if form == "json"
+            else structlog.dev.ConsoleRenderer(
+                colors=colors, pad_event_to=0, sort_keys=False, exception_formatter=structlog.dev.plain_traceback
+            )
+        )
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = getattr(record, _FACTS, None) or {"event": redact(record.getMessage())}
+        line: MutableMapping[str, Any] = {
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            **facts,
+        }
+        if record.exc_info and record.exc_info[0] is not None:
+            line["exception"] = redact_text(self.formatException(record.exc_info))
+        return str(self._render(None, record.levelname.lower(), line))
+
+
+class _OwnHandler(logging.StreamHandler[TextIO]):
+    """So that a second `configure_logging` finds and replaces what the first one set."""
+
+
+def configure_logging(
+    level: Literal["debug", "info", "warning", "error"] = "info",
+    format: Literal["console", "json"] = "console",  # noqa: A002  # the setting's own word
+    stream: TextIO | None = None,
+    *,
+    names: tuple[str, ...] = (LOGGER, "uvicorn", "asyncio"),
+) -> None:
+    """Send the loggers `names` to `stream` (None: stderr). For programs of our own only; may be called again.
+
+    They do not propagate any more, so no line comes twice; the root logger is left as it is.
+    """
+    target = sys.stderr if stream is None else stream
+    handler = _OwnHandler(target)
+    handler.setFormatter(LineFormatter(format, colors=target.isatty()))
+    for name in names:
+        logger = logging.getLogger(name)
+        for old in [h for h in logger.handlers if isinstance(h, _OwnHandler)]:
+            logger.removeHandler(old)
+        logger.addHandler(handler)
+        logger.setLevel(level.upper())
+        logger.propagate = False

@@ -1,0 +1,177 @@
+"""Which line each event makes, at which level.
+
+| level | facts |
+|---|---|
+| debug | a task confirmed, a retry started, an attempt that did not succeed, a good health check |
+| info | a task spooled, dead letters replayed, the connection's ordinary changes |
+| warning | a task refused or buried, a connection lost, an alarm, an open breaker, a failed health check |
+| error | reconnect attempts used up, the spool unusable |
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+
+from mlproducer.events import (
+    AttemptSettled,
+    BlockedChanged,
+    BreakerChanged,
+    BreakerState,
+    ConfirmsTimedOut,
+    ConnectionChanged,
+    ConnectionFailed,
+    ConnectionState,
+    Event,
+    FlightMeasured,
+    HealthChecked,
+    QueueMeasured,
+    ReconnectScheduled,
+    ReconnectsExhausted,
+    SpoolFailed,
+    SpoolMeasured,
+    TaskAccepted,
+    TaskConfirmed,
+    TaskDeadLettered,
+    TaskRefused,
+    TaskRetried,
+    TaskSpooled,
+    TasksReplayed,
+    TopologyDiffers,
+)
+from mlproducer.outcome import Confirmed, Nacked, NotSent, Returned, Unsure
+from mlproducer.telemetry.labels import STATUS_OF
+from mlproducer.telemetry.logger import configure_logging, event_logger
+
+__all__ = ["LogListener", "configure_logging"]
+
+SILENT: Final[frozenset[type[Event]]] = frozenset({TaskAccepted, SpoolMeasured, FlightMeasured, QueueMeasured})
+"""An accepted task is also confirmed or spooled, which is the better line; measurements are metrics."""
+
+
+class LogListener:
+    """Called with each event. A confirmed task costs one level check unless debug lines are wanted."""
+
+    def __init__(self, logger: structlog.stdlib.BoundLogger | None = None) -> None:
+        self._log = event_logger() if logger is None else logger
+        self._handlers: dict[type[Event], Callable[[Any], None]] = {
+            AttemptSettled: self._settled,
+            TaskConfirmed: self._confirmed,
+            TaskSpooled: self._spooled,
+            TaskRetried: self._retried,
+            TaskDeadLettered: self._dead_lettered,
+            TaskRefused: self._refused,
+            TasksReplayed: lambda e: self._log.info("dead letters replayed", count=e.count),
+            ConnectionChanged: self._connection,
+            ConnectionFailed: self._connection_failed,
+            ReconnectScheduled: self._reconnect,
+            ReconnectsExhausted: self._exhausted,
+            BlockedChanged: self._blocked,
+            BreakerChanged: self._breaker,
+            ConfirmsTimedOut: self._timed_out,
+            HealthChecked: self._health,
+            SpoolFailed: lambda e: self._log.error("the spool failed; it is tried again", text=e.text),
+            TopologyDiffers: self._topology,
+        }
+
+    def __call__(self, event: Event) -> None:
+        handler = self._handlers.get(type(event))
+        if handler is not None:
+            handler(event)
+
+    def _settled(self, event: AttemptSettled) -> None:
+        if type(event.outcome) is Confirmed or not self._log.isEnabledFor(logging.DEBUG):
+            return
+        self._log.debug(
+            "attempt did not succeed",
+            task_id=event.task_id,
+            task_type=event.task_type,
+            status=STATUS_OF[type(event.outcome)],
+            **_why(event),
+            seconds=round(event.duration, 6),
+        )
+
+    def _confirmed(self, event: TaskConfirmed) -> None:
+        if self._log.isEnabledFor(logging.DEBUG):
+            self._log.debug(
+                "task confirmed",
+                task_id=event.task_id,
+                task_type=event.task_type,
+                seconds_since_accept=round(event.since_accept, 6),
+            )
+
+    def _spooled(self, event: TaskSpooled) -> None:
+        self._log.info("task spooled", task_id=event.task_id, task_type=event.task_type, cause=event.cause)
+
+    def _retried(self, event: TaskRetried) -> None:
+        if self._log.isEnabledFor(logging.DEBUG):
+            self._log.debug("task retried", task_id=event.task_id, task_type=event.task_type, attempt=event.attempt)
+
+    def _dead_lettered(self, event: TaskDeadLettered) -> None:
+        self._log.warning(
+            "task dead-lettered; `mlproducer dlq show` has it whole",
+            task_id=event.task_id,
+            task_type=event.task_type,
+            cause=event.reason,
+            text=event.text,
+        )
+
+    def _refused(self, event: TaskRefused) -> None:
+        self._log.warning("task refused; it is nowhere", task_type=event.task_type, cause=event.reason)
+
+    def _connection(self, event: ConnectionChanged) -> None:
+        lost = event.state is ConnectionState.DISCONNECTED
+        line = self._log.warning if lost else self._log.info
+        reason = {"reason": event.reason} if event.reason and event.state is not ConnectionState.CONNECTED else {}
+        line(f"connection {event.state.name.lower()}", node=event.node, **reason)
+
+    def _connection_failed(self, event: ConnectionFailed) -> None:
+        self._log.warning("connection failed", error_type=event.error_type.value, node=event.node, text=event.text)
+
+    def _reconnect(self, event: ReconnectScheduled) -> None:
+        self._log.info("reconnect scheduled", attempt=event.attempt, seconds=round(event.delay, 3))
+
+    def _exhausted(self, event: ReconnectsExhausted) -> None:
+        self._log.error(
+            "reconnect attempts used up; one is made at each health check (RABBITMQ_URL, ML_RECONNECT_ATTEMPTS)",
+            attempts=event.attempts,
+        )
+
+    def _blocked(self, event: BlockedChanged) -> None:
+        if event.blocked:
+            self._log.warning("broker blocks publishers (memory or disk alarm); tasks are spooled", reason=event.reason)
+        else:
+            self._log.info("broker takes messages again")
+
+    def _breaker(self, event: BreakerChanged) -> None:
+        line = self._log.warning if event.state is BreakerState.OPEN else self._log.info
+        line(f"circuit breaker {event.state.name.lower().replace('_', '-')}", failures=event.failures)
+
+    def _timed_out(self, event: ConfirmsTimedOut) -> None:
+        self._log.warning("confirms timed out; the tasks are unsure (ML_CONFIRM_TIMEOUT)", count=event.count)
+
+    def _health(self, event: HealthChecked) -> None:
+        if not event.ok:
+            self._log.warning("health check failed", seconds=round(event.duration, 3), text=event.text)
+        elif self._log.isEnabledFor(logging.DEBUG):
+            self._log.debug("health check passed", seconds=round(event.duration, 3))
+
+    def _topology(self, event: TopologyDiffers) -> None:
+        self._log.warning("broker has it with other arguments; publishing goes on", name=event.name, text=event.text)
+
+
+def _why(event: AttemptSettled) -> dict[str, object]:
+    match event.outcome:
+        case Returned(code=code, text=text):
+            return {"cause": "returned", "code": code, "text": text}
+        case Unsure(cause=unsure, text=text):
+            return {"cause": unsure.value, "text": text}
+        case NotSent(cause=not_sent, text=text):
+            return {"cause": not_sent.value, "text": text}
+        case Nacked():
+            return {"cause": "nacked"}
+        case Confirmed():
+            return {"cause": "confirmed"}

@@ -1,0 +1,133 @@
+"""The JSON view: the registry's families, arranged for a reader. Pure; it knows nothing but the samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import inf
+from typing import Final
+
+from prometheus_client import Metric
+
+from mlproducer.events import BreakerState, ConnectionState
+
+_PREFIX: Final = "ml_producer_"
+_Labels = tuple[tuple[str, str], ...]
+Document = dict[str, object]
+
+
+class Samples:
+    """Values by sample name and labels. A name that is not there reads as nothing: empty, 0, None."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._values: dict[str, dict[_Labels, float]] = {}
+        for family in families:
+            for sample in family.samples:
+                labels = tuple(sorted(sample.labels.items()))
+                self._values.setdefault(sample.name, {})[labels] = sample.value
+
+    def value(self, name: str) -> float:
+        """The series without labels; 0.0 if there is none."""
+        return self._values.get(name, {}).get((), 0.0)
+
+    def count(self, name: str) -> int:
+        return int(self.value(_PREFIX + name))
+
+    def by(self, name: str, *labels: str) -> dict[tuple[str, ...], float]:
+        """Sums by the given labels, over all others."""
+        sums: dict[tuple[str, ...], float] = {}
+        for found, value in self._values.get(_PREFIX + name, {}).items():
+            key = tuple(dict(found)[label] for label in labels)
+            sums[key] = sums.get(key, 0.0) + value
+        return sums
+
+    def counts(self, name: str, label: str) -> dict[str, int]:
+        return {key[0]: int(value) for key, value in self.by(name, label).items()}
+
+    def nested(self, name: str, outer: str, inner: str) -> dict[str, dict[str, int]]:
+        table: dict[str, dict[str, int]] = {}
+        for (row, column), value in self.by(name, outer, inner).items():
+            table.setdefault(row, {})[column] = int(value)
+        return table
+
+    def histograms(self, name: str) -> dict[str, Document]:
+        """By task type: count, average and quantiles."""
+        buckets: dict[str, dict[float, float]] = {}
+        for (kind, bound), value in self.by(f"{name}_bucket", "task_type", "le").items():
+            buckets.setdefault(kind, {})[float(bound)] = value
+        sums = self.by(f"{name}_sum", "task_type")
+        return {kind: _summary(found, sums.get((kind,), 0.0)) for kind, found in buckets.items()}
+
+
+def as_document(families: Iterable[Metric], now: float) -> Document:
+    """Durations and ages in seconds, sizes in bytes, times in Unix seconds; null where nothing was observed yet."""
+    samples = Samples(families)
+    return {
+        "timestamp": round(now, 3),
+        "uptime_seconds": round(samples.value(f"{_PREFIX}uptime_seconds"), 3),
+        "process_start_time_seconds": samples.value("process_start_time_seconds") or None,
+        "connection": {
+            "state": ConnectionState(samples.count("connection_state")).name.lower(),
+            "blocked": bool(samples.count("connection_blocked")),
+            "reconnect_attempts": samples.count("reconnect_attempts"),
+            "max_attempts_reached": samples.count("max_attempts_reached_total"),
+            "errors": samples.counts("connection_errors_total", "error_type"),
+        },
+        "circuit_breaker": {
+            "state": BreakerState(samples.count("circuit_breaker_state")).name.lower(),
+            "failures": samples.count("circuit_breaker_failures"),
+            "trips": samples.count("circuit_breaker_trips_total"),
+        },
+        "tasks": _tasks(samples),
+        "publish_duration_seconds": samples.histograms("task_publish_duration_seconds"),
+        "accept_to_confirm_seconds": samples.histograms("accept_to_confirm_seconds"),
+        "message_size_bytes": samples.histograms("message_size_bytes"),
+        "in_flight": samples.count("in_flight"),
+        "last_confirm_timestamp_seconds": samples.value(f"{_PREFIX}last_confirm_timestamp_seconds") or None,
+        "confirm_timeouts": samples.count("confirm_timeouts_total"),
+        "health_check_failures": samples.count("health_check_failures_total"),
+        "retry_queue": {
+            "size": samples.count("retry_queue_size"),
+            "bytes": samples.count("retry_queue_bytes"),
+            "oldest_age_seconds": samples.value(f"{_PREFIX}retry_queue_oldest_age_seconds"),
+            "errors": samples.count("spool_errors_total"),
+        },
+        "dlq": {"size": samples.count("dlq_size")},
+        "queues": samples.counts("queue_depth", "queue_name"),
+        "topology_differences": samples.count("topology_differences_total"),
+    }
+
+
+def _tasks(samples: Samples) -> Document:
+    return {
+        "accepted": samples.count("tasks_accepted_total"),
+        "refused": samples.nested("tasks_refused_total", "task_type", "reason"),
+        "sent": samples.nested("tasks_sent_total", "task_type", "status"),
+        "spooled": samples.counts("tasks_spooled_total", "cause"),
+        "retries": samples.counts("task_retries_total", "task_type"),
+        "dead_lettered": samples.nested("tasks_dead_lettered_total", "task_type", "reason"),
+        "replayed": samples.count("tasks_replayed_total"),
+    }
+
+
+def _summary(buckets: Mapping[float, float], total: float) -> Document:
+    count = buckets.get(inf, 0.0)
+    quantiles = {f"p{round(q * 100)}": quantile(buckets, q) for q in (0.5, 0.95, 0.99)}
+    return {"count": int(count), "average": total / count if count else None, **quantiles}
+
+
+def quantile(buckets: Mapping[float, float], q: float) -> float | None:
+    """The `q` quantile of cumulative `buckets` (upper bound → count), as Prometheus's `histogram_quantile` has it:
+    linear within the bucket, the lowest starting at 0; the highest finite bound for what lies above it.
+
+    None if nothing was observed.
+    """
+    rank = q * buckets.get(inf, 0.0)
+    if not rank:
+        return None
+    low, below = 0.0, 0.0
+    for bound in sorted(buckets):
+        count = buckets[bound]
+        if count >= rank:
+            return low if bound == inf else low + (bound - low) * (rank - below) / (count - below)
+        low, below = bound, count
+    return None
