@@ -1,0 +1,31 @@
+"""From `ML_SPOOL_URL` to a spool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlproducer.errors import SettingsError
+from mlproducer.ports import Spool
+from mlproducer.spool.memory import MemorySpool
+from mlproducer.spool.sql import SqliteSpool
+
+
+def open_spool(url: str, *, owner: bool = True) -> Spool:
+    """The spool that `url` names; `await spool.open()` opens it.
+
+    A SQLite file has one owner, which puts and leases. `owner=False` looks at it, replays and purges, next to a
+    running owner or without one.
+
+    Raises: SettingsError, naming `ML_SPOOL_URL`.
+    """
+    scheme, _, rest = url.partition("://")
+    match scheme:
+        case "sqlite" if rest.startswith("/") and len(rest) > 1:
+            # As in SQLAlchemy's URLs: three slashes before a relative path, four before an absolute one.
+            return SqliteSpool(Path(rest[1:]), owner=owner)
+        case "memory":
+            return MemorySpool()
+        case "postgresql" | "postgres" | "redis" | "rediss":
+            raise SettingsError(f"ML_SPOOL_URL: {scheme}:// is not in this version; use sqlite:///path or memory://")
+        case _:
+            raise SettingsError("ML_SPOOL_URL: it must be sqlite:///path/to/file.db or memory://")
