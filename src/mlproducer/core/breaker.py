@@ -1,20 +1,24 @@
 """The circuit breaker: after ten failures in a row, leave the broker alone for a while.
 
-    state      success             failure                      cool-down over   admit
-    CLOSED     failures = 0        failures + 1; at the          –                PASS
-                                   threshold → OPEN
-    OPEN       ignored (late)      ignored (late)                → HALF_OPEN      REFUSED
-    HALF_OPEN  → CLOSED            → OPEN, a new cool-down       –                PROBE for one, then REFUSED
+    state      success          failure                     cool-down over   reset      admit
+    CLOSED     failures = 0     failures + 1; the one that  –                stays      PASS
+                                meets the threshold → OPEN
+    OPEN       ignored, late    ignored, late               → HALF_OPEN      → CLOSED   REFUSED
+    HALF_OPEN  → CLOSED         → OPEN, a new cool-down     –                → CLOSED   PROBE for one, then REFUSED
 
 In HALF_OPEN one probe at a time is admitted. A probe that never reached the broker gives its permit back
 (`abandon_probe`), or the breaker would wait for ever for an answer that nobody asked for. A success or failure that
 comes in HALF_OPEN counts whoever it comes from: an attempt that was admitted before the breaker opened and is answered
 now is as good a sign as the probe.
+
+Time is read only when somebody asks: the end of the cool-down becomes a change with the first call after it, and
+before whatever that call does.
 """
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
+from typing import Final
 
 from mlproducer.events import BreakerChanged, BreakerState
 
@@ -27,16 +31,50 @@ class Admission(Enum):
     REFUSED = auto()
 
 
+class Signal(StrEnum):
+    """What the table is asked with."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    TRIP = "failure at the threshold"
+    COOLED = "cool-down over"
+    RESET = "reset"
+
+
+_S = BreakerState
+
+TABLE: Final[dict[tuple[BreakerState, Signal], BreakerState]] = {
+    (_S.CLOSED, Signal.SUCCESS): _S.CLOSED,
+    (_S.CLOSED, Signal.FAILURE): _S.CLOSED,
+    (_S.CLOSED, Signal.TRIP): _S.OPEN,
+    (_S.CLOSED, Signal.RESET): _S.CLOSED,
+    (_S.OPEN, Signal.COOLED): _S.HALF_OPEN,
+    (_S.OPEN, Signal.RESET): _S.CLOSED,
+    # Late answers: they tell of the broker as it was before the breaker opened.
+    (_S.OPEN, Signal.SUCCESS): _S.OPEN,
+    (_S.OPEN, Signal.FAILURE): _S.OPEN,
+    (_S.HALF_OPEN, Signal.SUCCESS): _S.CLOSED,
+    (_S.HALF_OPEN, Signal.FAILURE): _S.OPEN,
+    (_S.HALF_OPEN, Signal.RESET): _S.CLOSED,
+}
+
+
 class Breaker:
-    """`threshold` in failures, `cooldown` in seconds on the clock that `now` comes from."""
+    """`threshold` in failures, `cooldown` in seconds on the clock that `now` comes from.
+
+    Each call that may change the state returns the changes, in order.
+    """
 
     def __init__(self, threshold: int, cooldown: float) -> None:
         self._threshold = threshold
         self._cooldown = cooldown
         self._state = BreakerState.CLOSED
         self._failures = 0
-        self._until = 0.0
+        self._cool_at = 0.0
         self._probing = False
+
+    def __repr__(self) -> str:
+        return f"<Breaker {self._state.name} failures={self._failures} probing={self._probing}>"
 
     @property
     def failures(self) -> int:
@@ -46,63 +84,64 @@ class Breaker:
     @property
     def half_opens_at(self) -> float | None:
         """When the cool-down ends; None unless open."""
-        return self._until if self._state is BreakerState.OPEN else None
+        return self._cool_at if self._state is BreakerState.OPEN else None
 
     def state(self, now: float) -> BreakerState:
         """The state as of `now`: an open breaker whose cool-down is over counts as half-open."""
-        if self._state is BreakerState.OPEN and now >= self._until:
-            return BreakerState.HALF_OPEN
-        return self._state
+        return BreakerState.HALF_OPEN if self._has_cooled(now) else self._state
 
     def admit(self, now: float) -> tuple[Admission, Changes]:
         """May an attempt go to the broker? A PROBE must end in success, failure or abandon_probe."""
         if self._state is BreakerState.CLOSED:
             return Admission.PASS, ()
-        changes = self._cooled(now)
+        changes = self._cool(now)
         if self._state is BreakerState.OPEN or self._probing:
             return Admission.REFUSED, changes
         self._probing = True
         return Admission.PROBE, changes
 
     def success(self, now: float) -> Changes:
-        changes = self._cooled(now)
-        if self._state is BreakerState.HALF_OPEN:
-            return changes + self._enter(BreakerState.CLOSED, failures=0)
-        if self._state is BreakerState.CLOSED:
-            self._failures = 0
-        return changes
+        """The broker gave a definite answer."""
+        changes = self._cool(now)
+        failures = self._failures if self._state is BreakerState.OPEN else 0
+        return changes + self._go(Signal.SUCCESS, failures)
 
     def failure(self, now: float) -> Changes:
-        changes = self._cooled(now)
+        """The broker gave no answer, or the connection failed."""
+        changes = self._cool(now)
         if self._state is BreakerState.OPEN:
-            return changes
-        self._failures += 1
-        if self._state is BreakerState.HALF_OPEN or self._failures >= self._threshold:
-            self._until = now + self._cooldown
-            return changes + self._enter(BreakerState.OPEN, failures=self._failures)
-        return changes
+            return changes + self._go(Signal.FAILURE, self._failures)
+        failures = self._failures + 1
+        trips = self._state is BreakerState.CLOSED and failures >= self._threshold
+        self._cool_at = now + self._cooldown  # read only if the table opens the breaker
+        return changes + self._go(Signal.TRIP if trips else Signal.FAILURE, failures)
 
     def abandon_probe(self, now: float) -> Changes:
-        """The probe never reached the broker: another may try."""
-        changes = self._cooled(now)
+        """The probe never reached the broker: another may try.
+
+        Only for an attempt that got PROBE. Race: probe A is slow; a failure opens the breaker, it cools, B probes,
+        and now A gives up. A's call frees B's permit, and a second probe may go: one message too many on a broker
+        that has just had a cool-down. Telling probes apart would cost every caller a token to carry.
+        """
+        changes = self._cool(now)
         self._probing = False
         return changes
 
     def reset(self, now: float) -> Changes:
-        """An operator closes the breaker."""
-        del now
-        if self._state is BreakerState.CLOSED:
-            self._failures = 0
-            return ()
-        return self._enter(BreakerState.CLOSED, failures=0)
+        """An operator closes the breaker, whatever it waits for."""
+        del now  # the cool-down does not matter any more
+        return self._go(Signal.RESET, 0)
 
-    def _cooled(self, now: float) -> Changes:
-        if self._state is BreakerState.OPEN and now >= self._until:
-            return self._enter(BreakerState.HALF_OPEN, failures=self._failures)
-        return ()
+    def _has_cooled(self, now: float) -> bool:
+        return self._state is BreakerState.OPEN and now >= self._cool_at
 
-    def _enter(self, state: BreakerState, *, failures: int) -> Changes:
-        self._state = state
+    def _cool(self, now: float) -> Changes:
+        return self._go(Signal.COOLED, self._failures) if self._has_cooled(now) else ()
+
+    def _go(self, signal: Signal, failures: int) -> Changes:
+        before, self._state = self._state, TABLE[self._state, signal]
         self._failures = failures
+        if self._state is before:
+            return ()
         self._probing = False
-        return (BreakerChanged(state, failures),)
+        return (BreakerChanged(self._state, failures),)

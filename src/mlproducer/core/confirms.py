@@ -16,20 +16,25 @@ A late ack, for a tag that expired, settles nothing: tags are never used again w
 expired tag is retired by its shell. An ack for a tag that was never handed out means that we and the broker disagree
 about the count: `ProtocolViolation`, and nothing changes.
 
-Tags are handed out in order and a dict keeps that order, so a `multiple` ack pops from the front: O(acked), never a scan.
+Tags are handed out in order and an OrderedDict keeps that order, so a `multiple` ack pops from the front: O(acked),
+never a scan. (A plain dict keeps the order too, but finds its front by stepping over every slot emptied before: one
+`multiple` ack of 20,000 takes it ten times as long, and the factor grows with the window.)
 """
 
 from __future__ import annotations
 
 import heapq
-from typing import Generic, TypeVar
+from collections import OrderedDict
+from typing import Final, Generic, TypeVar
 
 from mlproducer.outcome import Confirmed, Nacked, Outcome, Returned, Unsure, UnsureCause
 
 T = TypeVar("T")
 
-_CONFIRMED = Confirmed()
-_NACKED = Nacked()
+_CONFIRMED: Final = Confirmed()
+_NACKED: Final = Nacked()
+_SLACK: Final = 1_024
+"""Deadlines of settled tags that may lie in the heap before it is swept, over as many again as are outstanding."""
 
 
 class ProtocolViolation(Exception):
@@ -44,7 +49,7 @@ class ConfirmLedger(Generic[T]):
     """Outstanding publishes by delivery tag. `T` is what the shell keeps for each."""
 
     def __init__(self) -> None:
-        self._entries: dict[int, tuple[T, float]] = {}
+        self._entries: OrderedDict[int, tuple[T, float]] = OrderedDict()
         self._returned: dict[int, Returned] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._last = 0
@@ -59,6 +64,8 @@ class ConfirmLedger(Generic[T]):
         self._entries[tag] = (entry, deadline)
         # Deadlines mostly rise with the tags, and then a push onto the heap costs one comparison.
         heapq.heappush(self._deadlines, (deadline, tag))
+        if len(self._deadlines) > 2 * len(self._entries) + _SLACK:
+            self._sweep()
         return tag
 
     def returned(self, tag: int, code: int, text: str) -> bool:
@@ -111,6 +118,12 @@ class ConfirmLedger(Generic[T]):
         while self._deadlines and self._deadlines[0][1] not in self._entries:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
+
+    def _sweep(self) -> None:
+        # A settled tag's deadline leaves the heap by itself only at the front, that is when its time comes: with 300 s
+        # and 20,000 publishes a second six million would lie here. At least half goes each time: O(1) a publish.
+        self._deadlines = [(deadline, tag) for tag, (_, deadline) in self._entries.items()]
+        heapq.heapify(self._deadlines)
 
     def _take(self, tag: int, multiple: bool) -> list[tuple[int, T]]:  # noqa: FBT001  # the protocol's own flag
         if tag > self._last or (tag == 0 and not multiple):

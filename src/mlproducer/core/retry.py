@@ -5,10 +5,14 @@
 | Confirmed                                  | –                 | settled                                  |
 | Returned (unroutable)                      | yes               | wait, a queue may be on its way; then DLQ |
 | Nacked                                     | yes               | wait, then DLQ                           |
-| NotSent(channel_refused, too_large)        | yes               | wait, then DLQ                           |
+| NotSent(channel_refused)                   | yes               | wait, then alone, then DLQ               |
+| NotSent(too_large)                         | yes               | wait, then DLQ                           |
 | Unsure(channel_refused)                    | no                | at once, alone, to find who is to blame  |
 | Unsure (timeout, connection, channel lost) | no                | at once, when the link is up             |
 | NotSent (any other)                        | no                | at once, when the link is up             |
+
+*Alone* is on a channel that carries nothing else. A message that closed its channel once is tried again only there:
+in company it would take its neighbours' channel down with it, and each of them would have to go alone as well.
 
 A task past its expiry that is not confirmed is dead as `expired`, whatever else happened to it.
 """
@@ -82,11 +86,10 @@ def decide(
     if expires_at is not None and expires_at <= now:
         return Dead("expired", None, f"expired; its last attempt was {cause_of(outcome)}", spent)
     if fault is None:
-        alone = outcome == Unsure(UnsureCause.CHANNEL_REFUSED, _text(outcome))
-        return Wait(now, attempts, cause_of(outcome), _text(outcome), alone)
+        return Wait(now, attempts, cause_of(outcome), _text(outcome), _closed_its_channel(outcome))
     if spent >= policy.max_attempts:
         return Dead(fault.reason, fault.code, fault.text, spent)
-    return Wait(now + policy.backoff.delay(spent, rand), spent, fault.reason, fault.text, alone=False)
+    return Wait(now + policy.backoff.delay(spent, rand), spent, fault.reason, fault.text, _closed_its_channel(outcome))
 
 
 def cause_of(outcome: Outcome) -> str:
@@ -118,6 +121,15 @@ def _fault(outcome: Outcome) -> _Fault | None:
             return None
         case _:
             assert_never(outcome)
+
+
+def _closed_its_channel(outcome: Outcome) -> bool:
+    """It did (NotSent) or may have done (Unsure: one of several)."""
+    match outcome:
+        case NotSent(cause=NotSentCause.CHANNEL_REFUSED) | Unsure(cause=UnsureCause.CHANNEL_REFUSED):
+            return True
+        case _:
+            return False
 
 
 def _text(outcome: Outcome) -> str:

@@ -4,22 +4,19 @@ A cycle starts with a lost link or with the first connect. Each failure is follo
 `max_attempts` failures the cycle is exhausted. From then on each trigger from outside (a health check that is due, a
 breaker that half-opens) gives one attempt. An operator's `ReconnectAsked` starts a fresh cycle at once.
 
-The table below is the whole machine. Its cells name the next state and the handler that makes the effects. A pair
-that is missing is illegal: it raises and changes nothing. These are legal and do nothing, because they race:
+`TABLE` is the whole machine: each cell names the next state, the count and the effects. `RACES` lists the events that
+may come too late, each with its reason; they change nothing. Every other pair is a bug in the shell: it raises
+`IllegalEvent` and changes nothing either.
 
-- `TimerFired` outside WAITING: the timer fires while `ReconnectAsked` cancels it;
-- `LinkLost` outside CONNECTED: the link breaks while we close it, or both its reader and the health check report it;
-- `ProbeDue` while anything is under way already;
-- `ReconnectAsked` while connecting or closing: what it asks for is under way;
-- `Connected` and `ConnectFailed` in CLOSING: the connect ends just as it is being cancelled.
+Between a StopAsked and the end a connect may still come up. It is closed once more: closing twice is harmless, a link
+that nobody closes is not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final
+from dataclasses import dataclass, replace
+from enum import Enum, StrEnum, auto
+from typing import Final, assert_never
 
 from mlproducer.core.backoff import Backoff
 from mlproducer.events import ConnectionState
@@ -54,7 +51,7 @@ class ConnectFailed:
 
 @dataclass(frozen=True, slots=True)
 class LinkLost:
-    pass
+    """An established link ended without CloseLink."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +76,7 @@ class StopAsked:
 
 @dataclass(frozen=True, slots=True)
 class LinkClosed:
-    pass
+    """CloseLink is done."""
 
 
 Event = Started | Connected | ConnectFailed | LinkLost | TimerFired | ProbeDue | ReconnectAsked | StopAsked | LinkClosed
@@ -110,6 +107,8 @@ class StopTimer:
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
+    """The cycle's attempts are spent. Said once a cycle, not after each slow probe."""
+
     attempts: int
 
 
@@ -120,21 +119,108 @@ class IllegalEvent(Exception):
     """A bug in the shell: this event cannot happen in this state. Nothing was changed."""
 
 
+@dataclass(frozen=True, slots=True)
+class AttemptsSpent:
+    """What the table calls a ConnectFailed that was the cycle's last attempt, or a slow probe's."""
+
+
+class Count(Enum):
+    """What a cell of the table does to the cycle's counts."""
+
+    KEEP = auto()
+    RESET = auto()
+    FAILED = auto()
+
+
+_S = SupervisorState
+_OPEN: Final = (OpenLink(),)
+_CLOSE: Final = (CloseLink(),)
+_STOP_TIMER: Final = (StopTimer(),)
+
+Cell = tuple[SupervisorState, Count, tuple[Effect, ...]]
+
+# To come to WAITING also starts the timer, and to come to EXHAUSTED for the first time says so: see `_on_entry`.
+TABLE: Final[dict[tuple[SupervisorState, type[Event | AttemptsSpent]], Cell]] = {
+    (_S.IDLE, Started): (_S.CONNECTING, Count.KEEP, _OPEN),
+    (_S.IDLE, StopAsked): (_S.CLOSED, Count.KEEP, ()),
+    (_S.CONNECTING, Connected): (_S.CONNECTED, Count.RESET, ()),
+    (_S.CONNECTING, ConnectFailed): (_S.WAITING, Count.FAILED, ()),
+    (_S.CONNECTING, AttemptsSpent): (_S.EXHAUSTED, Count.FAILED, ()),
+    (_S.CONNECTING, StopAsked): (_S.CLOSING, Count.KEEP, _CLOSE),
+    (_S.CONNECTED, LinkLost): (_S.WAITING, Count.RESET, ()),
+    (_S.CONNECTED, ReconnectAsked): (_S.RECONNECTING, Count.KEEP, _CLOSE),
+    (_S.CONNECTED, StopAsked): (_S.CLOSING, Count.KEEP, _CLOSE),
+    (_S.WAITING, TimerFired): (_S.CONNECTING, Count.KEEP, _OPEN),
+    (_S.WAITING, ReconnectAsked): (_S.CONNECTING, Count.RESET, _STOP_TIMER + _OPEN),
+    (_S.WAITING, StopAsked): (_S.CLOSED, Count.KEEP, _STOP_TIMER),
+    (_S.EXHAUSTED, ProbeDue): (_S.CONNECTING, Count.KEEP, _OPEN),
+    (_S.EXHAUSTED, ReconnectAsked): (_S.CONNECTING, Count.RESET, _OPEN),
+    (_S.EXHAUSTED, StopAsked): (_S.CLOSED, Count.KEEP, ()),
+    (_S.RECONNECTING, LinkClosed): (_S.CONNECTING, Count.RESET, _OPEN),
+    (_S.RECONNECTING, StopAsked): (_S.CLOSING, Count.KEEP, ()),  # the close is under way
+    (_S.CLOSING, LinkClosed): (_S.CLOSED, Count.KEEP, ()),
+    (_S.CLOSING, Connected): (_S.CLOSING, Count.KEEP, _CLOSE),
+    (_S.CLOSED, Connected): (_S.CLOSED, Count.KEEP, _CLOSE),
+}
+
+RACES: Final[tuple[tuple[type[Event], frozenset[SupervisorState], str], ...]] = (
+    (
+        TimerFired,
+        frozenset({_S.CONNECTING, _S.CONNECTED, _S.EXHAUSTED, _S.RECONNECTING, _S.CLOSING, _S.CLOSED}),
+        "The loop has queued the timer's call; ReconnectAsked or StopAsked cancels the timer; the call comes.",
+    ),
+    (
+        LinkLost,
+        frozenset({_S.CONNECTING, _S.WAITING, _S.EXHAUSTED, _S.RECONNECTING, _S.CLOSING, _S.CLOSED}),
+        (
+            "The health check finds the link dead; its reader finds the same. Or the link breaks while we close it. A "
+            "link that breaks before its connect is done is that connect's failure, reported as ConnectFailed."
+        ),
+    ),
+    (
+        ProbeDue,
+        frozenset({_S.CONNECTING, _S.CONNECTED, _S.WAITING, _S.RECONNECTING, _S.CLOSING, _S.CLOSED}),
+        "The health check ticks, or the breaker half-opens, while the link is up or on its way by itself.",
+    ),
+    (
+        ReconnectAsked,
+        frozenset({_S.CONNECTING, _S.RECONNECTING, _S.CLOSING, _S.CLOSED}),
+        "An operator asks for what is under way already, or asks a producer that stops.",
+    ),
+    (
+        StopAsked,
+        frozenset({_S.CLOSING, _S.CLOSED}),
+        "Two callers stop the producer.",
+    ),
+    (
+        ConnectFailed,
+        frozenset({_S.CLOSING, _S.CLOSED}),
+        "A connect is under way when StopAsked comes, and fails before or after the close is done.",
+    ),
+    (
+        LinkClosed,
+        frozenset({_S.CLOSED}),
+        "A connect came up while we were closing and was closed once more.",
+    ),
+)
+
+_TOO_LATE: Final = frozenset((state, event) for event, states, _ in RACES for state in states)
+
 _CONNECTION_STATE: Final = {
-    SupervisorState.IDLE: ConnectionState.DISCONNECTED,
-    SupervisorState.CONNECTING: ConnectionState.CONNECTING,
-    SupervisorState.CONNECTED: ConnectionState.CONNECTED,
-    SupervisorState.WAITING: ConnectionState.DISCONNECTED,
-    SupervisorState.EXHAUSTED: ConnectionState.DISCONNECTED,
-    SupervisorState.RECONNECTING: ConnectionState.CLOSING,
-    SupervisorState.CLOSING: ConnectionState.CLOSING,
-    SupervisorState.CLOSED: ConnectionState.CLOSED,
+    _S.IDLE: ConnectionState.DISCONNECTED,
+    _S.CONNECTING: ConnectionState.CONNECTING,
+    _S.CONNECTED: ConnectionState.CONNECTED,
+    _S.WAITING: ConnectionState.DISCONNECTED,
+    _S.EXHAUSTED: ConnectionState.DISCONNECTED,
+    _S.RECONNECTING: ConnectionState.CLOSING,
+    _S.CLOSING: ConnectionState.CLOSING,
+    _S.CLOSED: ConnectionState.CLOSED,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class _Cycle:
-    """One cycle of attempts: failed ones, and waits begun."""
+    """After a lost link the first wait comes before any failure, so the two counts differ by one."""
 
     failures: int = 0
     waits: int = 0
@@ -149,6 +235,9 @@ class Supervisor:
         self._state = SupervisorState.IDLE
         self._cycle = _Cycle()
 
+    def __repr__(self) -> str:
+        return f"<Supervisor {self._state} failures={self._cycle.failures}>"
+
     @property
     def state(self) -> SupervisorState:
         return self._state
@@ -159,111 +248,40 @@ class Supervisor:
 
     @property
     def attempts(self) -> int:
-        """Failed attempts in this cycle."""
+        """Failed attempts in this cycle, slow probes included."""
         return self._cycle.failures
 
     def on(self, event: Event, rand: float) -> tuple[Effect, ...]:
         """Take one event; `rand` in [0, 1) is the jitter of a wait that may begin. Raises: IllegalEvent."""
+        if (self._state, type(event)) in _TOO_LATE:
+            return ()
+        last = type(event) is ConnectFailed and self._cycle.failures + 1 >= self._max_attempts
         try:
-            step = TABLE[self._state, type(event)]
+            after, count, effects = TABLE[self._state, AttemptsSpent if last else type(event)]
         except KeyError:
             raise IllegalEvent(f"{type(event).__name__} cannot happen while {self._state}") from None
-        self._state, self._cycle, effects = step(self, rand)
+        cycle = self._counted(count)
+        if after is SupervisorState.WAITING:
+            cycle = replace(cycle, waits=cycle.waits + 1)
+        effects += self._on_entry(after, cycle, rand)
+        self._state, self._cycle = after, cycle
         return effects
 
-    def _begin_wait(self, cycle: _Cycle, rand: float) -> _Next:
-        waits = cycle.waits + 1
-        timer = StartTimer(self._backoff.delay(waits, rand), cycle.failures + 1)
-        return SupervisorState.WAITING, _Cycle(cycle.failures, waits), (timer,)
+    def _counted(self, count: Count) -> _Cycle:
+        match count:
+            case Count.KEEP:
+                return self._cycle
+            case Count.RESET:
+                return _Cycle()
+            case Count.FAILED:
+                return replace(self._cycle, failures=self._cycle.failures + 1)
+            case _:
+                assert_never(count)
 
-    def _ignore(self, _rand: float) -> _Next:
-        return self._state, self._cycle, ()
-
-    def _open(self, _rand: float) -> _Next:
-        return SupervisorState.CONNECTING, self._cycle, (OpenLink(),)
-
-    def _open_fresh(self, _rand: float) -> _Next:
-        return SupervisorState.CONNECTING, _Cycle(), (OpenLink(),)
-
-    def _cancel_wait_and_open(self, _rand: float) -> _Next:
-        return SupervisorState.CONNECTING, _Cycle(), (StopTimer(), OpenLink())
-
-    def _up(self, _rand: float) -> _Next:
-        return SupervisorState.CONNECTED, _Cycle(), ()
-
-    def _failed(self, rand: float) -> _Next:
-        cycle = _Cycle(self._cycle.failures + 1, self._cycle.waits)
-        if cycle.failures == self._max_attempts:
-            return SupervisorState.EXHAUSTED, cycle, (Exhausted(cycle.failures),)
-        if cycle.failures > self._max_attempts:  # a slow probe: said once, not every 30 s
-            return SupervisorState.EXHAUSTED, cycle, ()
-        return self._begin_wait(cycle, rand)
-
-    def _lost(self, rand: float) -> _Next:
-        return self._begin_wait(_Cycle(), rand)
-
-    def _reconnect(self, _rand: float) -> _Next:
-        return SupervisorState.RECONNECTING, self._cycle, (CloseLink(),)
-
-    def _end(self, _rand: float) -> _Next:
-        return SupervisorState.CLOSED, self._cycle, ()
-
-    def _end_wait(self, _rand: float) -> _Next:
-        return SupervisorState.CLOSED, self._cycle, (StopTimer(),)
-
-    def _close(self, _rand: float) -> _Next:
-        return SupervisorState.CLOSING, self._cycle, (CloseLink(),)
-
-    def _closing_already(self, _rand: float) -> _Next:
-        return SupervisorState.CLOSING, self._cycle, ()
-
-
-_Next = tuple[SupervisorState, _Cycle, tuple[Effect, ...]]
-_S = SupervisorState
-_Step = Callable[[Supervisor, float], _Next]
-
-TABLE: Final[dict[tuple[SupervisorState, type[Event]], _Step]] = {
-    (_S.IDLE, Started): Supervisor._open,
-    (_S.IDLE, StopAsked): Supervisor._end,
-    (_S.CONNECTING, Connected): Supervisor._up,
-    (_S.CONNECTING, ConnectFailed): Supervisor._failed,
-    (_S.CONNECTING, LinkLost): Supervisor._ignore,
-    (_S.CONNECTING, TimerFired): Supervisor._ignore,
-    (_S.CONNECTING, ProbeDue): Supervisor._ignore,
-    (_S.CONNECTING, ReconnectAsked): Supervisor._ignore,
-    (_S.CONNECTING, StopAsked): Supervisor._close,
-    (_S.CONNECTED, LinkLost): Supervisor._lost,
-    (_S.CONNECTED, TimerFired): Supervisor._ignore,
-    (_S.CONNECTED, ProbeDue): Supervisor._ignore,
-    (_S.CONNECTED, ReconnectAsked): Supervisor._reconnect,
-    (_S.CONNECTED, StopAsked): Supervisor._close,
-    (_S.WAITING, TimerFired): Supervisor._open,
-    (_S.WAITING, LinkLost): Supervisor._ignore,
-    (_S.WAITING, ProbeDue): Supervisor._ignore,
-    (_S.WAITING, ReconnectAsked): Supervisor._cancel_wait_and_open,
-    (_S.WAITING, StopAsked): Supervisor._end_wait,
-    (_S.EXHAUSTED, ProbeDue): Supervisor._open,
-    (_S.EXHAUSTED, ReconnectAsked): Supervisor._open_fresh,
-    (_S.EXHAUSTED, LinkLost): Supervisor._ignore,
-    (_S.EXHAUSTED, TimerFired): Supervisor._ignore,
-    (_S.EXHAUSTED, StopAsked): Supervisor._end,
-    (_S.RECONNECTING, LinkClosed): Supervisor._open_fresh,
-    (_S.RECONNECTING, LinkLost): Supervisor._ignore,
-    (_S.RECONNECTING, TimerFired): Supervisor._ignore,
-    (_S.RECONNECTING, ProbeDue): Supervisor._ignore,
-    (_S.RECONNECTING, ReconnectAsked): Supervisor._ignore,
-    (_S.RECONNECTING, StopAsked): Supervisor._closing_already,
-    (_S.CLOSING, LinkClosed): Supervisor._end,
-    (_S.CLOSING, Connected): Supervisor._ignore,
-    (_S.CLOSING, ConnectFailed): Supervisor._ignore,
-    (_S.CLOSING, LinkLost): Supervisor._ignore,
-    (_S.CLOSING, TimerFired): Supervisor._ignore,
-    (_S.CLOSING, ProbeDue): Supervisor._ignore,
-    (_S.CLOSING, ReconnectAsked): Supervisor._ignore,
-    (_S.CLOSING, StopAsked): Supervisor._ignore,
-    (_S.CLOSED, LinkLost): Supervisor._ignore,
-    (_S.CLOSED, TimerFired): Supervisor._ignore,
-    (_S.CLOSED, ProbeDue): Supervisor._ignore,
-    (_S.CLOSED, ReconnectAsked): Supervisor._ignore,
-    (_S.CLOSED, StopAsked): Supervisor._ignore,
-}
+    def _on_entry(self, state: SupervisorState, cycle: _Cycle, rand: float) -> tuple[Effect, ...]:
+        if state is SupervisorState.WAITING:
+            return (StartTimer(self._backoff.delay(cycle.waits, rand), cycle.failures + 1),)
+        # A slow probe that fails comes to EXHAUSTED as well, with more failures: that is no news.
+        if state is SupervisorState.EXHAUSTED and cycle.failures == self._max_attempts:
+            return (Exhausted(cycle.failures),)
+        return ()
