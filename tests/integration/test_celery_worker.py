@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -22,8 +23,10 @@ from pamqp.commands import Basic
 
 from mlproducer.envelope.encode import Encoder, attempt_properties
 from mlproducer.envelope.types import TaskTypes
-from mlproducer.task import Envelope, Task
+from mlproducer.settings import Settings
+from mlproducer.task import Envelope, Receipt, Task, TaskState
 from mlproducer.testing.rabbitmq import PrivateRabbit
+from mlproducer.wiring import Producer
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -274,11 +277,83 @@ def test_nothing_is_left_in_a_queue_or_held_by_the_worker(worker: Worker, rabbit
     task = Task(task_type="summarize_llm", payload=payload_of("summarize_llm"))
     publish(worker.url, ENCODER.encode(task))
     worker.done(task.id)
-    vhost = worker.url.rsplit("/", 1)[1]
+    columns = ("name", "messages", "type", "--no-table-headers")
+    expected = sorted([name, "0", "quorum"] for name in TYPES.queues)
+    # A quorum queue publishes its counts every few seconds, and none at first.
     end = time.monotonic() + WORK_TIMEOUT
-    while time.monotonic() < end:
-        listed = rabbit.ctl("list_queues", "-p", vhost, "name", "messages", "type", "--no-table-headers")
-        rows = [line.split() for line in listed.splitlines() if line.startswith("ml.")]
-        if all(count == "0" for _, count, _ in rows):
-            break
-    assert sorted(rows) == [[name, "0", "quorum"] for name in sorted(TYPES.queues)]
+    rows: list[list[str]] = []
+    while rows != expected and time.monotonic() < end:
+        listed = rabbit.ctl("list_queues", "-p", worker.url.rsplit("/", 1)[1], *columns)
+        rows = sorted(line.split("\t") for line in listed.splitlines() if line.startswith("ml."))
+    assert rows == expected
+
+
+def settings_for(worker: Worker, folder: Path) -> Settings:
+    return Settings.load(rabbitmq_url=worker.url, ml_data_dir=folder, ml_log_level="error")
+
+
+async def test_what_the_library_publishes_is_run_with_its_keyword_arguments(worker: Worker, tmp_path: Path) -> None:
+    items = [{"share_id": "s-4", "content": "four"}, {"share_id": "s-5", "content": "five"}]
+    async with Producer(settings_for(worker, tmp_path)) as producer:
+        assert await producer.connected(10)
+        receipts = [
+            await producer.publish_summarization_task("s-1", "one", options={"max_chars": 80}, backend="local"),
+            await producer.publish_transcription_task("s-2", "https://media.example/talk.mp3", root_id="r", group="g"),
+            await producer.publish_embedding_task("s-3", "three", id="chosen-id-of-" + worker.version),
+            await producer.publish_batch_embedding_task(items),
+        ]
+    assert [receipt.state for receipt in receipts] == [TaskState.CONFIRMED] * 4
+    assert receipts[2].task_id == "chosen-id-of-" + worker.version
+    notes = await asyncio.to_thread(worker.done, *(receipt.task_id for receipt in receipts))
+    assert [notes[receipt.task_id]["kwargs"] for receipt in receipts] == [
+        {"share_id": "s-1", "content": "one", "options": {"max_chars": 80}},
+        {"share_id": "s-2", "content": "https://media.example/talk.mp3", "options": {}},
+        {"share_id": "s-3", "content": "three", "options": {}},
+        {"items": items, "options": {}},
+    ]
+    assert [notes[receipt.task_id]["queue"] for receipt in receipts] == [
+        "ml.summarize_local",
+        "ml.transcribe",
+        "ml.embed",
+        "ml.embed",
+    ]
+    assert notes[receipts[1].task_id]["root_id"] == "r"
+    assert notes[receipts[1].task_id]["group"] == "g"
+
+
+async def test_a_stream_that_the_library_publishes_is_run_whole(worker: Worker, tmp_path: Path) -> None:
+    tasks = [Task(task_type=kind, payload=payload_of(kind, str(n))) for n in range(150) for kind in TYPES.names]
+    async with Producer(settings_for(worker, tmp_path)) as producer:
+        assert await producer.connected(10)
+        results = [result async for result in producer.publish_many(tasks)]
+    assert all(isinstance(result, Receipt) for result in results)
+    notes = await asyncio.to_thread(worker.done, *(task.id for task in tasks))
+    assert {task_id: note["kwargs"] for task_id, note in notes.items()} == {task.id: task.payload for task in tasks}
+
+
+async def test_a_task_with_an_eta_waits_in_the_spool_and_not_in_the_worker(worker: Worker, tmp_path: Path) -> None:
+    eta = datetime.now(UTC) + timedelta(seconds=1.5)
+    async with Producer(settings_for(worker, tmp_path)) as producer:
+        assert await producer.connected(10)
+        receipt = await producer.publish_embedding_task("s", "later", eta=eta)
+        assert receipt.state is TaskState.SPOOLED
+        note = (await asyncio.to_thread(worker.done, receipt.task_id))[receipt.task_id]
+    assert note["at"] >= eta.timestamp()
+    assert note["kwargs"]["content"] == "later"
+
+
+def test_what_the_command_line_publishes_is_run(worker: Worker, tmp_path: Path) -> None:
+    tasks = [Task(task_type=kind, payload=payload_of(kind, str(n))) for n in range(10) for kind in TYPES.names]
+    lines = "".join(f"{task.model_dump_json()}\n" for task in tasks)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("mlproducer"), "publish", "-", "--json"],
+        input=lines.encode(),
+        env={**os.environ, "RABBITMQ_URL": worker.url, "ML_DATA_DIR": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    notes = worker.done(*(task.id for task in tasks))
+    assert {task_id: note["kwargs"] for task_id, note in notes.items()} == {task.id: task.payload for task in tasks}
