@@ -1,1 +1,14 @@
-"""The HTTP service, and the wiring of a producer into somebody's own FastAPI application."""
+"""The HTTP service, and the wiring of a producer into somebody's own FastAPI application.
+
+app = FastAPI(lifespan=lifespan)
+app.include_router(router)  # if you want our calls, too
+
+
+@app.post("/articles")
+async def article(producer: Annotated[Producer, Depends(get_producer)]) -> ...: ...
+"""
+
+from mlproducer.http.app import create_app, router
+from mlproducer.http.holder import get_producer, lifespan, lifespan_for
+
+__all__ = ["create_app", "get_producer", "lifespan", "lifespan_for", "router"]

@@ -1,0 +1,74 @@
+"""Reading request bodies within limits: one whole, or line by line."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import Final
+
+from fastapi import Request
+
+from mlproducer.http.problems import BodyTooLarge, WrongMediaType
+
+JSON: Final = "application/json"
+NDJSON: Final = "application/x-ndjson"
+
+
+async def read_json_body(request: Request, limit: int) -> bytes:
+    """The whole body, at most `limit` bytes, which is also checked while it streams in: a length may be absent.
+
+    Raises: WrongMediaType, BodyTooLarge.
+    """
+    require_media_type(request, JSON)
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise _too_large(limit)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise _too_large(limit)
+    return bytes(body)
+
+
+def require_media_type(request: Request, expected: str) -> None:
+    """Also a fence: a web page of another site cannot send these types without asking the browser first.
+
+    Raises: WrongMediaType.
+    """
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given != expected:
+        raise WrongMediaType(f"this path reads {expected}; say so in the Content-Type header")
+
+
+async def lines(chunks: AsyncIterable[bytes], limit: int) -> AsyncIterator[tuple[int, bytes | None]]:
+    """Each line with its number, counted from 1; None for a line over `limit` bytes, which is never held whole."""
+    number = 0
+    held = bytearray()
+    skipping = False
+    async for chunk in chunks:
+        start = 0
+        while (end := chunk.find(b"\n", start)) >= 0:
+            number += 1
+            if skipping or len(held) + end - start > limit:
+                yield number, None
+            else:
+                yield number, bytes(held) + chunk[start:end]
+            held.clear()
+            skipping = False
+            start = end + 1
+        if skipping or len(held) + len(chunk) - start > limit:
+            held.clear()
+            skipping = True
+        else:
+            held += chunk[start:]
+    if skipping:
+        yield number + 1, None
+    elif held:
+        yield number + 1, bytes(held)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(
+        f"the body has more than the {limit} bytes that ML_MAX_BODY_BYTES allows; send several tasks as a stream to "
+        "/api/ml/tasks/batch, or raise the setting"
+    )

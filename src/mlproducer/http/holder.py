@@ -1,0 +1,80 @@
+"""The producer in a FastAPI application: made when it starts, drained when it stops, handed out by `Depends`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from fastapi import FastAPI, Request
+
+from mlproducer.settings import Settings
+from mlproducer.shares.processor import ShareProcessor
+from mlproducer.wiring import Producer
+
+_NAME: Final = "mlproducer"
+
+
+def lifespan_for(settings: Settings | None = None) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """A lifespan with these settings, or, if None, with those of the environment when the application starts.
+
+    Raises, when the application starts: SettingsError, SpoolUnavailable. A broker that is down is no error.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with Producer(settings) as running:
+            attach(app, running)
+            try:
+                yield
+            finally:
+                detach(app)
+
+    return lifespan
+
+
+lifespan = lifespan_for()
+"""`FastAPI(lifespan=lifespan)`: with the settings of the environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What an application holds. One share processor a producer, because it remembers what it published."""
+
+    producer: Producer
+    shares: ShareProcessor
+
+
+def attach(app: FastAPI, producer: Producer) -> None:
+    """Give an application a producer that somebody else starts and stops."""
+    shares = ShareProcessor.from_settings(producer.publish, producer.settings, producer.task_types)
+    setattr(app.state, _NAME, Held(producer, shares))
+
+
+def detach(app: FastAPI) -> None:
+    delattr(app.state, _NAME)
+
+
+async def get_producer(request: Request) -> Producer:
+    """The application's producer, for `Depends(get_producer)`.
+
+    Raises: RuntimeError, if the application runs without our lifespan.
+    """
+    return _held(request).producer
+
+
+async def get_processor(request: Request) -> ShareProcessor:
+    """The share processor over the application's producer. Raises: as `get_producer`."""
+    return _held(request).shares
+
+
+def _held(request: Request) -> Held:
+    held = getattr(request.app.state, _NAME, None)
+    if not isinstance(held, Held):
+        raise RuntimeError(  # noqa: TRY004  # not about a type: the wiring is missing
+            "this application has no producer: make it with FastAPI(lifespan=mlproducer.http.lifespan), or enter "
+            "`async with mlproducer.http.lifespan(app):` in your own lifespan; with httpx.ASGITransport, enter "
+            "app.router.lifespan_context(app) first, because that transport runs no lifespan"
+        )
+    return held

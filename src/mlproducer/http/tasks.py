@@ -1,0 +1,80 @@
+"""Publishing over HTTP, and looking a task up."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Final
+from urllib.parse import quote
+from uuid import UUID, uuid5
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+
+from mlproducer.envelope.encode import parse_task
+from mlproducer.errors import NotAccepting
+from mlproducer.http.auth import require_caller
+from mlproducer.http.batch import BATCH_BODY, Batch, Duplex
+from mlproducer.http.body import NDJSON, read_json_body, require_media_type
+from mlproducer.http.holder import get_producer
+from mlproducer.http.problems import ProblemRoute
+from mlproducer.http.views import TASK_BODY, answer, receipt_view
+from mlproducer.task import Task
+from mlproducer.wiring import Producer
+
+IDEMPOTENCY: Final = UUID("6f1d3c52-0b1e-5a55-9d0e-5d6c1f6f2a77")
+"""The namespace of task ids that are made of idempotency keys. Never change it: the ids of tasks hang on it."""
+
+router = APIRouter(route_class=ProblemRoute, tags=["tasks"], dependencies=[Depends(require_caller)])
+
+
+@router.post(
+    "/api/ml/tasks",
+    status_code=201,
+    openapi_extra=TASK_BODY,
+    responses={
+        202: {"description": "spooled: safe on this machine, and published as soon as the broker takes it"},
+        409: {"description": "the task id is known with other content"},
+        413: {"description": "the body or the task is too large"},
+        422: {"description": "the task is not valid; `field` names the place"},
+        503: {"description": "neither confirmed nor spooled; try again after Retry-After seconds"},
+    },
+)
+async def publish(
+    request: Request,
+    producer: Annotated[Producer, Depends(get_producer)],
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
+) -> Response:
+    """Publish one task. 201: RabbitMQ confirmed it. 202: it is in the durable spool.
+
+    With an `Idempotency-Key`, the same key gives the same task id, so a call that is made again publishes once.
+    """
+    task = parse_task(await read_json_body(request, producer.settings.ml_max_body_bytes))
+    if idempotency_key is not None and "id" not in task.model_fields_set:
+        task = _with_id(task, str(uuid5(IDEMPOTENCY, idempotency_key)))
+    receipt = await producer.publish(task)
+    status = HTTPStatus.CREATED if receipt.confirmed else HTTPStatus.ACCEPTED
+    place = f"/api/ml/tasks/{quote(receipt.task_id, safe='')}"
+    return answer(receipt_view(receipt), status, {"Location": place})
+
+
+@router.post("/api/ml/tasks/batch", openapi_extra=BATCH_BODY)
+async def publish_batch(request: Request, producer: Annotated[Producer, Depends(get_producer)]) -> Response:
+    """Publish a stream: one task a line (NDJSON), one answer a line, each with the number of the line it answers.
+
+    Answers come in the order in which tasks settle, and while the stream is still being sent: read while you write.
+    A line that is wrong fails alone, as `{"line": n, "error": {…}}`.
+    """
+    require_media_type(request, NDJSON)
+    if not producer.status().accepting:
+        raise NotAccepting("the service is starting or stopping; send the batch again in a moment")
+    batch = Batch(producer, producer.settings.ml_max_message_bytes)
+    return Duplex(batch.run(request.stream()), NDJSON)
+
+
+@router.get("/api/ml/tasks/{task_id:path}")
+async def receipt(task_id: str, producer: Annotated[Producer, Depends(get_producer)]) -> Response:
+    """The receipt of a task: its state, attempts, last error and times (Unix seconds)."""
+    return answer(receipt_view(await producer.receipt(task_id)))
+
+
+def _with_id(task: Task, task_id: str) -> Task:
+    return task.model_copy(update={"id": task_id})
