@@ -78,7 +78,7 @@ class Metrics:
         """The exposition and its content type: OpenMetrics if the `Accept` header asks for it, else plain text."""
         try:
             encode, content_type = choose_encoder(accept or "")
-        except ValueError:  # a version that is no number; the header's author still wants metrics
+        except (TypeError, ValueError):  # a version that is no number, as prometheus-client meets it
             encode, content_type = choose_encoder("")
         return encode(self.registry), content_type
 

@@ -128,6 +128,6 @@ def quantile(buckets: Mapping[float, float], q: float) -> float | None:
     for bound in sorted(buckets):
         count = buckets[bound]
         if count >= rank:
-            return low if bound == inf else low + (bound - low) * (rank - below) / (count - below)
+            return low if bound == inf else min(bound, low + (bound - low) * (rank - below) / (count - below))
         low, below = bound, count
     return None

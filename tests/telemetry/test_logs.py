@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+import structlog
+
+from mlproducer.errors import ErrorType
+from mlproducer.events import (
+    AttemptSettled,
+    BlockedChanged,
+    BreakerChanged,
+    BreakerState,
+    ConfirmsTimedOut,
+    ConnectionChanged,
+    ConnectionFailed,
+    ConnectionState,
+    Event,
+    FlightMeasured,
+    HealthChecked,
+    QueueMeasured,
+    ReconnectScheduled,
+    ReconnectsExhausted,
+    SpoolFailed,
+    SpoolMeasured,
+    TaskAccepted,
+    TaskConfirmed,
+    TaskDeadLettered,
+    TaskRefused,
+    TaskRetried,
+    TaskSpooled,
+    TasksReplayed,
+    TopologyDiffers,
+)
+from mlproducer.outcome import Confirmed, Nacked, NotSent, NotSentCause, Outcome, Returned, Unsure, UnsureCause
+from mlproducer.telemetry.logger import event_logger
+from mlproducer.telemetry.logs import SILENT, LogListener, configure_logging
+
+NAMES = ("mlproducer", "uvicorn", "asyncio")
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    kept = [(log := logging.getLogger(name), list(log.handlers), log.level, log.propagate) for name in NAMES]
+    yield
+    for log, handlers, level, propagate in kept:
+        log.handlers[:] = handlers
+        log.setLevel(level)
+        log.propagate = propagate
+
+
+class Lines:
+    """What a listener writes as JSON, read back."""
+
+    def __init__(self, level: Any = "debug") -> None:
+        self.stream = io.StringIO()
+        configure_logging(level, "json", self.stream)
+        self.tell = LogListener()
+
+    def of(self, *events: Event) -> list[dict[str, Any]]:
+        for event in events:
+            self.tell(event)
+        return [json.loads(line) for line in self.stream.getvalue().splitlines()]
+
+
+TASK_LINES: list[tuple[Event, str, str | None]] = [
+    (TaskConfirmed("t-1", "embed_vectors", 0.004), "debug", None),
+    (TaskSpooled("t-1", "embed_vectors", "blocked"), "info", "blocked"),
+    (TaskRetried("t-1", "embed_vectors", 2), "debug", None),
+    (TaskDeadLettered("t-1", "embed_vectors", "returned", "312 NO_ROUTE"), "warning", "returned"),
+]
+OTHER_LINES: list[tuple[Event, str]] = [
+    (TaskRefused("embed_vectors", "SpoolFull"), "warning"),
+    (TasksReplayed(7), "info"),
+    (ConnectionChanged(ConnectionState.CONNECTED, "localhost:5672"), "info"),
+    (ConnectionChanged(ConnectionState.DISCONNECTED, "localhost:5672", "reset by peer"), "warning"),
+    (ConnectionFailed(ErrorType.AUTH, "localhost:5672", "wrong password: check RABBITMQ_URL"), "warning"),
+    (ReconnectScheduled(3, 2.0), "info"),
+    (ReconnectsExhausted(10), "error"),
+    (BlockedChanged(blocked=True, reason="low on memory"), "warning"),
+    (BlockedChanged(blocked=False), "info"),
+    (BreakerChanged(BreakerState.OPEN, 10), "warning"),
+    (BreakerChanged(BreakerState.HALF_OPEN, 10), "info"),
+    (BreakerChanged(BreakerState.CLOSED, 0), "info"),
+    (ConfirmsTimedOut(5), "warning"),
+    (HealthChecked(ok=False, duration=0.1, text="timeout"), "warning"),
+    (HealthChecked(ok=True, duration=0.1), "debug"),
+    (SpoolFailed("disk full"), "error"),
+    (TopologyDiffers("ml.embed", "x-queue-type differs"), "warning"),
+]
+OUTCOMES: list[tuple[Outcome, str, str]] = [
+    (Nacked(), "nacked", "nacked"),
+    (Returned(312, "NO_ROUTE"), "returned", "returned"),
+    (Unsure(UnsureCause.CONFIRM_TIMEOUT), "unsure", "confirm_timeout"),
+    (NotSent(NotSentCause.TOO_LARGE, text="over 16 MiB"), "not_sent", "too_large"),
+]
+
+
+@pytest.mark.parametrize(("event", "level", "cause"), TASK_LINES, ids=lambda x: type(x).__name__)
+def test_a_tasks_line_has_its_id_and_its_cause(event: Event, level: str, cause: str | None) -> None:
+    (line,) = Lines().of(event)
+    assert line["level"] == level
+    assert line["task_id"] == "t-1"
+    assert line["task_type"] == "embed_vectors"
+    assert line.get("cause") == cause
+
+
+@pytest.mark.parametrize(("event", "level"), OTHER_LINES, ids=lambda x: type(x).__name__)
+def test_a_fact_is_one_line_at_its_level(event: Event, level: str) -> None:
+    (line,) = Lines().of(event)
+    assert line["level"] == level
+    assert line["logger"] == "mlproducer"
+    assert line["timestamp"].endswith("+00:00")
+
+
+@pytest.mark.parametrize(("outcome", "status", "cause"), OUTCOMES)
+def test_an_attempt_that_did_not_succeed_says_why(outcome: Outcome, status: str, cause: str) -> None:
+    (line,) = Lines().of(AttemptSettled("t-1", "embed_vectors", outcome, 0.02, 10))
+    assert (line["level"], line["task_id"], line["status"], line["cause"]) == ("debug", "t-1", status, cause)
+
+
+def test_every_event_is_either_told_or_silent_on_purpose() -> None:
+    told = {type(event) for event, *_ in (*TASK_LINES, *OTHER_LINES)} | {AttemptSettled}
+    assert told | SILENT == set(get_args(Event))
+    assert not told & SILENT
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        TaskAccepted("t-1", "embed_vectors", 10),
+        SpoolMeasured(1, 2, 3.0, 4),
+        FlightMeasured(1, 2, 3),
+        QueueMeasured("ml.embed", 1),
+        AttemptSettled("t-1", "embed_vectors", Confirmed(), 0.01, 10),
+    ],
+)
+def test_what_another_line_or_a_metric_says_better_makes_none(event: Event) -> None:
+    assert Lines().of(event) == []
+
+
+def test_a_level_hides_what_is_below_it() -> None:
+    lines = Lines("warning")
+    assert [line["event"] for line in lines.of(*(event for event, *_ in TASK_LINES))] == [
+        "task dead-lettered; `mlproducer dlq show` has it whole"
+    ]
+
+
+def test_a_password_in_an_error_never_reaches_a_line() -> None:
+    text = "refused: amqp://ml:hunter22@localhost:5672/ password=hunter22"
+    (line,) = Lines().of(ConnectionFailed(ErrorType.AUTH, "localhost:5672", text))
+    assert "hunter22" not in json.dumps(line)
+    assert "amqp://ml:***@localhost:5672/" in line["text"]
+
+
+def test_a_line_break_in_a_brokers_text_starts_no_line() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "console", stream)
+    LogListener()(TaskDeadLettered("t-1", "embed_vectors", "returned", "NO_ROUTE\n2026-01-01 [info] forged"))
+    assert stream.getvalue().count("\n") == 1
+
+
+def test_console_lines_are_for_people() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "console", stream)
+    LogListener()(TaskSpooled("t-1", "embed_vectors", "blocked"))
+    line = stream.getvalue()
+    assert "task spooled" in line
+    assert "task_id=t-1" in line
+    assert "cause=blocked" in line
+    assert "\x1b" not in line, "colours are for terminals"
+
+
+def test_configuring_twice_writes_each_line_once_and_to_the_last() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    configure_logging("info", "json", first)
+    configure_logging("info", "json", second)
+    LogListener()(TasksReplayed(1))
+    assert first.getvalue() == ""
+    assert len(second.getvalue().splitlines()) == 1
+
+
+def test_other_loggers_of_the_service_share_its_form_and_its_redaction() -> None:
+    stream = io.StringIO()
+    configure_logging("info", "json", stream)
+    error = OSError("amqp://ml:hunter22@h/")
+    logging.getLogger("uvicorn.error").error("failed with %s", "password=hunter22", exc_info=error)
+    line = json.loads(stream.getvalue())
+    assert line["logger"] == "uvicorn.error"
+    assert line["event"] == "failed with password=***"
+    assert "OSError" in line["exception"]
+    assert "hunter22" not in stream.getvalue()
+
+
+def test_configuring_leaves_the_root_logger_and_structlog_to_the_application() -> None:
+    root = logging.getLogger()
+    before = (list(root.handlers), root.level, structlog.get_config())
+    configure_logging("debug", "json", io.StringIO())
+    assert (list(root.handlers), root.level, structlog.get_config()) == before
+
+
+def test_an_applications_plain_handler_gets_readable_redacted_text(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "mlproducer"):
+        LogListener()(ConnectionFailed(ErrorType.LOST, "h:5672", "amqp://ml:hunter22@h:5672/ is gone"))
+    (record,) = caplog.records
+    assert record.getMessage() == ("connection failed error_type=lost node=h:5672 text='amqp://ml:***@h:5672/ is gone'")
+
+
+def test_a_logger_of_ones_own_can_be_given(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "my.app"):
+        LogListener(event_logger("my.app"))(TasksReplayed(2))
+    assert [(r.name, r.getMessage()) for r in caplog.records] == [("my.app", "dead letters replayed count=2")]
+
+
+def test_a_library_user_who_configures_nothing_sees_nothing() -> None:
+    code = (
+        "import logging\n"
+        "from mlproducer.telemetry.logs import LogListener\n"
+        "from mlproducer.events import SpoolFailed\n"
+        "LogListener()(SpoolFailed('disk full'))\n"
+        "assert logging.getLogger().handlers == []\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
