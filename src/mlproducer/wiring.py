@@ -31,7 +31,7 @@ from mlproducer.events import Event
 from mlproducer.ports import Broker, Clock, Listener, Spool, SpoolRow, Verdict
 from mlproducer.settings import Settings
 from mlproducer.spool import open_spool
-from mlproducer.telemetry.logs import LogListener
+from mlproducer.telemetry.logs import LogListener, configure_logging
 from mlproducer.telemetry.metrics import Metrics
 
 GetCredentials = Callable[[], Awaitable[Credentials]]
@@ -100,6 +100,11 @@ def registry(settings: Settings, extra: Sequence[TaskType] = ()) -> TaskTypes:
 def spool_for(settings: Settings, *, owner: bool = True) -> Spool:
     """The spool of these settings; `owner=False` looks at it beside a running producer."""
     return open_spool(settings.spool_url, owner=owner)
+
+
+def start_logging(settings: Settings) -> None:
+    """Log lines on stderr, as the settings say. For our own programs; an application has its own handlers."""
+    configure_logging(settings.ml_log_level, settings.ml_log_format)
 
 
 def _assemble(  # one line a part; splitting it would hide the picture

@@ -7,6 +7,7 @@ import time
 
 import typer
 from pydantic import SecretStr
+from rich.markup import escape
 
 from mlproducer.cli.output import ExitCode, JsonOption, output, span
 from mlproducer.settings import Settings
@@ -33,7 +34,8 @@ def check(*, as_json: JsonOption = False) -> None:
         }
     )
     if not connected:
-        out.say(f"[red]✗ not connected[/red] to {', '.join(settings.broker_nodes)}: {_plain(reason)}")
+        where = "" if status.last_error else f" to {', '.join(settings.broker_nodes)}"
+        out.say(f"[red]✗ not connected[/red]{where}: {escape(reason)}")
         raise typer.Exit(ExitCode.FAILED)
     out.say(f"[green]✓ connected[/green] to {status.node} in {span(seconds)}")
     if status.blocked:
@@ -51,7 +53,3 @@ def look(settings: Settings) -> Status:
             return producer.status()
 
     return asyncio.run(connect())
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")

@@ -190,7 +190,7 @@ def letter_dict(letter: DeadLetter) -> dict[str, object]:
         "attempts": letter.attempts,
         "reason": letter.reason,
         "code": letter.code,
-        "error": letter.text,
+        "text": letter.text,
     }
 
 

@@ -20,8 +20,8 @@ from mlproducer.delivery.stream import Refusal
 from mlproducer.envelope.encode import parse_task
 from mlproducer.errors import InvalidTask, RefusedTask
 from mlproducer.settings import Settings
-from mlproducer.shares import ShareProcessor, parse_share
-from mlproducer.task import Task
+from mlproducer.shares import ShareIncomplete, ShareProcessor, parse_share
+from mlproducer.task import Receipt, Task
 from mlproducer.wiring import Producer
 
 _DRAIN_LIMIT: Final = 5.0
@@ -57,7 +57,7 @@ async def _publish(settings: Settings, descriptor: int, tally: Tally, *, share: 
         async with Producer(settings) as producer:
             if not await producer.connected(settings.rabbitmq_connection_timeout / 1000):
                 tally.offline(producer.status().last_error, settings)
-            lines = read_lines(descriptor, limit=settings.ml_max_body_bytes, stop=stop)
+            lines = read_lines(descriptor, limit=settings.ml_max_message_bytes, stop=stop)
             with tally.progress():
                 if share:
                     await _shares(producer, lines, tally, window)
@@ -69,7 +69,7 @@ async def _publish(settings: Settings, descriptor: int, tally: Tally, *, share: 
 
 
 async def _tasks(producer: Producer, lines: AsyncIterator[Line], tally: Tally, window: int) -> None:
-    numbers: dict[str, list[int]] = {}
+    waiting: dict[str, list[tuple[int, Task]]] = {}
 
     async def tasks() -> AsyncIterator[Task]:
         async for line in lines:
@@ -79,38 +79,41 @@ async def _tasks(producer: Producer, lines: AsyncIterator[Line], tally: Tally, w
             except InvalidTask as exc:
                 tally.refuse(line.number, exc)
                 continue
-            numbers.setdefault(task.id, []).append(line.number)
+            waiting.setdefault(task.id, []).append((line.number, task))
             yield task
 
-    def number(task_id: str) -> int:
-        """The line of a task that is settled; the same id on several lines settles in their order."""
-        found = numbers[task_id]
-        first = found.pop(0)
+    def number(task_id: str, task: Task | None = None) -> int:
+        """The line of a result. One id may stand on several lines: a refusal knows its own task, and receipts of one
+        id are alike, so the first line takes the first.
+        """
+        found = waiting[task_id]
+        taken, _ = found.pop(next((i for i, (_, each) in enumerate(found) if each is task), 0))
         if not found:
-            del numbers[task_id]
-        return first
+            del waiting[task_id]
+        return taken
 
     async for result in producer.publish_many(tasks(), window=window):
         if isinstance(result, Refusal):
-            tally.refuse(number(result.task.id), result.error)
+            tally.refuse(number(result.task.id, result.task), result.error)
         else:
             tally.accept(number(result.task_id), result)
 
 
 async def _shares(producer: Producer, lines: AsyncIterator[Line], tally: Tally, window: int) -> None:
-    processor = ShareProcessor.from_settings(producer.publish, producer.settings)
+    processor = ShareProcessor.from_settings(producer.publish, producer.settings, producer.task_types)
     room = asyncio.Semaphore(window)
 
     async def one(line: Line) -> None:
+        receipts: tuple[Receipt, ...] = ()
         try:
-            done = await processor.process(parse_share(_text(line)))
+            receipts = (await processor.process(parse_share(_text(line)))).receipts
         except RefusedTask as exc:
+            receipts = exc.receipts if isinstance(exc, ShareIncomplete) else ()
             tally.refuse(line.number, exc)
-        else:
-            for receipt in done.receipts:
-                tally.accept(line.number, receipt)
         finally:
             room.release()
+        for receipt in receipts:
+            tally.accept(line.number, receipt)
 
     async with asyncio.TaskGroup() as group:
         async for line in lines:
@@ -130,7 +133,7 @@ async def _drained(producer: Producer) -> None:
 def _text(line: Line) -> bytes:
     """Raises: InvalidTask, for a line that is too long or no UTF-8."""
     if line.too_long:
-        raise InvalidTask("the line is too long (ML_MAX_BODY_BYTES)")
+        raise InvalidTask("the line has more bytes than ML_MAX_MESSAGE_BYTES allows")
     try:
         line.data.decode()
     except UnicodeDecodeError as exc:

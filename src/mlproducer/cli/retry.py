@@ -44,9 +44,10 @@ def row_dict(row: SpoolRow) -> dict[str, object]:
         "size": row.envelope.size,
         "accepted_at": row.accepted_at,
         "due_at": row.due_at,
+        "expires_at": row.envelope.expires_at,
         "attempts": row.attempts,
         "cause": row.cause,
-        "reason": row.text or None,
+        "text": row.text,
     }
 
 

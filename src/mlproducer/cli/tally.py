@@ -76,8 +76,8 @@ class Tally:
 
     def offline(self, reason: str, settings: Settings) -> None:
         """Said once, when the broker is not there."""
-        nodes = ", ".join(settings.broker_nodes)
-        self.out.note(f"not connected to {nodes}: {reason or 'no answer in time'}. Tasks are spooled.")
+        why = reason or f"{', '.join(settings.broker_nodes)}: no answer in time"
+        self.out.note(f"not connected, so tasks are spooled: {why}")
 
     @contextmanager
     def progress(self) -> Iterator[None]:

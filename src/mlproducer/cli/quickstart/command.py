@@ -21,6 +21,7 @@ from mlproducer.cli.quickstart.running import Running, Stopped, stoppable
 from mlproducer.cli.quickstart.show import Screen
 from mlproducer.cli.quickstart.worker import follow, start_worker
 from mlproducer.settings import Settings
+from mlproducer.shares import Preferences, parse_share, plan
 
 _SERVICE_READY: Final = 30.0
 _WATCH: Final = 0.5
@@ -94,9 +95,11 @@ def _start(settings: Settings, places: Places, port: int, running: Running) -> C
 
 def _publish(client: Client, places: Places, running: Running) -> Story:
     shares = [line for line in places.shares.read_bytes().splitlines() if line.strip()]
-    running.screen.out.say(f"\nPublishing {len(shares)} shares of {places.shares.relative_to(places.root)}")
+    tasks = sum(len(plan(parse_share(share), Preferences())) for share in shares)
+    where = places.shares.relative_to(places.root)
+    running.screen.out.say(f"\nPublishing the {tasks} tasks of {len(shares)} shares from {where}")
     results = follow(places.results)
-    with running.screen.progress(len(shares)) as show:
+    with running.screen.progress(tasks) as show:
         return publish_and_follow(client, shares, results, show, running.check)
 
 

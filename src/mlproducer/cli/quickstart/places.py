@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,14 +64,8 @@ def _root(start: Path) -> Path:
 
 def check_port(settings: Settings) -> int:
     """The port to serve on; a free one for 0. Raises: SettingsError, if it is taken or not ours to take."""
-    host, port = settings.ml_host, settings.ml_port
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, port), family=family) as server:
-            found: int = server.getsockname()[1]
-            return found
-    except OSError as exc:
-        raise SettingsError(
-            f"ML_PORT: cannot serve on {host}:{port}: {exc.strerror or exc}. "
-            "Stop what uses it, or set ML_PORT to another port (0 takes a free one)."
-        ) from exc
+    from mlproducer.http.server import bind  # noqa: PLC0415  # keeps FastAPI out of the other commands' start
+
+    with bind(settings.ml_host, settings.ml_port) as taken:
+        port: int = taken.getsockname()[1]
+    return port

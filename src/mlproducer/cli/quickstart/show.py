@@ -58,10 +58,10 @@ class Screen:
         self.out.say(f"{mark}[bold]{name:<8}[/bold] {escape(last)} [dim]({took})[/dim]")
 
     @contextmanager
-    def progress(self, shares: int) -> Iterator[Callable[[Story], None]]:
-        """Shows the story as it grows."""
+    def progress(self, tasks: int) -> Iterator[Callable[[Story], None]]:
+        """Shows the story as it grows towards `tasks`."""
         if not self.live:
-            yield self._lines()
+            yield self._lines(tasks)
             return
         columns = (
             TextColumn("  {task.description:<10}"),
@@ -70,26 +70,27 @@ class Screen:
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=self.out.screen) as progress:
-            bars = [progress.add_task(name, total=None) for name in ("accepted", "confirmed", "processed")]
+            bars = [progress.add_task(name, total=tasks) for name in ("accepted", "confirmed", "processed")]
 
             def show(story: Story) -> None:
-                whole = story.accepted if story.published == shares else None
-                for bar, done in zip(bars, (story.accepted, len(story.confirmed), len(story.processed)), strict=True):
-                    progress.update(bar, completed=done, total=whole or max(story.accepted, shares))
+                done = (story.accepted, len(story.confirmed), len(story.processed))
+                for bar, count in zip(bars, done, strict=True):
+                    progress.update(bar, completed=count)
 
             yield show
 
-    def _lines(self) -> Callable[[Story], None]:
-        said = [0.0, ""]
+    def _lines(self, tasks: int) -> Callable[[Story], None]:
+        at, said = 0.0, ""
 
         def show(story: Story) -> None:
+            nonlocal at, said
             text = (
-                f"shares {story.published}/{story.shares}: accepted {story.accepted}, "
-                f"confirmed {len(story.confirmed)}, processed {len(story.processed)}"
+                f"accepted {story.accepted}, confirmed {len(story.confirmed)}, "
+                f"processed {len(story.processed)} of {tasks}"
             )
             now = time.monotonic()
-            if text != said[1] and (now - float(said[0]) > _EVERY or story.settled):
-                said[:] = [now, text]
+            if text != said and (now - at > _EVERY or story.settled):
+                at, said = now, text
                 self.out.say(text)
 
         return show

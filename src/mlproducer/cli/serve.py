@@ -1,0 +1,50 @@
+"""`mlproducer serve`: the HTTP service, until Ctrl-C or SIGTERM, which stop it in order."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from mlproducer.cli.output import JsonOption, Output, output
+from mlproducer.settings import Settings
+from mlproducer.wiring import start_logging
+
+
+def serve(
+    *,
+    host: Annotated[str | None, typer.Option(help="Address to bind; ML_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to bind, 0 for any; ML_PORT.")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Serve others than this machine without API keys; ML_INSECURE.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve the HTTP API. Accepts tasks at once; while the broker is not there, they are spooled.
+
+    Logs go to stderr (ML_LOG_LEVEL, ML_LOG_FORMAT); the address goes to stdout once requests are taken.
+    """
+    given: dict[str, object] = {"ml_host": host, "ml_port": port, "ml_insecure": insecure or None}
+    settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
+    start_logging(settings)
+    asyncio.run(_serve(settings, output(as_json=as_json)))
+
+
+async def _serve(settings: Settings, out: Output) -> None:
+    from mlproducer.http.server import Service  # noqa: PLC0415  # keeps FastAPI out of the other commands' start
+
+    service = Service(settings)
+    ready = asyncio.Event()
+
+    async def announce() -> None:
+        await ready.wait()
+        out.data({"url": service.url})
+        out.say(f"serving on {service.url} (Ctrl-C stops)")
+
+    announcing = asyncio.create_task(announce())
+    try:
+        await service.run(ready=ready)
+    finally:
+        announcing.cancel()
+    out.say("stopped")

@@ -1,0 +1,389 @@
+"""The commands as a shell sees them, on a real broker and a real spool."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mlproducer.cli.app import app
+from mlproducer.envelope.encode import Encoder
+from mlproducer.envelope.types import TaskTypes
+from mlproducer.ports import Bury, SpoolRow
+from mlproducer.settings import Settings
+from mlproducer.task import Task
+from mlproducer.testing.rabbitmq import PrivateRabbit
+from mlproducer.wiring import spool_for
+
+NOWHERE = "amqp://ml:s3cretword@127.0.0.1:1/"
+
+
+def run(*words: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(app, words, input=stdin)
+
+
+def publish(data: str | bytes, *words: str) -> Result:
+    """From a file in the test's own folder."""
+    Path("in.ndjson").write_bytes(data if isinstance(data, bytes) else data.encode())
+    return run("publish", "in.ndjson", *words)
+
+
+def task_line(task_id: str, **given: Any) -> str:
+    payload = {"share_id": task_id, "content": "x"}
+    return json.dumps({"task_type": "embed_vectors", "payload": payload, "id": task_id, **given})
+
+
+def _lines(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+async def _fill(waiting: list[Task], dead: list[tuple[Task, Bury]]) -> None:
+    """Put tasks where a producer would have left them."""
+    encoder = Encoder(TaskTypes.builtin(), "test", 1_000_000)
+    spool = spool_for(Settings.load())
+    await spool.open()
+    for task, verdict in dead:
+        await spool.put(SpoolRow(encoder.encode(task), 1000.0, 1000.0))
+        (lease,) = await spool.lease(1, now=time.time(), until=time.time() + 60)
+        assert await spool.settle(lease, verdict)
+    for task in waiting:
+        await spool.put(SpoolRow(encoder.encode(task), 1000.0, 2000.0, cause="not_connected", text="no broker"))
+    await spool.close()
+
+
+def _task(task_id: str, kind: str = "embed_vectors") -> Task:
+    return Task(task_type=kind, payload={"share_id": task_id, "content": "words"}, id=task_id)
+
+
+@pytest.fixture
+def letters() -> None:
+    returned = Bury(1500.0, 3, "returned", 312, "NO_ROUTE: no queue is bound")
+    nacked = Bury(time.time() - 60, 3, "nacked", None, "queue ml.embed is full")
+    asyncio.run(
+        _fill(
+            [_task("w1")],
+            [(_task("d1"), returned), (_task("d2", "summarize_llm"), nacked), (_task("d3"), nacked)],
+        )
+    )
+
+
+# check ----------------------------------------------------------------------------------------------------------------
+
+
+def test_check_says_connected_and_exits_0(vhost_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", vhost_url)
+    result = run("check")
+    assert result.exit_code == 0
+    assert "✓ connected to 127.0.0.1:" in result.stdout
+    (facts,) = _lines(run("check", "--json"))
+    assert facts["connected"] is True
+    assert facts["reason"] is None
+
+
+def test_check_says_why_it_is_not_connected_and_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", NOWHERE)
+    result = run("check")
+    assert result.exit_code == 1
+    assert "not connected: 127.0.0.1:1: connection refused" in result.stdout
+    assert "s3cretword" not in result.output
+    (facts,) = _lines(run("check", "--json"))
+    assert (facts["connected"], facts["node"]) == (False, "127.0.0.1:1")
+    assert "refused" in facts["reason"]
+
+
+def test_check_names_a_wrong_password(rabbit: PrivateRabbit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", f"amqp://ml:wr0ngword@127.0.0.1:{rabbit.port}/")
+    result = run("check")
+    assert result.exit_code == 1
+    assert "password" in result.stdout
+    assert "wr0ngword" not in result.output
+
+
+def test_check_leaves_the_spool_of_a_running_producer_alone(vhost_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", vhost_url)
+    run("check")
+    assert not (Path(os.environ["ML_DATA_DIR"]) / "mlproducer.db").exists()
+
+
+# settings -------------------------------------------------------------------------------------------------------------
+
+
+def test_settings_shows_every_setting_and_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ML_PORT", "4000")
+    (shown,) = _lines(run("settings", "--json"))
+    assert len(shown) == len(Settings.model_fields)
+    assert shown["ML_PORT"] == {"value": 4000, "source": "set"}
+    assert shown["RABBITMQ_HEARTBEAT"] == {"value": 60, "source": "default"}
+    table = run("settings").stdout
+    assert all(name in table for name in shown)
+
+
+@pytest.mark.parametrize("words", [("settings",), ("settings", "--json")])
+def test_settings_shows_no_secret(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", NOWHERE)
+    monkeypatch.setenv("ML_API_KEYS", "k3y-of-sixteen-characters,another-k3y-of-sixteen")
+    result = run(*words)
+    assert result.exit_code == 0
+    assert "s3cretword" not in result.output
+    assert "k3y" not in result.output
+    assert "amqp://ml:***@127.0.0.1:1/" in result.output
+
+
+def test_a_wrong_setting_is_one_line_and_exit_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ML_PORT", "seventy")
+    result = run("check")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("mlproducer: ML_PORT: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_unknown_option_is_exit_2() -> None:
+    assert run("check", "--never").exit_code == 2
+    assert run("nonsense").exit_code == 2
+
+
+def test_version_is_printed() -> None:
+    assert run("--version").stdout.strip()
+
+
+# publish --------------------------------------------------------------------------------------------------------------
+
+
+def test_publish_confirms_a_file_and_counts(vhost_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", vhost_url)
+    file = tmp_path / "tasks.ndjson"
+    file.write_text("".join(f"{task_line(f't{n}')}\n" for n in range(200)))
+    result = run("publish", str(file))
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "accepted 200 (confirmed 200, spooled 0), refused 0\n"
+
+
+def test_publish_reports_each_bad_line_and_goes_on(vhost_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", vhost_url)
+    monkeypatch.setenv("ML_MAX_MESSAGE_BYTES", "1024")
+    lines = [
+        task_line("good1"),
+        "{broken",
+        "",
+        task_line("x", task_type="no_such_type"),
+        '{"task_type": "embed_vectors", "payload": {"share_id": "7"}}',
+        task_line("y", priority=99),
+        '{"task_type": "embed_vectors", "payload": {"share_id": "7", "content": "\udc80"}}',
+        task_line("z", payload={"share_id": "z", "content": "z" * 2000}),
+        task_line("good2"),
+    ]
+    result = publish("\n".join(lines).encode(errors="surrogateescape"))
+    assert result.exit_code == 1
+    assert result.stdout == "accepted 2 (confirmed 2, spooled 0), refused 6\n"
+    said = {line.split(":")[0]: line for line in result.stderr.splitlines()}
+    assert list(said) == [f"line {n}" for n in (2, 4, 5, 6, 7, 8)]
+    assert "not valid JSON" in said["line 2"]
+    assert "line 1" not in said["line 2"]
+    assert "task_type" in said["line 4"]
+    assert "payload.content" in said["line 5"]
+    assert "priority" in said["line 6"]
+    assert "invalid UTF-8" in said["line 7"]
+    assert "ML_MAX_MESSAGE_BYTES" in said["line 8"]
+
+
+def test_publish_json_has_a_line_for_each_result_and_a_summary(vhost_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", vhost_url)
+    result = publish(f"{task_line('a')}\n[]\n{task_line('a')}\n", "--json")
+    *each, last = _lines(result)
+    assert sorted((line["line"], line["state"]) for line in each) == [
+        (1, "confirmed"),
+        (2, "refused"),
+        (3, "confirmed"),
+    ]
+    assert last["summary"]["accepted"] == 2
+    assert last["summary"]["refused"] == 1
+    assert last["summary"]["interrupted"] is False
+
+
+def test_publish_spools_while_there_is_no_broker_and_the_next_one_sends_it(
+    vhost_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", NOWHERE)
+    result = publish(f"{task_line('a')}\n{task_line('b')}\n")
+    assert result.exit_code == 0
+    assert result.stdout == "accepted 2 (confirmed 0, spooled 2), refused 0\n"
+    assert "not connected, so tasks are spooled: 127.0.0.1:1: connection refused" in result.stderr
+    assert "2 tasks wait in the spool at sqlite:///" in result.stderr
+    (listed,) = _lines(run("retry", "list", "--json"))
+    assert {task["task_id"] for task in listed["tasks"]} == {"a", "b"}
+    monkeypatch.setenv("RABBITMQ_URL", vhost_url)
+    assert publish("").exit_code == 0
+    assert _lines(run("retry", "list", "--json"))[0]["total"] == 0
+
+
+def test_publish_of_a_file_that_is_not_there_is_exit_2() -> None:
+    result = run("publish", "none.ndjson")
+    assert result.exit_code == 2
+    assert "cannot read none.ndjson: No such file or directory" in result.stderr
+
+
+def test_publish_with_an_unwritable_data_folder_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ML_DATA_DIR", str(tmp_path / "file" / "sub"))
+    result = publish(task_line("a"))
+    assert result.exit_code == 1
+    assert "ML_DATA_DIR" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_publish_next_to_a_running_producer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", NOWHERE)
+
+    async def scene() -> Result:
+        spool = spool_for(Settings.load())
+        await spool.open()
+        try:
+            return await asyncio.to_thread(publish, task_line("a"))
+        finally:
+            await spool.close()
+
+    result = asyncio.run(scene())
+    assert result.exit_code == 1
+    assert "another producer uses the spool" in result.stderr
+
+
+def test_ctrl_c_in_publish_finishes_what_is_under_way_and_says_what_was_accepted(
+    vhost_url: str, tmp_path: Path
+) -> None:
+    env = {**os.environ, "RABBITMQ_URL": vhost_url, "ML_DATA_DIR": str(tmp_path / "d")}
+    with subprocess.Popen(
+        (sys.executable, "-m", "mlproducer.cli", "publish", "--json"),
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(f"{task_line('a')}\n{task_line('b')}\n")
+        process.stdin.flush()
+        first = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGINT)  # with the pipe still open: nothing but the signal ends it
+        process.wait(20)
+        rest, said = process.stdout.read(), process.stderr.read() if process.stderr else ""
+    assert {line["state"] for line in first} == {"confirmed"}
+    assert process.returncode == 130, said
+    assert json.loads(rest.splitlines()[-1])["summary"] == {
+        "lines": 2,
+        "accepted": 2,
+        "confirmed": 2,
+        "spooled": 0,
+        "refused": 0,
+        "waiting": 0,
+        "interrupted": True,
+    }
+    assert "stopped after 2 lines; what was accepted is safe" in said
+
+
+# retry ----------------------------------------------------------------------------------------------------------------
+
+
+def test_retry_list_without_a_spool_names_the_setting() -> None:
+    result = run("retry", "list")
+    assert result.exit_code == 1
+    assert "ML_DATA_DIR" in result.stderr
+
+
+@pytest.mark.usefixtures("letters")
+def test_retry_list_shows_what_waits_and_why() -> None:
+    result = run("retry", "list")
+    assert result.exit_code == 0
+    assert "1 task in the retry queue" in result.stdout
+    assert "no broker" in result.stdout
+    (listed,) = _lines(run("retry", "list", "--json"))
+    assert listed["total"] == 1
+    assert listed["tasks"][0]["task_id"] == "w1"
+    assert listed["tasks"][0]["cause"] == "not_connected"
+
+
+# dlq ------------------------------------------------------------------------------------------------------------------
+
+
+def _dead(*words: str) -> list[str]:
+    (listed,) = _lines(run("dlq", "list", "--json", *words))
+    return [letter["task_id"] for letter in listed["dead_letters"]]
+
+
+@pytest.mark.usefixtures("letters")
+def test_dlq_list_takes_filters() -> None:
+    assert sorted(_dead()) == ["d1", "d2", "d3"]
+    assert _dead("--type", "summarize_llm") == ["d2"]
+    assert _dead("--reason", "returned") == ["d1"]
+    assert sorted(_dead("--text", "IS FULL")) == ["d2", "d3"]
+    assert _dead("--older-than", "2h") == ["d1"]
+    assert _dead("--limit", "1", "--offset", "2") == ["d1"]
+    assert run("dlq", "list", "--older-than", "soon").exit_code == 2
+    assert "None of 3 dead letters matches" in run("dlq", "list", "--type", "none").stdout
+
+
+@pytest.mark.usefixtures("letters")
+def test_dlq_show_tells_why_and_what_the_worker_would_get() -> None:
+    text = run("dlq", "show", "d1").stdout
+    assert "returned (312)" in text
+    assert "vector_service.tasks.generate_embeddings" in text
+    (shown,) = _lines(run("dlq", "show", "d1", "--json"))
+    assert shown["text"] == "NO_ROUTE: no queue is bound"
+    assert "words" in json.dumps(shown["message"])
+    missing = run("dlq", "show", "w1")
+    assert missing.exit_code == 1
+    assert "it waits in the retry queue" in missing.stderr
+
+
+@pytest.mark.usefixtures("letters")
+def test_dlq_replay_dry_run_changes_nothing() -> None:
+    result = run("dlq", "replay", "--reason", "nacked", "--dry-run")
+    assert result.exit_code == 0
+    assert "Would replay 2 dead letters" in result.stdout
+    assert len(_dead()) == 3
+
+
+@pytest.mark.usefixtures("letters")
+def test_dlq_replay_by_id_needs_no_question_and_reports_unknown_ids() -> None:
+    result = run("dlq", "replay", "d1", "nobody")
+    assert result.exit_code == 1
+    assert "no dead letter nobody" in result.stderr
+    assert "1 task back in the retry queue" in result.stdout
+    assert sorted(_dead()) == ["d2", "d3"]
+    (listed,) = _lines(run("retry", "list", "--json"))
+    assert {task["task_id"] for task in listed["tasks"]} == {"w1", "d1"}
+
+
+@pytest.mark.usefixtures("letters")
+def test_dlq_replay_of_all_asks_first() -> None:
+    assert run("dlq", "replay").exit_code == 2
+    assert run("dlq", "replay", "d1", "--all").exit_code == 2
+    refused = run("dlq", "replay", "--all", stdin="n\n")
+    assert refused.exit_code == 1
+    assert "Replay 3 dead letters?" in refused.stderr
+    assert len(_dead()) == 3
+    assert run("dlq", "replay", "--all", stdin="y\n").exit_code == 0
+    assert _dead() == []
+    assert "is empty" in run("dlq", "list").stdout
+
+
+@pytest.mark.usefixtures("letters")
+def test_dlq_replay_works_beside_a_running_producer() -> None:
+    async def scene() -> Result:
+        spool = spool_for(Settings.load())
+        await spool.open()
+        try:
+            return await asyncio.to_thread(run, "dlq", "replay", "--all", "--yes", "--json")
+        finally:
+            await spool.close()
+
+    result = asyncio.run(scene())
+    assert result.exit_code == 0, result.output
+    assert _lines(result) == [{"replayed": 3, "missing": []}]
