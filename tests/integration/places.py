@@ -43,6 +43,7 @@ async def in_queues(url: str, names: Iterable[str] = QUEUES) -> Counter[str]:
     async with connection:
         for name in names:
             channel = await connection.channel()
+            await channel.set_qos(prefetch_count=60_000)  # without it a quorum queue gives 2,000 and waits for acks
             try:
                 queue = await channel.get_queue(name)
             except aio_pika.exceptions.ChannelNotFoundEntity:

@@ -132,11 +132,14 @@ class Operations:
         count = await self._spool.replay(task_ids, now=self._clock.now())
         self._book.replayed(task_ids)
         self._tell(TasksReplayed(count))
+        await self._gauges.measure()
         self._drain.wake()
         return count
 
     async def purge(self, task_ids: Sequence[str]) -> int:
-        return await self._spool.purge(task_ids)
+        count = await self._spool.purge(task_ids)
+        await self._gauges.measure()
+        return count
 
     def reconnect(self) -> None:
         self._link.reconnect()
