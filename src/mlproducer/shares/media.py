@@ -69,6 +69,7 @@ _INTERNAL_ZONES: Final = (".home.arpa",)
 
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_BRACKETED: Final = re.compile(r"\[[0-9a-f:.]+\](?::[0-9]*)?", re.IGNORECASE)
 _BUCKET: Final = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,220}[a-z0-9])?", re.IGNORECASE)
 _NOT_IN_URL: Final = re.compile(r"[\x00-\x20\x7f-\xa0\\<>\"\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufeff]")
 _MAX_NAME: Final = 253
@@ -100,7 +101,8 @@ def media_kind(media_type: str | None, url: str) -> MediaKind:
     if top in _NEITHER:
         return MediaKind.OTHER
     name = unquote(re.split(r"[?#]", url, maxsplit=1)[0]).rpartition("/")[2]
-    return _ENDINGS.get(name.rpartition(".")[2].lower(), MediaKind.UNKNOWN)
+    _, dot, ending = name.rpartition(".")
+    return _ENDINGS.get(ending.lower(), MediaKind.UNKNOWN) if dot else MediaKind.UNKNOWN
 
 
 def check_media_url(url: str, *, allow_private: bool = False) -> None:
@@ -148,7 +150,9 @@ def _web_problem(parts: SplitResult, *, allow_private: bool) -> str | None:
         return "the host is missing or encoded"
     if parts.port == 0:
         return "port 0 cannot be reached"
-    if parts.netloc.startswith("["):
+    if "[" in parts.netloc:
+        if not _BRACKETED.fullmatch(parts.netloc):  # urlsplit itself lets `[::1]x` through
+            return "the address in brackets is no IPv6 address"
         return _v6_problem(host, allow_private=allow_private)
     if _ends_in_number(host):
         return _v4_problem(host, allow_private=allow_private)
