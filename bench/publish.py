@@ -26,12 +26,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import aio_pika
-from mlproducer.testing.rabbitmq import PrivateRabbit
-from pamqp import commands, frame, header, heartbeat
+from pamqp import base, commands, frame, header, heartbeat
 from rich.console import Console
 from rich.table import Table
 
 from mlproducer import Producer, Receipt, Settings, Task
+from mlproducer.testing.rabbitmq import PrivateRabbit
 
 WINDOW = 1_000
 TEXT = ("The quick brown fox jumps over the lazy dog. " * 30)[:960]
@@ -159,7 +159,7 @@ class RawPublisher:
             self._buffer = self._buffer[size + 8 :]
         return acked
 
-    def _send(self, channel: int, method: commands.base.Frame) -> None:
+    def _send(self, channel: int, method: base.Frame) -> None:
         self._socket.sendall(frame.marshal(method, channel))
 
     def _read(self) -> None:

@@ -14,6 +14,7 @@ from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.operations import Operations
 from mlproducer.delivery.pipeline import Pipeline, publish_one
 from mlproducer.delivery.stream import Refusal, Stream
+from mlproducer.envelope.encode import parse_task
 from mlproducer.ports import DeadFilter, DeadLetter, Spool, SpoolRow
 from mlproducer.status import CheckStatus, Health, Status
 from mlproducer.task import Receipt, Task
@@ -192,5 +193,5 @@ class Engine:
 
 def _task(task_type: str, given: dict[str, object], **payload: object) -> Task:
     fields = dict(given)
-    options = fields.pop("options", None)
-    return Task.model_validate({"task_type": task_type, "payload": {**payload, "options": options or {}}, **fields})
+    payload["options"] = fields.pop("options", {})
+    return parse_task({"task_type": task_type, "payload": payload, **fields})

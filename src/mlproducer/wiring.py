@@ -81,7 +81,7 @@ class Producer(Engine):
         self.settings = settings if settings is not None else Settings.load()
         self.task_types = registry(self.settings, task_types)
         self.metrics = Metrics(self.task_types.names, self.task_types.queues)
-        told = (self.metrics, LogListener(), *listeners)
+        told: tuple[Listener, ...] = (self.metrics, LogListener(), *listeners)
         super().__init__(_assemble(self.settings, self.task_types, told, credentials, overrides or Overrides()))
 
 

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from support import Bench, bench, embed, until
+from engine_bench import Bench, bench, embed, until
 
 from mlproducer.outcome import Nacked, Unsure, UnsureCause
 
@@ -27,7 +27,7 @@ async def _whole(b: Bench, task_id: str, *, cancelled: bool) -> None:
     await until(lambda: b.producer.status().in_flight == 0)
     async with asyncio.timeout(2):
         # Between the broker's ack and the drain's commit a row is still there: wait until that is over.
-        while len(found := [place for place, ids in (await b.places()).items() if task_id in ids]) > 1:
+        while len(found := [place for place, ids in (await b.places()).items() if task_id in ids]) > 1:  # noqa: ASYNC110  # see above
             await asyncio.sleep(0.01)
     assert cancelled or found, "a receipt was given, so the task must be somewhere"
     again = await asyncio.wait_for(b.producer.publish(embed(task_id, id=task_id)), 2)

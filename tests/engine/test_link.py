@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from support import bench, embed, until
+import pytest
+from engine_bench import bench, embed, until
 
 from mlproducer.errors import BrokerUnreachable
 from mlproducer.events import ConnectionFailed, HealthChecked, ReconnectScheduled, ReconnectsExhausted
@@ -67,17 +68,17 @@ async def test_an_operator_who_asks_for_a_reconnect_gets_one_at_once() -> None:
         await until(p.is_healthy)
 
 
-async def test_a_link_that_only_looks_alive_is_found_by_the_health_check() -> None:
+async def test_a_link_that_only_looks_alive_is_found_by_the_health_check(monkeypatch: pytest.MonkeyPatch) -> None:
     b = bench(ml_health_interval=0.05)
     async with b.producer as p:
         await p.connected(1)
         real = b.broker.check
 
         async def dead() -> None:
-            b.broker.check = real  # type: ignore[method-assign]  # once
+            monkeypatch.setattr(b.broker, "check", real)
             raise BrokerUnreachable("no answer to the passive declare")
 
-        b.broker.check = dead  # type: ignore[method-assign]  # scripted for this test
+        monkeypatch.setattr(b.broker, "check", dead)
         await until(lambda: b.broker.connects == 2)
         assert not b.told(HealthChecked)[0].ok or len(b.told(HealthChecked)) > 1
         assert b.told(ConnectionFailed)

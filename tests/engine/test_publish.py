@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from support import bench, embed, until
+from engine_bench import bench, embed, until
 
 from mlproducer import (
     InvalidTask,

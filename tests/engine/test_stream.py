@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from support import bench, embed, until
+from engine_bench import bench, embed, until
 
 from mlproducer import Receipt, Refusal, Task, TaskState
 from mlproducer.outcome import Nacked, Unsure, UnsureCause

@@ -205,7 +205,7 @@ async def test_a_deleted_queue_sends_tasks_through_their_attempts_to_the_dlq_and
 
 async def test_a_queue_that_rejects_publishes_nacks_and_the_tasks_end_in_the_dlq(vhost: str, tmp_path: Path) -> None:
     async def small_queue(channel: aio_pika.abc.AbstractChannel) -> None:
-        arguments = {"x-max-length": 5, "x-overflow": "reject-publish"}
+        arguments: dict[str, Any] = {"x-max-length": 5, "x-overflow": "reject-publish"}
         queue = await channel.declare_queue("ml.embed", durable=True, arguments=arguments)
         exchange = await channel.declare_exchange("ml.tasks", "topic", durable=True)
         await queue.bind(exchange, "ml.embed")

@@ -55,18 +55,27 @@ class Guard:
         match outcome:
             case Confirmed() | Nacked() | Returned():
                 self.success()
-            case Unsure(cause=UnsureCause.CHANNEL_REFUSED):
-                self.success()
+            case Unsure(cause=cause):
+                self._judge_unsure(cause, admission)
             case NotSent(cause=NotSentCause.CHANNEL_REFUSED | NotSentCause.TOO_LARGE):
                 self.success()
-            case Unsure(cause=UnsureCause.CONFIRM_TIMEOUT | UnsureCause.CHANNEL_LOST):
+            case NotSent():
+                self.release(admission)
+            case _:
+                assert_never(outcome)
+
+    def _judge_unsure(self, cause: UnsureCause, admission: Admission) -> None:
+        match cause:
+            case UnsureCause.CHANNEL_REFUSED:
+                self.success()
+            case UnsureCause.CONFIRM_TIMEOUT | UnsureCause.CHANNEL_LOST:
                 self.failure()
-            case Unsure(cause=UnsureCause.CONNECTION_LOST) | NotSent():
+            case UnsureCause.CONNECTION_LOST:
                 # The link keeper counts the lost connection, once. If this was the probe, it never got its answer:
                 # give the permit back, so that the next attempt after reconnecting may probe.
                 self.release(admission)
             case _:
-                assert_never(outcome)
+                assert_never(cause)
 
     def release(self, admission: Admission) -> None:
         """An admitted attempt that the broker never answered."""

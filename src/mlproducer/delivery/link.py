@@ -57,6 +57,7 @@ class LinkKeeper:
         self._tell = tell
         self._connected = connected
         self._jobs: set[asyncio.Task[None]] = set()
+        self._opening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._told = ConnectionState.DISCONNECTED
         self._closed = asyncio.Event()
@@ -100,10 +101,8 @@ class LinkKeeper:
 
     async def stop(self) -> None:
         """Close the link and end every job. Returns when the link is closed."""
-        if self._supervisor.state is not SupervisorState.CLOSED:
-            self._on(StopAsked())
-            if self._supervisor.state is not SupervisorState.CLOSED:
-                await self._closed.wait()
+        self._on(StopAsked())
+        await self._closed.wait()
         for job in list(self._jobs):
             job.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
@@ -119,7 +118,7 @@ class LinkKeeper:
     def _perform(self, effect: Effect) -> None:
         match effect:
             case OpenLink():
-                self._spawn(self._open())
+                self._opening = self._spawn(self._open())
             case CloseLink():
                 self._spawn(self._close())
             case StartTimer(delay=delay, attempt=attempt):
@@ -151,6 +150,11 @@ class LinkKeeper:
             self._connected()
 
     async def _close(self) -> None:
+        # Race: asked to stop while connecting. Closing first would find no link, and the connect would then make one
+        # that nobody closes. So the connect ends before the close begins.
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
         try:
             await self._broker.close()
         finally:
@@ -167,7 +171,8 @@ class LinkKeeper:
             self._told = state
             self._tell(ConnectionChanged(state, self._broker.view().node, self.last_error))
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         job = asyncio.get_running_loop().create_task(work)
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
+        return job

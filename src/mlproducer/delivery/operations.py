@@ -104,12 +104,13 @@ class Operations:
         if entry is not None:
             return entry.receipt()
         found = await self._spool.find(task_id)
+        next_at: float | None = None
         match found:
             case SpoolRow():
                 state, reason, next_at = TaskState.SPOOLED, found.text or found.cause, found.due_at
             case DeadLetter():
                 state = TaskState.EXPIRED if found.reason == "expired" else TaskState.DEAD
-                reason, next_at = found.text or found.reason, None
+                reason = found.text or found.reason
             case None:
                 raise NotFound(f"no task {task_id} is known here (ML_RECEIPTS_KEPT bounds how many are remembered)")
         envelope = found.envelope

@@ -18,7 +18,7 @@ from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.drain import Drain
 from mlproducer.delivery.health import Gauges
 from mlproducer.delivery.receipts import Entry, ReceiptBook
-from mlproducer.errors import NotAccepting, RefusedTask, SpoolFull
+from mlproducer.errors import InvalidTask, NotAccepting, RefusedTask, SpoolFull
 from mlproducer.events import TaskAccepted, TaskConfirmed, TaskRefused, TaskSpooled
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
 from mlproducer.ports import Again, Broker, Bury, Clock, Done, Listener, Settle, Spool, SpoolRow, Verdict
@@ -82,7 +82,10 @@ class Pipeline:
             if not self.accepting:
                 raise NotAccepting("the producer is not started, or is stopping: use it within `async with`")
             envelope = self._encode(task)
-            entry = self._book.begin(envelope, self._clock.now())
+            now = self._clock.now()
+            if envelope.expires_at is not None and envelope.expires_at <= now:
+                raise InvalidTask("is in the past: the task could never run", field="expires")
+            entry = self._book.begin(envelope, now)
         except RefusedTask as error:
             self.refused(task, error)
             raise
