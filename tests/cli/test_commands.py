@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from mlproducer.cli.app import app
+from mlproducer.cli.quickstart.client import Client
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.ports import Bury, SpoolRow
@@ -22,6 +24,7 @@ from mlproducer.task import Task
 from mlproducer.testing.rabbitmq import PrivateRabbit
 from mlproducer.wiring import spool_for
 
+SHARES = Path(__file__).resolve().parents[2] / "examples" / "shares.ndjson"
 NOWHERE = "amqp://ml:s3cretword@127.0.0.1:1/"
 
 
@@ -183,7 +186,7 @@ def test_publish_reports_each_bad_line_and_goes_on(vhost_url: str, monkeypatch: 
     assert result.exit_code == 1
     assert result.stdout == "accepted 2 (confirmed 2, spooled 0), refused 6\n"
     said = {line.split(":")[0]: line for line in result.stderr.splitlines()}
-    assert list(said) == [f"line {n}" for n in (2, 4, 5, 6, 7, 8)]
+    assert sorted(said) == [f"line {n}" for n in (2, 4, 5, 6, 7, 8)]
     assert "not valid JSON" in said["line 2"]
     assert "line 1" not in said["line 2"]
     assert "task_type" in said["line 4"]
@@ -195,16 +198,40 @@ def test_publish_reports_each_bad_line_and_goes_on(vhost_url: str, monkeypatch: 
 
 def test_publish_json_has_a_line_for_each_result_and_a_summary(vhost_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RABBITMQ_URL", vhost_url)
-    result = publish(f"{task_line('a')}\n[]\n{task_line('a')}\n", "--json")
+    result = publish(f"{task_line('a')}\n[]\n{task_line('b')}\n", "--json")
     *each, last = _lines(result)
-    assert sorted((line["line"], line["state"]) for line in each) == [
-        (1, "confirmed"),
-        (2, "refused"),
-        (3, "confirmed"),
-    ]
+    assert {line["line"]: line["state"] for line in each} == {1: "confirmed", 2: "refused", 3: "confirmed"}
     assert last["summary"]["accepted"] == 2
     assert last["summary"]["refused"] == 1
     assert last["summary"]["interrupted"] is False
+
+
+def test_publish_share_publishes_what_each_share_needs(vhost_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", vhost_url)
+    shares = [
+        {"id": "short", "text": "A few words."},
+        {"id": "long", "text": "words " * 100, "media_url": "s3://bucket/talk.mp3"},
+        {"id": "inner", "text": "x", "media_type": "audio", "media_url": "http://127.0.0.1/talk.mp3"},
+        {"id": "empty"},
+    ]
+    result = publish("".join(f"{json.dumps(share)}\n" for share in shares), "--share", "--json")
+    assert result.exit_code == 1
+    *each, last = _lines(result)
+    assert sorted((line["line"], line.get("task_type") or line["field"]) for line in each) == [
+        (1, "embed_vectors"),
+        (2, "embed_vectors"),
+        (2, "summarize_llm"),
+        (2, "transcribe_whisper"),
+        (3, "media_url"),
+    ]
+    assert (last["summary"]["lines"], last["summary"]["confirmed"], last["summary"]["refused"]) == (4, 4, 1)
+
+
+def test_the_shipped_shares_can_be_published(vhost_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", vhost_url)
+    result = publish(SHARES.read_bytes(), "--share")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "accepted 102 (confirmed 102, spooled 0), refused 0\n"
 
 
 def test_publish_spools_while_there_is_no_broker_and_the_next_one_sends_it(
@@ -238,20 +265,34 @@ def test_publish_with_an_unwritable_data_folder_names_it(monkeypatch: pytest.Mon
     assert "Traceback" not in result.output
 
 
-def test_publish_next_to_a_running_producer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RABBITMQ_URL", NOWHERE)
+async def test_publish_next_to_a_running_producer_says_so() -> None:
+    spool = spool_for(Settings.load())
+    await spool.open()
+    try:
+        done = await asyncio.to_thread(_shell, "publish", env={"RABBITMQ_URL": NOWHERE}, stdin=task_line("a"))
+    finally:
+        await spool.close()
+    assert done.returncode == 1
+    assert "another producer uses the spool" in done.stderr
+    assert "Traceback" not in done.stderr
 
-    async def scene() -> Result:
-        spool = spool_for(Settings.load())
-        await spool.open()
-        try:
-            return await asyncio.to_thread(publish, task_line("a"))
-        finally:
-            await spool.close()
 
-    result = asyncio.run(scene())
-    assert result.exit_code == 1
-    assert "another producer uses the spool" in result.stderr
+def test_publish_reads_a_pipe(vhost_url: str) -> None:
+    done = _shell("publish", env={"RABBITMQ_URL": vhost_url}, stdin=task_line("a"))
+    assert (done.returncode, done.stdout) == (0, "accepted 1 (confirmed 1, spooled 0), refused 0\n")
+    assert done.stderr == ""
+
+
+def _shell(*words: str, env: dict[str, str], stdin: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        (sys.executable, "-m", "mlproducer.cli", *words),
+        env={**os.environ, **env},
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
 
 
 def test_ctrl_c_in_publish_finishes_what_is_under_way_and_says_what_was_accepted(
@@ -375,15 +416,52 @@ def test_dlq_replay_of_all_asks_first() -> None:
 
 
 @pytest.mark.usefixtures("letters")
-def test_dlq_replay_works_beside_a_running_producer() -> None:
-    async def scene() -> Result:
-        spool = spool_for(Settings.load())
-        await spool.open()
-        try:
-            return await asyncio.to_thread(run, "dlq", "replay", "--all", "--yes", "--json")
-        finally:
-            await spool.close()
-
-    result = asyncio.run(scene())
+async def test_dlq_replay_works_beside_a_running_producer() -> None:
+    spool = spool_for(Settings.load())
+    await spool.open()
+    try:
+        result = await asyncio.to_thread(run, "dlq", "replay", "--all", "--yes", "--json")
+        assert len(await spool.waiting(limit=10)) == 4
+    finally:
+        await spool.close()
     assert result.exit_code == 0, result.output
     assert _lines(result) == [{"replayed": 3, "missing": []}]
+
+
+# serve ----------------------------------------------------------------------------------------------------------------
+
+
+def test_serve_answers_until_sigterm_and_stops_in_order(vhost_url: str) -> None:
+    with subprocess.Popen(
+        (sys.executable, "-m", "mlproducer.cli", "serve", "--port", "0", "--json"),
+        env={**os.environ, "RABBITMQ_URL": vhost_url, "ML_LOG_FORMAT": "json"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["url"]
+        client = Client("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        end = time.monotonic() + 20
+        while not client.connected() and time.monotonic() < end:
+            time.sleep(0.05)
+        answer = client.post("/api/ml/tasks", task_line("a").encode())
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+    assert answer["state"] == "confirmed"
+    assert process.returncode == 0, said
+    assert all(json.loads(line)["level"] != "error" for line in said.splitlines())
+
+
+def test_serve_on_a_taken_port_names_the_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        result = run("serve", "--port", str(server.getsockname()[1]))
+    assert result.exit_code == 2
+    assert "ML_PORT" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_serve_on_the_network_without_keys_is_refused() -> None:
+    result = run("serve", "--host", "0.0.0.0", "--port", "0")  # noqa: S104  # that is the point
+    assert result.exit_code == 2
+    assert "--insecure" in result.stderr

@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -13,12 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from mlproducer.cli.quickstart.children import Child, ChildFailed, start
+from mlproducer.cli.output import output
+from mlproducer.cli.quickstart import broker
+from mlproducer.cli.quickstart.children import Child, ChildFailed, Program
 from mlproducer.cli.quickstart.client import CallFailed, Client
 from mlproducer.cli.quickstart.feed import Story, publish_and_follow
-from mlproducer.cli.quickstart.places import check_port, find_places
-from mlproducer.cli.quickstart.worker import Results, follow
+from mlproducer.cli.quickstart.places import Places, check_port, find_places
+from mlproducer.cli.quickstart.results import Results, follow
+from mlproducer.cli.quickstart.running import Running, Stopped
+from mlproducer.cli.quickstart.show import Screen
 from mlproducer.errors import SettingsError
 from mlproducer.settings import Settings
 
@@ -49,16 +55,14 @@ def test_a_data_folder_that_cannot_be_written_is_named_with_its_setting(tmp_path
 def test_a_taken_port_is_named_with_its_setting() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(
-            SettingsError, match=rf"ML_PORT: cannot serve on 127\.0\.0\.1:{port}: Address already in use"
-        ):
+        with pytest.raises(SettingsError, match=rf"ML_PORT: port {port} of 127\.0\.0\.1 is in use"):
             check_port(Settings(ml_port=port))
     assert check_port(Settings(ml_port=port)) == port
     assert check_port(Settings(ml_port=0)) > 0
 
 
 def _child(tmp_path: Path, code: str) -> Child:
-    return start("helper", (sys.executable, "-c", code), env=os.environ, cwd=tmp_path, log=tmp_path / "helper.log")
+    return Program("helper", (sys.executable, "-c", code), os.environ, tmp_path, tmp_path / "helper.log").start()
 
 
 def test_a_child_that_ends_early_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
@@ -101,7 +105,7 @@ def _alive(pid: int) -> bool:
 
 def test_a_program_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ChildFailed, match="cannot start the helper"):
-        start("helper", ("/no/such/program",), env={}, cwd=tmp_path, log=tmp_path / "helper.log")
+        Program("helper", ("/no/such/program",), {}, tmp_path, tmp_path / "helper.log").start()
 
 
 def test_results_are_followed_from_where_they_ended_and_only_in_whole_lines(tmp_path: Path) -> None:
@@ -202,3 +206,47 @@ def test_a_task_that_failed_and_then_succeeded_is_done() -> None:
     story.result("a", done=False)
     story.result("a", done=True)
     assert (story.processed, story.failed) == ({"a"}, set())
+
+
+def test_a_signal_while_a_child_is_started_takes_effect_when_it_is_noted(tmp_path: Path) -> None:
+    class Slow(Program):
+        def start(self) -> Child:
+            child = super().start()
+            signal.raise_signal(signal.SIGINT)
+            return child
+
+    program = Slow("service", (sys.executable, "-c", "import time; time.sleep(60)"), {}, tmp_path, tmp_path / "log")
+    running = Running(Screen(output(as_json=True)))
+    with pytest.raises(Stopped), running:
+        running.start_service(program)
+    assert running.service is not None
+    assert not running.service.running
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_without_broker_and_without_root_one_sentence_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker, "installed", lambda: False)
+    monkeypatch.setattr(broker, "_may_install", lambda: False)
+    settings = Settings(rabbitmq_url=SecretStr("amqp://ml:ml_password@127.0.0.1:1/"))
+    with pytest.raises(broker.NoBroker, match=r"docker run -d -p 5672:5672 .* rabbitmq:4"):
+        broker.find_broker(settings, find_places(settings, tmp_path, ROOT), lambda _: None, lambda start: start())
+
+
+def test_an_installation_that_fails_shows_the_end_of_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "scripts" / "apt-install"
+    script.parent.mkdir()
+    script.write_text('#!/bin/sh\necho "no such package as $1"\nexit 1\n')
+    script.chmod(0o755)
+    (tmp_path / "log").mkdir()
+    monkeypatch.setattr(broker, "installed", lambda: False)
+    monkeypatch.setattr(broker, "_may_install", lambda: True)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    said: list[str] = []
+    settings = Settings(rabbitmq_url=SecretStr("amqp://ml:ml_password@127.0.0.1:1/"))
+    with pytest.raises(
+        broker.NoBroker, match=r"(?s)installing rabbitmq-server failed.*no such package as rabbitmq-server"
+    ):
+        broker.find_broker(settings, Places(tmp_path, tmp_path), said.append, lambda start: start())
+    assert any("installing rabbitmq-server from Debian's packages" in text for text in said)

@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from mlproducer.cli.check import look
-from mlproducer.cli.quickstart.children import start
+from mlproducer.cli.quickstart.children import Program
 from mlproducer.cli.quickstart.places import Places
 from mlproducer.errors import MLProducerError
 from mlproducer.settings import DEFAULT_URL, Settings
@@ -24,10 +24,11 @@ PROBE_TIMEOUT_MS: Final = 3_000
 NODE: Final = "quickstart@localhost"
 """The same each time, so that what its queues hold is there again at the next run."""
 
-_TICK: Final = 5.0
-"""Seconds between two words on an installation."""
+_TICK: Final = 0.2
+"""Seconds between two looks at an installation."""
 
 Say = Callable[[str], None]
+Start = Callable[[Callable[[], "Found"]], "Found"]
 
 
 class NoBroker(MLProducerError):
@@ -47,28 +48,35 @@ class Found:
             self.private.stop()
 
 
-def find_broker(settings: Settings, places: Places, say: Say) -> Found:
-    """Raises: NoBroker, saying what to do."""
+def find_broker(settings: Settings, places: Places, say: Say, start: Start) -> Found:
+    """`start` calls what it is given, and keeps what that returns until it is stopped.
+
+    Raises: NoBroker, saying what to do.
+    """
     say(f"looking for a broker at {', '.join(settings.broker_nodes)}")
     status = look(settings.model_copy(update={"rabbitmq_connection_timeout": PROBE_TIMEOUT_MS}))
     if status.connection == "connected":
         return Found(settings.rabbitmq_url.get_secret_value(), f"RabbitMQ at {status.node}")
     if not installed():
         _install(places, say)
-    return _private(places, say)
+    node = _node(places)
+    say(f"starting a private RabbitMQ at localhost:{node.port}")
+    return start(lambda: _started(node))
 
 
-def _private(places: Places, say: Say) -> Found:
+def _node(places: Places) -> PrivateRabbit:
     """A node of our own, with the user and password of the default URL, so that other tools find it too."""
     parts = urlsplit(DEFAULT_URL)
-    node = PrivateRabbit(
+    return PrivateRabbit(
         places.broker,
         name=NODE,
         user=unquote(parts.username or ""),
         password=unquote(parts.password or ""),
         port=USUAL_PORT,
     )
-    say(f"starting a private RabbitMQ at localhost:{node.port}")
+
+
+def _started(node: PrivateRabbit) -> Found:
     node.start()
     return Found(node.url, f"private RabbitMQ at localhost:{node.port}", node)
 
@@ -83,11 +91,15 @@ def _install(places: Places, say: Say) -> None:
             f"docker run -d -p 5672:5672 -e RABBITMQ_DEFAULT_USER={user} -e RABBITMQ_DEFAULT_PASS={password} rabbitmq:4"
         )
     log = places.log("install")
-    child = start("install", (str(script), "rabbitmq-server"), env=os.environ, cwd=places.root, log=log)
+    child = Program("installation", (str(script), "rabbitmq-server"), os.environ, places.root, log).start()
     began = time.monotonic()
-    while child.running:
-        say(f"installing rabbitmq-server from Debian's packages, once ({time.monotonic() - began:.0f} s)")
-        time.sleep(_TICK)
+    try:
+        while child.running:
+            seconds = int(time.monotonic() - began) // 10 * 10
+            say(f"installing rabbitmq-server from Debian's packages, once ({seconds} s)")
+            time.sleep(_TICK)
+    finally:
+        child.process.wait()  # also after Ctrl-C: half an installation would be in everybody's way
     if child.process.returncode != 0 or not installed():
         raise NoBroker(f"installing rabbitmq-server failed; try: sudo apt-get install rabbitmq-server\n{child.tail()}")
 

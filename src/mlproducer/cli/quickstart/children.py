@@ -67,23 +67,31 @@ class Child:
         return f"  (no log at {self.log})"
 
 
-def start(name: str, command: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) -> Child:
-    """Start a program that logs to a fresh file.
-
-    In a session of its own: Ctrl-C on the terminal reaches only us, and we stop our children in order.
-    Raises: ChildFailed.
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to start. It logs to a fresh file, and runs in a session of its own: Ctrl-C on the terminal reaches only
+    us, who stop our children in order.
     """
-    try:
-        with log.open("wb") as file:
-            process = subprocess.Popen(  # noqa: S603  # our own programs, with arguments of our own
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=dict(env),
-                cwd=cwd,
-                start_new_session=True,
-            )
-    except OSError as exc:
-        raise ChildFailed(f"cannot start the {name}: {exc}") from exc
-    return Child(name, process, log)
+
+    name: str
+    command: Sequence[str]
+    env: Mapping[str, str]
+    cwd: Path
+    log: Path
+
+    def start(self) -> Child:
+        """Raises: ChildFailed."""
+        try:
+            with self.log.open("wb") as file:
+                process = subprocess.Popen(  # noqa: S603  # our own programs, with arguments of our own
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env=dict(self.env),
+                    cwd=self.cwd,
+                    start_new_session=True,
+                )
+        except OSError as exc:
+            raise ChildFailed(f"cannot start the {self.name}: {exc}") from exc
+        return Child(self.name, process, self.log)

@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 from pydantic import SecretStr
+from rich.markup import escape
 
 from mlproducer.cli.output import ExitCode, JsonOption, output
 from mlproducer.cli.quickstart.broker import find_broker
-from mlproducer.cli.quickstart.children import start
+from mlproducer.cli.quickstart.children import Program
 from mlproducer.cli.quickstart.client import Client
 from mlproducer.cli.quickstart.feed import Story, publish_and_follow
 from mlproducer.cli.quickstart.places import Places, check_port, find_places
-from mlproducer.cli.quickstart.running import Running, Stopped, stoppable
+from mlproducer.cli.quickstart.results import follow
+from mlproducer.cli.quickstart.running import Running, Stopped
 from mlproducer.cli.quickstart.show import Screen
-from mlproducer.cli.quickstart.worker import follow, start_worker
+from mlproducer.cli.quickstart.worker import CONCURRENCY, READY, says_ready, worker
 from mlproducer.settings import Settings
 from mlproducer.shares import Preferences, parse_share, plan
 
@@ -47,7 +50,7 @@ def quickstart(
     screen = Screen(output(as_json=as_json))
     story: Story | None = None
     try:
-        with stoppable(), Running(screen) as running:
+        with Running(screen) as running:
             client = _start(settings, places, port, running)
             story = _publish(client, places, running)
             _report(client, story, running)
@@ -66,10 +69,10 @@ def quickstart(
 def _start(settings: Settings, places: Places, port: int, running: Running) -> Client:
     """Broker, service, worker. Raises: MLProducerError."""
     screen = running.screen
-    with screen.step("broker") as say:
-        broker = find_broker(settings, places, say)
-        running.broker = broker
-        say(broker.words)
+    screen.out.say(f"[bold]mlproducer[/bold] {version('mlproducer')}, data in {escape(str(places.data))}\n")
+    with screen.step("broker") as step:
+        broker = find_broker(settings, places, step.say, running.start_broker)
+        step.result = broker.words
     settings = settings.model_copy(update={"rabbitmq_url": SecretStr(broker.url), "ml_port": port})
     key = settings.ml_api_keys[0].get_secret_value() if settings.ml_api_keys else None
     client = Client("127.0.0.1" if settings.ml_host in {"0.0.0.0", "::"} else settings.ml_host, port, key)  # noqa: S104  # compared, not bound
@@ -80,16 +83,17 @@ def _start(settings: Settings, places: Places, port: int, running: Running) -> C
         "ML_DATA_DIR": str(places.data),
         "PYTHONUNBUFFERED": "1",
     }
-    with screen.step("service") as say:
-        say(f"starting on {client.base}")
+    with screen.step("service") as step:
+        step.say(f"starting on {client.base}")
         command = (sys.executable, "-m", "mlproducer.cli", "serve")
-        running.service = start("service", command, env=env, cwd=Path.cwd(), log=places.log("service"))
-        running.service.wait_until(client.connected, _SERVICE_READY)
-        say(client.base)
-    with screen.step("worker") as say:
-        say("starting Celery")
-        running.worker = start_worker(places, settings, env)
-        say("Celery on all queues")
+        program = Program("service", command, env, Path.cwd(), places.log("service"))
+        running.start_service(program).wait_until(client.connected, _SERVICE_READY)
+        step.result = client.base
+    with screen.step("worker") as step:
+        step.say("starting Celery")
+        child = running.start_worker(worker(places, settings, env))
+        child.wait_until(lambda: says_ready(child.log.read_bytes()), READY)
+        step.result = f"Celery, {CONCURRENCY} processes, all queues"
     return client
 
 

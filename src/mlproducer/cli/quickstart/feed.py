@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from mlproducer.cli.output import percentile
 from mlproducer.cli.quickstart.client import CallFailed, Client
-from mlproducer.cli.quickstart.worker import Results
+from mlproducer.cli.quickstart.results import Results
 
 AT_ONCE: Final = 8
 """Shares under way at once: enough to show that order does not matter, few enough to watch."""

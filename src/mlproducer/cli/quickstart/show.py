@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from rich import box
@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from mlproducer.cli.output import Output, span
+from mlproducer.cli.output import Output, plural, span
 from mlproducer.cli.quickstart.feed import Story
 
 _EVERY: Final = 1.0
@@ -23,39 +23,37 @@ _EVERY: Final = 1.0
 
 
 @dataclass(slots=True)
+class Step:
+    say: Callable[[str], None]
+    """What goes on now."""
+    result: str = ""
+    """What came of it; set before the step ends."""
+
+
+@dataclass(frozen=True, slots=True)
 class Screen:
     out: Output
-    steps: list[str] = field(default_factory=list)
 
     @property
     def live(self) -> bool:
         return self.out.screen.is_terminal and not self.out.as_json
 
     @contextmanager
-    def step(self, name: str) -> Iterator[Callable[[str], None]]:
-        """One thing that is started: says what goes on while it does, and `✓` with the last words when it is up."""
+    def step(self, name: str) -> Iterator[Step]:
+        """One thing that is started or stopped: what goes on while it is, and one line when it is done."""
         began = time.monotonic()
-        last = ""
         if self.live:
-            with self.out.screen.status(f"{name} …") as status:
-
-                def say(text: str) -> None:
-                    nonlocal last
-                    last = text
-                    status.update(f"[bold]{name}[/bold]  {escape(text)} …")
-
-                yield say
+            with self.out.screen.status(f"[bold]{name}[/bold]") as status:
+                step = Step(lambda text: status.update(f"[bold]{name:<8}[/bold] {escape(text)} …"))
+                yield step
         else:
-
-            def say(text: str) -> None:
-                nonlocal last
-                last = text
-                self.out.say(f"{name}: {escape(text)}")
-
-            yield say
+            step = Step(_once(lambda text: self.out.say(f"{name}: {escape(text)} ...")))
+            yield step
         took = span(time.monotonic() - began)
-        mark = "[green]✓[/green] " if self.live else ""
-        self.out.say(f"{mark}[bold]{name:<8}[/bold] {escape(last)} [dim]({took})[/dim]")
+        if self.live:
+            self.out.say(f"[green]✓[/green] [bold]{name:<8}[/bold] {escape(step.result)} [dim]{took}[/dim]")
+        else:
+            self.out.say(f"{name}: {escape(step.result)} ({took})")
 
     @contextmanager
     def progress(self, tasks: int) -> Iterator[Callable[[Story], None]]:
@@ -121,7 +119,25 @@ class Screen:
         for text in story.refused[:5]:
             self.out.say(f"[red]refused[/red] {escape(text)}")
         if story.failed:
-            self.out.say(f"[red]{len(story.failed)} failed at the worker[/red]")
+            self.out.say(f"[red]{plural(len(story.failed), 'task')} failed at the worker[/red]: see log/worker.log")
+        if missing := story.accepted - len(story.processed) - len(story.failed):
+            self.out.say(
+                f"[red]{plural(missing, 'task')} not seen at our worker[/red]: "
+                "does another worker take from the same queues? See log/worker.log"
+            )
         self.out.screen.print()
         for name, address in addresses.items():
             self.out.say(f"{name:<9} [link={address}]{address}[/link]" if self.live else f"{name:<9} {address}")
+
+
+def _once(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Says the same thing only once in a row."""
+    last = ""
+
+    def say_new(text: str) -> None:
+        nonlocal last
+        if text != last:
+            last = text
+            say(text)
+
+    return say_new
