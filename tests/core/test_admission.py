@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from mlproducer.core.admission import Detour, Direct, SpoolGate, Window, route
+from mlproducer.core.breaker import Admission
+from mlproducer.outcome import NotSentCause
+from mlproducer.ports import LinkView
+
+WINDOW = Window(max_tasks=10, max_bytes=1_000)
+
+
+def link(*, connected: bool = True, blocked: bool = False, in_flight: int = 0, in_flight_bytes: int = 0) -> LinkView:
+    return LinkView(connected, blocked, False, in_flight, in_flight_bytes, "localhost:5672")
+
+
+@pytest.mark.parametrize("admission", [Admission.PASS, Admission.PROBE])
+def test_a_working_link_with_room_is_published_to_at_once(admission: Admission) -> None:
+    assert route(link(in_flight=9, in_flight_bytes=900), admission, size=100, window=WINDOW) == Direct()
+
+
+@pytest.mark.parametrize(
+    ("view", "admission", "cause"),
+    [
+        (link(connected=False, blocked=True, in_flight=10), Admission.REFUSED, NotSentCause.NOT_CONNECTED),
+        (link(blocked=True, in_flight=10), Admission.REFUSED, NotSentCause.BLOCKED),
+        (link(in_flight=10), Admission.REFUSED, NotSentCause.BREAKER_OPEN),
+        (link(in_flight=10), Admission.PASS, NotSentCause.WINDOW_FULL),
+        (link(in_flight=1, in_flight_bytes=901), Admission.PROBE, NotSentCause.WINDOW_FULL),
+    ],
+)
+def test_of_several_things_wrong_the_one_nearest_to_the_broker_is_the_cause(
+    view: LinkView, admission: Admission, cause: NotSentCause
+) -> None:
+    assert route(view, admission, size=100, window=WINDOW) == Detour(cause)
+
+
+def test_a_task_larger_than_the_window_goes_when_nothing_else_is_in_flight() -> None:
+    assert route(link(), Admission.PASS, size=5_000, window=WINDOW) == Direct()
+    assert route(link(in_flight=1, in_flight_bytes=1), Admission.PASS, size=5_000, window=WINDOW) == Detour(
+        NotSentCause.WINDOW_FULL
+    )
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 1_500), max_size=40))
+def test_the_window_is_never_exceeded_but_by_one_task_alone(sizes: list[int]) -> None:
+    flying: list[int] = []
+    for size in sizes:
+        view = link(in_flight=len(flying), in_flight_bytes=sum(flying))
+        if route(view, Admission.PASS, size=size, window=WINDOW) == Direct():
+            flying.append(size)
+    assert len(flying) <= WINDOW.max_tasks
+    assert sum(flying) <= WINDOW.max_bytes or len(flying) == 1
+
+
+def test_the_gate_closes_at_the_high_mark_and_opens_under_the_low_one() -> None:
+    gate = SpoolGate(max_tasks=100, max_bytes=10_000)
+    assert gate.check(99, 99, adding=1) is None
+    assert gate.check(100, 100, adding=1) is not None
+    assert gate.check(90, 90, adding=1) is not None, "the low mark itself is still closed"
+    assert gate.check(89, 89, adding=1) is None
+    assert gate.check(95, 95, adding=1) is None, "open again up to the high mark"
+
+
+def test_the_gate_closes_on_bytes_as_well() -> None:
+    gate = SpoolGate(max_tasks=100, max_bytes=10_000)
+    assert gate.check(1, 9_000, adding=1_000) is None
+    assert gate.check(2, 9_001, adding=1_000) is not None
+    assert gate.check(2, 9_000, adding=1) is not None
+    assert gate.check(2, 8_999, adding=1) is None
+
+
+def test_a_refusal_says_how_full_the_spool_is_the_likely_cause_and_the_settings() -> None:
+    why = SpoolGate(max_tasks=1_000, max_bytes=5_000_000).check(1_000, 2_500_000, adding=700)
+    assert why is not None
+    for words in ("1,000 of 1,000", "2,500,000 of 5,000,000", "broker", "ML_SPOOL_MAX_TASKS", "ML_SPOOL_MAX_BYTES"):
+        assert words in why
+
+
+def test_a_spool_of_one_task_opens_again_when_it_is_empty() -> None:
+    gate = SpoolGate(max_tasks=1, max_bytes=1_000)
+    assert [gate.check(tasks, 0, adding=1) is None for tasks in (0, 1, 0)] == [True, False, True]
+
+
+class SpoolThatFillsAndDrains(RuleBasedStateMachine):
+    HIGH_TASKS = 20
+    HIGH_BYTES = 2_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = SpoolGate(self.HIGH_TASKS, self.HIGH_BYTES)
+        self.rows: list[int] = []
+        self.refused_at_high_mark = False
+
+    @rule(size=st.integers(1, 400), times=st.integers(1, 12))
+    def add(self, size: int, times: int) -> None:
+        for _ in range(times):
+            self.add_one(size)
+
+    def add_one(self, size: int) -> None:
+        tasks, held = len(self.rows), sum(self.rows)
+        admitted = self.gate.check(tasks, held, size) is None
+        fits = tasks + 1 <= self.HIGH_TASKS and held + size <= self.HIGH_BYTES
+        under_low_mark = tasks < 0.9 * self.HIGH_TASKS and held < 0.9 * self.HIGH_BYTES
+        if under_low_mark:
+            assert admitted is fits, "under the low mark only a task that does not fit is refused"
+        elif self.refused_at_high_mark:
+            assert not admitted, "between the marks a closed gate stays closed"
+        else:
+            assert admitted is fits
+        self.refused_at_high_mark = not admitted
+        if admitted:
+            self.rows.append(size)
+
+    @rule(count=st.integers(1, 5))
+    def drain(self, count: int) -> None:
+        del self.rows[:count]
+
+    @invariant()
+    def the_spool_is_never_over_its_limits(self) -> None:
+        assert len(self.rows) <= self.HIGH_TASKS
+        assert sum(self.rows) <= self.HIGH_BYTES
+
+
+TestTheGateClosesAtTheHighMarkAndOpensUnderTheLowOne = SpoolThatFillsAndDrains.TestCase
+TestTheGateClosesAtTheHighMarkAndOpensUnderTheLowOne.settings = settings(
+    deadline=None, max_examples=80, stateful_step_count=40
+)

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from mlproducer.core import confirms
+from mlproducer.core.confirms import ConfirmLedger, ProtocolViolation
+from mlproducer.outcome import Confirmed, Nacked, Outcome, Returned, Unsure, UnsureCause
+
+LOST = Unsure(UnsureCause.CONNECTION_LOST, "reset by peer")
+NO_ROUTE = Returned(312, "NO_ROUTE")
+
+
+def filled(count: int) -> ConfirmLedger[str]:
+    """Tags 1 to `count`, entries "1" to "count", deadlines 1.0 to `count`."""
+    ledger: ConfirmLedger[str] = ConfirmLedger()
+    for n in range(1, count + 1):
+        assert ledger.add(str(n), float(n)) == n
+    return ledger
+
+
+def names(settled: list[tuple[str, Outcome]]) -> list[str]:
+    return [name for name, _ in settled]
+
+
+def test_tags_count_from_one_as_the_broker_counts() -> None:
+    assert [ConfirmLedger[str]().add("a", 1.0), filled(6).add("g", 1.0)] == [1, 7]
+
+
+def test_an_ack_settles_its_own_tag_only() -> None:
+    ledger = filled(3)
+    assert ledger.ack(2, multiple=False) == [("2", Confirmed())]
+    assert ledger.outstanding == 2
+
+
+def test_a_multiple_ack_settles_all_up_to_its_tag_in_order() -> None:
+    ledger = filled(5)
+    ledger.ack(2, multiple=False)
+    assert names(ledger.ack(4, multiple=True)) == ["1", "3", "4"]
+    assert names(ledger.ack(5, multiple=True)) == ["5"]
+
+
+def test_tag_zero_with_multiple_settles_all_that_is_outstanding() -> None:
+    assert names(filled(3).nack(0, multiple=True)) == ["1", "2", "3"]
+
+
+def test_a_multiple_ack_on_an_empty_ledger_settles_nothing() -> None:
+    assert ConfirmLedger[str]().ack(0, multiple=True) == []
+
+
+def test_a_returned_message_is_settled_by_its_ack_as_returned() -> None:
+    ledger = filled(3)
+    assert ledger.returned(2, 312, "NO_ROUTE") is True
+    assert ledger.outstanding == 3
+    assert ledger.ack(3, multiple=True) == [("1", Confirmed()), ("2", NO_ROUTE), ("3", Confirmed())]
+
+
+def test_a_nack_wins_over_a_return_because_the_broker_did_not_take_the_message() -> None:
+    ledger = filled(1)
+    ledger.returned(1, 312, "NO_ROUTE")
+    assert ledger.nack(1, multiple=False) == [("1", Nacked())]
+
+
+def test_a_return_for_a_settled_tag_marks_nothing() -> None:
+    ledger = filled(2)
+    ledger.ack(1, multiple=False)
+    assert ledger.returned(1, 312, "NO_ROUTE") is False
+    assert ledger.returned(99, 312, "NO_ROUTE") is False
+
+
+def test_deadlines_need_not_rise_with_the_tags() -> None:
+    ledger: ConfirmLedger[str] = ConfirmLedger()
+    for name, deadline in (("slow", 9.0), ("quick", 2.0), ("middle", 5.0)):
+        ledger.add(name, deadline)
+    assert ledger.next_deadline() == 2.0
+    assert names(ledger.expire(5.0)) == ["quick", "middle"]
+    assert ledger.next_deadline() == 9.0
+
+
+def test_an_expired_attempt_is_unsure_and_names_the_setting() -> None:
+    ((_, outcome),) = filled(1).expire(1.0)
+    assert isinstance(outcome, Unsure)
+    assert outcome.cause is UnsureCause.CONFIRM_TIMEOUT
+    assert "ML_CONFIRM_TIMEOUT" in outcome.text
+
+
+def test_a_deadline_in_the_future_expires_nothing() -> None:
+    assert filled(2).expire(0.5) == []
+
+
+@pytest.mark.parametrize("multiple", [False, True])
+def test_a_late_ack_settles_nothing(multiple: bool) -> None:  # noqa: FBT001  # the protocol's own flag
+    ledger = filled(2)
+    ledger.expire(1.0)
+    ledger.ack(2, multiple=False)
+    assert ledger.ack(1, multiple) == []
+    assert ledger.nack(2, multiple) == []
+
+
+def test_a_return_of_an_expired_attempt_does_not_mark_a_later_one() -> None:
+    ledger = filled(1)
+    ledger.returned(1, 312, "NO_ROUTE")
+    ledger.expire(1.0)
+    assert ledger.add("next", 9.0) == 2
+    assert ledger.ack(2, multiple=True) == [("next", Confirmed())]
+
+
+def test_a_lost_channel_settles_all_that_is_outstanding_once_and_late_acks_nothing() -> None:
+    ledger = filled(3)
+    ledger.returned(1, 312, "NO_ROUTE")
+    ledger.ack(2, multiple=False)
+    assert ledger.lose(LOST) == [("1", LOST), ("3", LOST)]
+    assert ledger.lose(LOST) == []
+    assert ledger.ack(3, multiple=True) == []
+    assert ledger.next_deadline() is None
+    assert ledger.expire(99.0) == []
+
+
+@pytest.mark.parametrize(("tag", "multiple"), [(4, False), (4, True), (0, False), (10**12, True)])
+@pytest.mark.parametrize("answer", [ConfirmLedger.ack, ConfirmLedger.nack])
+def test_an_answer_for_a_tag_never_handed_out_raises_and_changes_nothing(
+    answer: Callable[[ConfirmLedger[str], int, bool], object],
+    tag: int,
+    multiple: bool,  # noqa: FBT001  # the protocol's own flag
+) -> None:
+    ledger = filled(3)
+    with pytest.raises(ProtocolViolation, match=str(tag)) as caught:
+        answer(ledger, tag, multiple)
+    assert caught.value.tag == tag
+    assert names(ledger.ack(0, multiple=True)) == ["1", "2", "3"]
+
+
+def test_one_slow_attempt_does_not_keep_the_deadlines_of_all_that_were_settled_behind_it() -> None:
+    ledger: ConfirmLedger[str] = ConfirmLedger()
+    ledger.add("slow", 1.0)
+    for n in range(2, 20_000):
+        ledger.add("quick", 300.0)
+        ledger.ack(n, multiple=False)
+    assert len(ledger._deadlines) < 2_000
+    assert names(ledger.expire(300.0)) == ["slow"]
+
+
+class LedgerAgainstAPlainDict(RuleBasedStateMachine):
+    """The model scans all tags where the ledger must not, and so shows what `multiple` means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(confirms, "_SLACK", 2)  # so that a few steps are enough to sweep
+        self.ledger: ConfirmLedger[int] = ConfirmLedger()
+        self.deadlines: dict[int, float] = {}
+        self.returned: dict[int, Returned] = {}
+        self.settled: set[int] = set()
+        self.last = 0
+        self.now = 0.0
+
+    def teardown(self) -> None:
+        self.patch.undo()
+
+    tags = st.runner().flatmap(lambda self: st.integers(0, self.last))
+
+    def check(self, answer: list[tuple[int, Outcome]], expected: list[tuple[int, Outcome]]) -> None:
+        assert answer == expected
+        for tag, _ in expected:
+            assert tag not in self.settled, "a tag settled twice"
+            self.settled.add(tag)
+            del self.deadlines[tag]
+            self.returned.pop(tag, None)
+
+    def up_to(self, tag: int, *, multiple: bool) -> list[int]:
+        if multiple:
+            return sorted(t for t in self.deadlines if tag in {0, t} or t < tag)
+        return [tag] if tag in self.deadlines else []
+
+    @rule(waits=st.lists(st.integers(-3, 6), min_size=1, max_size=5))
+    def add(self, waits: list[int]) -> None:
+        for wait in waits:
+            self.last += 1
+            assert self.ledger.add(self.last, self.now + wait) == self.last
+            self.deadlines[self.last] = self.now + wait
+
+    @rule(tag=tags)
+    def return_it(self, tag: int) -> None:
+        outstanding = tag in self.deadlines
+        assert self.ledger.returned(tag, 312, "NO_ROUTE") is outstanding
+        if outstanding:
+            self.returned[tag] = NO_ROUTE
+
+    @rule(tag=tags, multiple=st.booleans())
+    def ack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001  # drawn by Hypothesis
+        multiple = multiple or tag == 0
+        expected: list[tuple[int, Outcome]] = [
+            (t, self.returned.get(t, Confirmed())) for t in self.up_to(tag, multiple=multiple)
+        ]
+        self.check(self.ledger.ack(tag, multiple), expected)
+
+    @rule(tag=tags, multiple=st.booleans())
+    def nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001  # drawn by Hypothesis
+        multiple = multiple or tag == 0
+        self.check(self.ledger.nack(tag, multiple), [(t, Nacked()) for t in self.up_to(tag, multiple=multiple)])
+
+    @rule(beyond=st.integers(1, 5), multiple=st.booleans())
+    def violate(self, beyond: int, multiple: bool) -> None:  # noqa: FBT001  # drawn by Hypothesis
+        with pytest.raises(ProtocolViolation):
+            self.ledger.ack(self.last + beyond, multiple)
+
+    @rule(passed=st.integers(0, 4))
+    def expire(self, passed: int) -> None:
+        self.now += passed
+        due = sorted((deadline, tag) for tag, deadline in self.deadlines.items() if deadline <= self.now)
+        answer = self.ledger.expire(self.now)
+        assert all(isinstance(o, Unsure) and o.cause is UnsureCause.CONFIRM_TIMEOUT for _, o in answer)
+        self.check(answer, [(tag, answer[0][1]) for _, tag in due])
+
+    @precondition(lambda self: self.last > 5)
+    @rule()
+    def lose(self) -> None:
+        self.check(self.ledger.lose(LOST), [(tag, LOST) for tag in sorted(self.deadlines)])
+        assert not self.ledger._deadlines
+
+    @invariant()
+    def every_tag_is_outstanding_or_settled_and_never_both(self) -> None:
+        assert self.ledger.outstanding == len(self.deadlines)
+        assert self.settled.isdisjoint(self.deadlines)
+        assert len(self.settled) + len(self.deadlines) == self.last
+
+    @invariant()
+    def nothing_is_kept_of_what_is_settled(self) -> None:
+        assert self.ledger._returned == self.returned
+
+    @rule()
+    def ask_for_the_next_deadline(self) -> None:
+        assert self.ledger.next_deadline() == min(self.deadlines.values(), default=None)
+
+
+TestTheLedgerAgreesWithAPlainDict = LedgerAgainstAPlainDict.TestCase
+TestTheLedgerAgreesWithAPlainDict.settings = settings(deadline=None, max_examples=100, stateful_step_count=60)
