@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from mlproducer.core.admission import Detour, Window, route
+from mlproducer.core.breaker import Admission
 from mlproducer.delivery.guard import Guard
 from mlproducer.events import AttemptSettled
 from mlproducer.outcome import NotSent, Outcome
@@ -24,23 +27,31 @@ class Attempts:
         """Promise `settle` exactly once; at once with `NotSent` where the attempt is not admitted."""
         guard = self._guard
         admission = guard.admit()
-        match route(self._broker.view(), admission, size=envelope.size, window=self._window):
-            case Detour(cause=cause):
-                guard.release(admission)
-                settle(NotSent(cause))
-                return
-            case _:
-                pass
-        clock, tell = self._clock, self._tell
-        started = clock.monotonic()
+        way = route(self._broker.view(), admission, size=envelope.size, window=self._window)
+        if isinstance(way, Detour):
+            guard.release(admission)
+            settle(NotSent(way.cause))
+            return
+        attempt = _Attempt(self, envelope, settle, admission, self._clock.monotonic())
+        self._broker.publish(envelope, attempt, deadline=deadline, alone=alone)
 
-        def settled(outcome: Outcome) -> None:
-            guard.judge(outcome, admission)
-            tell(
-                AttemptSettled(
-                    envelope.task_id, envelope.task_type, outcome, clock.monotonic() - started, envelope.size
-                )
-            )
-            settle(outcome)
+    def settled(self, attempt: _Attempt, outcome: Outcome) -> None:
+        """The broker's answer: for the breaker, for the metrics, for who waits."""
+        self._guard.judge(outcome, attempt.admission)
+        envelope, duration = attempt.envelope, self._clock.monotonic() - attempt.started
+        self._tell(AttemptSettled(envelope.task_id, envelope.task_type, outcome, duration, envelope.size))
+        attempt.settle(outcome)
 
-        self._broker.publish(envelope, settled, deadline=deadline, alone=alone)
+
+@dataclass(slots=True)
+class _Attempt:
+    """One attempt on the broker; it is its own settle callback, so that an attempt costs one object here."""
+
+    attempts: Attempts
+    envelope: Envelope
+    settle: Settle
+    admission: Admission
+    started: float
+
+    def __call__(self, outcome: Outcome) -> None:
+        self.attempts.settled(self, outcome)

@@ -100,9 +100,9 @@ class Operations:
 
         Raises: NotFound, if the task is in neither: never accepted here, or confirmed too long ago to be kept.
         """
-        entry = self._book.find(task_id)
-        if entry is not None:
-            return entry.receipt()
+        known = self._book.find(task_id)
+        if known is not None:
+            return known
         found = await self._spool.find(task_id)
         next_at: float | None = None
         match found:

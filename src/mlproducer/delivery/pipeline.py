@@ -8,31 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import assert_never
 
 from mlproducer.core.admission import SpoolGate
-from mlproducer.core.lifecycle import Move
+from mlproducer.core.lifecycle import Move, advance
 from mlproducer.core.retry import Dead, RetryPolicy, Settled, Wait, decide
 from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.drain import Drain
 from mlproducer.delivery.health import Gauges
-from mlproducer.delivery.receipts import Entry, ReceiptBook
+from mlproducer.delivery.receipts import Accepting, ReceiptBook
 from mlproducer.errors import InvalidTask, NotAccepting, RefusedTask, SpoolFull
 from mlproducer.events import TaskAccepted, TaskConfirmed, TaskRefused, TaskSpooled
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
 from mlproducer.ports import Again, Broker, Bury, Clock, Done, Listener, Settle, Spool, SpoolRow, Verdict
-from mlproducer.task import Envelope, Receipt, Task
-
-
-@dataclass(frozen=True, slots=True)
-class Accepting:
-    """A task between its encoding and its receipt."""
-
-    envelope: Envelope
-    entry: Entry
-    deadline: float
-    """On the monotonic clock: when the direct attempt is over."""
+from mlproducer.task import Envelope, Receipt, Task, TaskState
 
 
 class Pipeline:
@@ -85,23 +75,19 @@ class Pipeline:
             now = self._clock.now()
             if envelope.expires_at is not None and envelope.expires_at <= now:
                 raise InvalidTask("is in the past: the task could never run", field="expires")
-            entry = self._book.begin(envelope, now)
+            limit = self._confirm_timeout if limit is None else min(limit, self._confirm_timeout)
+            return self._book.begin(envelope, now, self._clock.monotonic() + limit)
         except RefusedTask as error:
             self.refused(task, error)
             raise
-        if entry is None:
-            return None
-        limit = self._confirm_timeout if limit is None else min(limit, self._confirm_timeout)
-        return Accepting(envelope, entry, self._clock.monotonic() + limit)
 
     async def known(self, task: Task) -> Receipt | None:
         return await self._book.known(task.id)
 
     def attempt(self, accepting: Accepting, settle: Settle) -> None:
-        """Start the direct attempt, unless the task must wait for its `eta`; `settle` is called exactly once."""
-        envelope, entry = accepting.envelope, accepting.entry
-        entry.move(Move.PUBLISH)
-        self._attempts.start(envelope, settle, deadline=accepting.deadline)
+        """Start the direct attempt; `settle` is called exactly once, perhaps at once."""
+        accepting.move(Move.PUBLISH)
+        self._attempts.start(accepting.envelope, settle, deadline=accepting.deadline)
 
     def waits_for_eta(self, accepting: Accepting) -> bool:
         eta = accepting.envelope.eta
@@ -115,14 +101,13 @@ class Pipeline:
 
     def confirmed(self, accepting: Accepting) -> Receipt:
         """The direct way's end: nothing was written to disk, nothing needs to be."""
-        entry, envelope = accepting.entry, accepting.envelope
-        now = self._clock.now()
-        entry.move(Move.CONFIRM)
-        entry.confirmed_at = now
-        receipt = self._book.finish(entry)
+        envelope, now, since = accepting.envelope, self._clock.now(), accepting.accepted_at
+        accepting.move(Move.CONFIRM)
+        receipt = Receipt(envelope.task_id, envelope.task_type, accepting.state, since, now)
+        self._book.finish(accepting, receipt)
         tell = self._tell
         tell(TaskAccepted(envelope.task_id, envelope.task_type, envelope.size))
-        tell(TaskConfirmed(envelope.task_id, envelope.task_type, max(0.0, now - entry.accepted_at)))
+        tell(TaskConfirmed(envelope.task_id, envelope.task_type, max(0.0, now - since)))
         return receipt
 
     async def conclude(self, accepting: Accepting, outcome: Outcome) -> Receipt:
@@ -157,7 +142,7 @@ class Pipeline:
 
     def abandon(self, accepting: Accepting) -> None:
         """The caller is gone or was refused: no receipt, so not accepted."""
-        self._book.forget(accepting.entry)
+        self._book.forget(accepting)
 
     def refused(self, task: Task, error: RefusedTask) -> None:
         self._tell(TaskRefused(task.task_type, type(error).__name__))
@@ -165,23 +150,24 @@ class Pipeline:
     def record(self, row: SpoolRow, verdict: Verdict) -> None:
         """The drain committed a verdict: recent receipts follow."""
         # Race: a caller is cancelled while its row commits, publishes the same id again, and is in flight when the
-        # drain confirms the row. Only an entry that stands for the row, a spooled one, follows it.
-        entry = self._book.spooled(row.envelope.task_id)
-        if entry is None:
+        # drain confirms the row. Only a receipt that stands for the row, a spooled one, follows it.
+        receipt = self._book.settled(row.envelope.task_id)
+        if receipt is None or receipt.state is not TaskState.SPOOLED:
             return
-        entry.move(Move.PUBLISH)
+        flying = advance(receipt.state, Move.PUBLISH)
         match verdict:
             case Done():
-                entry.move(Move.CONFIRM)
-                entry.confirmed_at, entry.reason, entry.next_attempt_at = self._clock.now(), None, None
+                state = advance(flying, Move.CONFIRM)
+                now = self._clock.now()
+                receipt = replace(receipt, state=state, confirmed_at=now, reason=None, next_attempt_at=None)
             case Again(due_at=due_at, attempts=attempts, text=text, cause=cause):
-                entry.move(Move.SPOOL)
-                entry.attempts, entry.reason, entry.next_attempt_at = attempts, text or cause, due_at
+                receipt = replace(receipt, attempts=attempts, reason=text or cause, next_attempt_at=due_at)
             case Bury(reason=reason, attempts=attempts, text=text):
-                entry.move(Move.EXPIRE if reason == "expired" else Move.BURY)
-                entry.attempts, entry.reason, entry.next_attempt_at = attempts, text or reason, None
+                state = advance(flying, Move.EXPIRE if reason == "expired" else Move.BURY)
+                receipt = replace(receipt, state=state, attempts=attempts, reason=text or reason, next_attempt_at=None)
             case _:
                 assert_never(verdict)
+        self._book.update(receipt)
 
     def _row(  # one column each
         self, accepting: Accepting, due_at: float, attempts: int, cause: str, text: str, *, alone: bool
@@ -189,20 +175,22 @@ class Pipeline:
         envelope = accepting.envelope
         if envelope.eta is not None:
             due_at = max(due_at, envelope.eta)
-        return SpoolRow(envelope, accepting.entry.accepted_at, due_at, attempts, cause, text, alone)
+        return SpoolRow(envelope, accepting.accepted_at, due_at, attempts, cause, text, alone)
 
     async def _commit(self, accepting: Accepting, row: SpoolRow) -> Receipt:
-        envelope, entry = accepting.envelope, accepting.entry
-        gauges = self._gauges
+        envelope, gauges = accepting.envelope, self._gauges
         full = self._gate.check(gauges.spooled_tasks, gauges.spooled_bytes, envelope.size)
         if full is not None:
             raise SpoolFull(full, retry_after=5.0)
         gauges.added(envelope.size)
         await self._spool.put(row)
         # From here the task is safe. No await may follow: a cancellation would take the receipt away.
-        entry.move(Move.SPOOL)
-        entry.attempts, entry.reason, entry.next_attempt_at = row.attempts, row.text or row.cause, row.due_at
-        receipt = self._book.finish(entry)
+        accepting.move(Move.SPOOL)
+        why, since = row.text or row.cause, row.accepted_at
+        receipt = Receipt(
+            envelope.task_id, envelope.task_type, accepting.state, since, None, row.attempts, why, row.due_at
+        )
+        self._book.finish(accepting, receipt)
         self._tell(TaskAccepted(envelope.task_id, envelope.task_type, envelope.size))
         self._tell(TaskSpooled(envelope.task_id, envelope.task_type, row.cause))
         self._drain.wake()
@@ -231,7 +219,7 @@ async def publish_one(pipeline: Pipeline, task: Task, timeout: float | None) -> 
 
 async def _direct(pipeline: Pipeline, accepting: Accepting) -> Outcome:
     if pipeline.paused() and not await pipeline.writable(accepting):
-        accepting.entry.move(Move.PUBLISH)
+        accepting.move(Move.PUBLISH)
         return NotSent(NotSentCause.DEADLINE, text="the socket took nothing more before the deadline")
     answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlproducer.core.lifecycle import Move, advance
 from mlproducer.errors import TaskConflict
@@ -16,36 +16,26 @@ from mlproducer.task import Envelope, Receipt, TaskState
 
 
 @dataclass(slots=True)
-class Entry:
-    """One task's record. `state` moves only along the table of `core.lifecycle`."""
+class Accepting:
+    """A task between its call and its receipt. `state` moves only along the table of `core.lifecycle`."""
 
-    envelope: Envelope | None
-    """Kept while the task is on its way; dropped once settled, so that receipts cost no payload."""
+    envelope: Envelope
     digest: int
-    task_id: str
-    task_type: str
     accepted_at: float
+    """Unix time, seconds."""
+    deadline: float
+    """On the monotonic clock: when the direct attempt is over."""
     state: TaskState = TaskState.ACCEPTED
-    confirmed_at: float | None = None
-    attempts: int = 0
-    reason: str | None = None
-    next_attempt_at: float | None = None
     followers: asyncio.Future[None] | None = None
-
-    def receipt(self) -> Receipt:
-        return Receipt(
-            self.task_id,
-            self.task_type,
-            self.state,
-            self.accepted_at,
-            self.confirmed_at,
-            self.attempts,
-            self.reason,
-            self.next_attempt_at,
-        )
 
     def move(self, move: Move) -> None:
         self.state = advance(self.state, move)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    receipt: Receipt
+    digest: int
 
 
 def digest_of(envelope: Envelope) -> int:
@@ -58,29 +48,25 @@ class ReceiptBook:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._under_way: dict[str, Entry] = {}
-        self._settled: OrderedDict[str, Entry] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._under_way) + len(self._settled)
+        self._under_way: dict[str, Accepting] = {}
+        self._settled: OrderedDict[str, _Known] = OrderedDict()
 
     @property
     def under_way(self) -> int:
         """Tasks whose callers still wait for a receipt."""
         return len(self._under_way)
 
-    def begin(self, envelope: Envelope, now: float) -> Entry | None:
+    def begin(self, envelope: Envelope, now: float, deadline: float) -> Accepting | None:
         """Start a task; None if its id is known with the same content: then wait for `known`.
 
         Raises: TaskConflict, if the id is known with other content.
         """
-        task_id = envelope.task_id
+        task_id, digest = envelope.task_id, digest_of(envelope)
         known = self._under_way.get(task_id) or self._settled.get(task_id)
         if known is None:
-            entry = Entry(envelope, digest_of(envelope), task_id, envelope.task_type, now)
-            self._under_way[task_id] = entry
-            return entry
-        if known.digest != digest_of(envelope):
+            accepting = self._under_way[task_id] = Accepting(envelope, digest, now, deadline)
+            return accepting
+        if known.digest != digest:
             raise TaskConflict(
                 f"task id {task_id} was accepted before with other content; use a new id or Idempotency-Key"
             )
@@ -92,46 +78,53 @@ class ReceiptBook:
         Race: A begins id 7; B publishes the same id and waits here; A is refused (spool full). B then gets None
         and starts an attempt of its own, rather than a receipt for a task that nobody accepted.
         """
-        entry = self._under_way.get(task_id)
-        if entry is not None:
-            if entry.followers is None:
-                entry.followers = asyncio.get_running_loop().create_future()
-            await asyncio.shield(entry.followers)
-        settled = self._settled.get(task_id)
-        return settled.receipt() if settled is not None else None
+        accepting = self._under_way.get(task_id)
+        if accepting is not None:
+            if accepting.followers is None:
+                accepting.followers = asyncio.get_running_loop().create_future()
+            await asyncio.shield(accepting.followers)
+        return self.settled(task_id)
 
-    def finish(self, entry: Entry) -> Receipt:
+    def finish(self, accepting: Accepting, receipt: Receipt) -> Receipt:
         """The caller's receipt: from now on the task is accepted."""
-        self._release(entry)
-        if self._limit:
-            self._settled[entry.task_id] = entry
-            while len(self._settled) > self._limit:
-                self._settled.popitem(last=False)
-        return entry.receipt()
+        self._release(accepting)
+        settled = self._settled
+        settled[receipt.task_id] = _Known(receipt, accepting.digest)
+        if len(settled) > self._limit:
+            settled.popitem(last=False)
+        return receipt
 
-    def forget(self, entry: Entry) -> None:
-        """Refused or cancelled: nothing was accepted. A finished entry stays."""
-        if self._under_way.get(entry.task_id) is entry:
-            self._release(entry)
+    def forget(self, accepting: Accepting) -> None:
+        """Refused or cancelled: nothing was accepted. Does nothing to a finished one."""
+        if self._under_way.get(accepting.envelope.task_id) is accepting:
+            self._release(accepting)
 
-    def find(self, task_id: str) -> Entry | None:
-        return self._under_way.get(task_id) or self._settled.get(task_id)
+    def find(self, task_id: str) -> Receipt | None:
+        """The receipt as of now; of a task under way, what it would say."""
+        accepting = self._under_way.get(task_id)
+        if accepting is None:
+            return self.settled(task_id)
+        return Receipt(task_id, accepting.envelope.task_type, accepting.state, accepting.accepted_at)
 
-    def spooled(self, task_id: str) -> Entry | None:
-        """The entry that stands for a row in the spool, if it is remembered."""
-        entry = self._settled.get(task_id)
-        return entry if entry is not None and entry.state is TaskState.SPOOLED else None
+    def settled(self, task_id: str) -> Receipt | None:
+        known = self._settled.get(task_id)
+        return None if known is None else known.receipt
+
+    def update(self, receipt: Receipt) -> None:
+        """A remembered task moved on."""
+        known = self._settled.get(receipt.task_id)
+        if known is not None:
+            self._settled[receipt.task_id] = replace(known, receipt=receipt)
 
     def replayed(self, task_ids: Iterable[str]) -> None:
         """Dead letters went back to waiting."""
         for task_id in task_ids:
-            entry = self._settled.get(task_id)
-            if entry is not None and entry.state in {TaskState.DEAD, TaskState.EXPIRED}:
-                entry.move(Move.REPLAY)
-                entry.attempts, entry.reason = 0, "replayed"
+            receipt = self.settled(task_id)
+            if receipt is not None and receipt.state in {TaskState.DEAD, TaskState.EXPIRED}:
+                state = advance(receipt.state, Move.REPLAY)
+                self.update(replace(receipt, state=state, attempts=0, reason="replayed"))
 
-    def _release(self, entry: Entry) -> None:
-        self._under_way.pop(entry.task_id, None)
-        entry.envelope = None
-        if entry.followers is not None and not entry.followers.done():
-            entry.followers.set_result(None)
+    def _release(self, accepting: Accepting) -> None:
+        self._under_way.pop(accepting.envelope.task_id, None)
+        if accepting.followers is not None and not accepting.followers.done():
+            accepting.followers.set_result(None)

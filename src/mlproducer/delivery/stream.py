@@ -7,7 +7,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, I
 from dataclasses import dataclass
 
 from mlproducer.core.lifecycle import Move
-from mlproducer.delivery.pipeline import Accepting, Pipeline, publish_one
+from mlproducer.delivery.pipeline import Pipeline, publish_one
+from mlproducer.delivery.receipts import Accepting
 from mlproducer.errors import RefusedTask
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
 from mlproducer.task import Receipt, Task
@@ -21,13 +22,21 @@ class Refusal:
     error: RefusedTask
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrived:
-    """A task whose direct attempt is over (`outcome`), or that makes none (None: deferred, or known already)."""
+@dataclass(slots=True)
+class _Item:
+    """A task on its way through a stream; it is its own settle callback, so that a task costs one object here.
+
+    `outcome` is None for a task that makes no direct attempt: deferred, or (without `accepting`) known already.
+    """
 
     task: Task
     accepting: Accepting | None
-    outcome: Outcome | None
+    arrive: Callable[[_Item], None]
+    outcome: Outcome | None = None
+
+    def __call__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.arrive(self)
 
 
 class Stream:
@@ -42,7 +51,7 @@ class Stream:
         self._pipeline = pipeline
         self._window = window
         self._open = 0
-        self._arrived: list[_Arrived | Refusal] = []
+        self._arrived: list[_Item | Refusal] = []
         self._bell = asyncio.Event()
         self._room = asyncio.Event()
         self._closed = False
@@ -86,20 +95,14 @@ class Stream:
             self._arrive(Refusal(task, error))
             return
         if accepting is None or pipeline.waits_for_eta(accepting):
-            self._arrive(_Arrived(task, accepting, None))
+            self._arrive(_Item(task, accepting, self._arrive))
         elif pipeline.paused() and not await pipeline.writable(accepting):
-            accepting.entry.move(Move.PUBLISH)
-            self._arrive(_Arrived(task, accepting, NotSent(NotSentCause.DEADLINE)))
+            accepting.move(Move.PUBLISH)
+            _Item(task, accepting, self._arrive)(NotSent(NotSentCause.DEADLINE))
         else:
-            pipeline.attempt(accepting, self._settler(task, accepting))
+            pipeline.attempt(accepting, _Item(task, accepting, self._arrive))
 
-    def _settler(self, task: Task, accepting: Accepting) -> Callable[[Outcome], None]:
-        def settle(outcome: Outcome) -> None:
-            self._arrive(_Arrived(task, accepting, outcome))
-
-        return settle
-
-    def _arrive(self, item: _Arrived | Refusal) -> None:
+    def _arrive(self, item: _Item | Refusal) -> None:
         # Race: the caller abandons the iteration with tasks in flight; their outcomes come here after `_close`.
         # Nobody holds a receipt for them, so they are let go.
         if self._closed:
@@ -108,7 +111,7 @@ class Stream:
         self._arrived.append(item)
         self._bell.set()
 
-    async def _conclude(self, arrived: list[_Arrived | Refusal]) -> list[Receipt | Refusal]:
+    async def _conclude(self, arrived: list[_Item | Refusal]) -> list[Receipt | Refusal]:
         """Confirmed ones at once; the others together, so that the spool commits them in one group."""
         done: list[Receipt | Refusal] = []
         slow: list[Coroutine[object, object, Receipt | Refusal]] = []
@@ -123,7 +126,7 @@ class Stream:
             done.extend(await asyncio.gather(*slow))
         return done
 
-    async def _slow(self, item: _Arrived) -> Receipt | Refusal:
+    async def _slow(self, item: _Item) -> Receipt | Refusal:
         pipeline, accepting = self._pipeline, item.accepting
         try:
             if accepting is None:
@@ -145,6 +148,6 @@ class Stream:
             self._let_go(item)
         self._arrived = []
 
-    def _let_go(self, item: _Arrived | Refusal) -> None:
-        if isinstance(item, _Arrived) and item.accepting is not None:
+    def _let_go(self, item: _Item | Refusal) -> None:
+        if isinstance(item, _Item) and item.accepting is not None:
             self._pipeline.abandon(item.accepting)
