@@ -88,8 +88,10 @@ class LinkKeeper:
         if self._supervisor.state is not SupervisorState.CONNECTED:
             return  # it was noticed meanwhile
         self._failed(error)
-        self._on(LinkLost())
+        # The old link is gone before the supervisor hears of it: else its timer could fire, and a new link be made,
+        # while a hung broker still keeps us waiting for its goodbye, and the old close would tear down the new link.
         await self._broker.close()
+        self._on(LinkLost())
 
     def probe(self) -> None:
         """A health check is due, or the breaker half-opened: one attempt if the cycle is exhausted."""

@@ -26,19 +26,19 @@ class _Payload(BaseModel):
 class SummarizeFields(_Payload):
     share_id: ShareId
     content: Text
-    options: Options = {}
+    options: Options = Field(default_factory=dict)
 
 
 class TranscribeFields(_Payload):
     share_id: ShareId
     content: MediaReference
-    options: Options = {}
+    options: Options = Field(default_factory=dict)
 
 
 class EmbedFields(_Payload):
     share_id: ShareId
     content: Text
-    options: Options = {}
+    options: Options = Field(default_factory=dict)
 
 
 class EmbedItem(_Payload):
@@ -48,7 +48,7 @@ class EmbedItem(_Payload):
 
 class EmbedBatchFields(_Payload):
     items: Annotated[list[EmbedItem], Field(min_length=1, max_length=1000)]
-    options: Options = {}
+    options: Options = Field(default_factory=dict)
 
 
 def builtin_types(*, preferred_llm: str, preferred_stt: str, preferred_embedding: str) -> tuple[TaskType, ...]:
