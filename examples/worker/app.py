@@ -136,7 +136,7 @@ def _register(name: str, work: Callable[..., JsonDict]) -> None:
         append({**note, "state": "done", "seconds": round(time.perf_counter() - started, 6), "result": result})
         return result
 
-    app.task(run, bind=True, name=name)
+    app.task(run, bind=True, name=name, shared=False)
 
 
 for _name, _work in TASKS.items():

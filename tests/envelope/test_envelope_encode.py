@@ -202,7 +202,7 @@ def _echo_app() -> Celery:
     app = Celery("decoding", set_as_current=False)
     for each in TYPES:
         for route in each.routes.values():
-            app.task(name=route.celery_task)(_echo)
+            app.task(shared=False, name=route.celery_task)(_echo)
     app.finalize()
     return app
 

@@ -101,7 +101,7 @@ def _record(task: Any, *args: object, **kwargs: object) -> None:
 
 
 for _name in NAMES:
-    app.task(_record, bind=True, name=_name)
+    app.task(_record, bind=True, name=_name, shared=False)
 
 
 def _ready(**_facts: object) -> None:
