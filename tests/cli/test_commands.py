@@ -24,6 +24,13 @@ from mlproducer.task import Task
 from mlproducer.testing.rabbitmq import PrivateRabbit
 from mlproducer.wiring import spool_for
 
+LOST_TYPE = """
+[task_types.lost.routes.api]
+celery_task = "nobody.tasks.lost"
+queue = "ml.nowhere"
+[task_types.lost.fields]
+share_id = "string"
+"""
 SHARES = Path(__file__).resolve().parents[2] / "examples" / "shares.ndjson"
 NOWHERE = "amqp://ml:s3cretword@127.0.0.1:1/"
 
@@ -250,6 +257,20 @@ def test_publish_spools_while_there_is_no_broker_and_the_next_one_sends_it(
     assert _lines(run("retry", "list", "--json"))[0]["total"] == 0
 
 
+def test_publish_says_that_a_task_died(vhost_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", vhost_url)
+    monkeypatch.setenv("ML_RETRY_FIRST", "0.01")
+    Path("types.toml").write_text(LOST_TYPE)
+    assert publish("").exit_code == 0  # makes the exchange
+    monkeypatch.setenv("ML_TASK_TYPES", "types.toml")
+    monkeypatch.setenv("ML_DECLARE_TOPOLOGY", "false")
+    result = publish('{"task_type": "lost", "payload": {"share_id": "1"}, "id": "a"}')
+    assert result.exit_code == 1
+    assert result.stdout == "accepted 1 (confirmed 0, spooled 1), refused 0\n"
+    assert "1 task went to the dead letter queue" in result.stderr
+    assert _dead() == ["a"]
+
+
 def test_publish_of_a_file_that_is_not_there_is_exit_2() -> None:
     result = run("publish", "none.ndjson")
     assert result.exit_code == 2
@@ -323,6 +344,7 @@ def test_ctrl_c_in_publish_finishes_what_is_under_way_and_says_what_was_accepted
         "confirmed": 2,
         "spooled": 0,
         "refused": 0,
+        "dead": 0,
         "waiting": 0,
         "interrupted": True,
     }

@@ -198,15 +198,13 @@ def _table(out: Output, title: str, letters: list[DeadLetter]) -> None:
     now = time.time()
     out.table(
         title,
-        ("task id", "type", "died", "reason", "attempts", "error"),
+        ("task id", "type", "died", "why"),
         [
             (
                 letter.envelope.task_id,
                 letter.envelope.task_type,
                 f"{span(max(0.0, now - letter.died_at))} ago",
-                letter.reason if letter.code is None else f"{letter.reason} {letter.code}",
-                letter.attempts,
-                letter.text,
+                f"{letter.reason}: {letter.text}" if letter.text else letter.reason,
             )
             for letter in letters
         ],

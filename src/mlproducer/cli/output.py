@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import typer
 from rich import box
@@ -55,17 +55,27 @@ class Output:
         if self.as_json:
             print(json.dumps(value, ensure_ascii=False, default=str), file=self.screen.file, flush=True)
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """A table for people."""
+    def table(
+        self,
+        title: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[object]],
+        *,
+        last: Literal["ellipsis", "fold"] = "ellipsis",
+    ) -> None:
+        """A table for people. What does not fit is taken from the `last` column, which is cut or folded."""
         if self.as_json:
             return
         table = Table(
-            title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+            title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
         )
-        for column in columns:
-            table.add_column(column, overflow="fold", justify="right" if column.endswith("#") else "left")
+        table.title_style = "bold"
+        for number, column in enumerate(columns[:-1]):
+            widest = max((len(str(row[number])) for row in rows), default=0)
+            table.add_column(column, no_wrap=True, min_width=widest)
+        table.add_column(columns[-1], overflow=last, no_wrap=last == "ellipsis")
         for row in rows:
-            table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+            table.add_row(*(Text(str(cell)) for cell in row))
         self.screen.print(table)
 
 

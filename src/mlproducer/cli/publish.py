@@ -37,7 +37,7 @@ def publish(
 ) -> None:
     """Publish NDJSON, one task (or, with --share, one share) a line, from a file or standard input.
 
-    A bad line is reported with its number and field, and the others go on. Exit code 1 if any was refused.
+    A bad line is reported with its number and field, and the others go on. Exit code 1 if any was refused or died.
     """
     settings = Settings.load(ml_log_level="error")
     out = output(as_json=as_json)
@@ -47,14 +47,14 @@ def publish(
     tally.conclude(interrupted=interrupted)
     if interrupted:
         raise typer.Exit(ExitCode.INTERRUPTED)
-    if tally.refused:
+    if tally.refused or tally.died:
         raise typer.Exit(ExitCode.FAILED)
 
 
 async def _publish(settings: Settings, descriptor: int, tally: Tally, *, share: bool, window: int) -> bool:
     """True if it was interrupted; then no further line was read, and what was read is settled."""
     with stop_on_signals(lambda: tally.out.note("stopping: reading no more, finishing what is under way ...")) as stop:
-        async with Producer(settings) as producer:
+        async with Producer(settings, listeners=(tally.hear,)) as producer:
             if not await producer.connected(settings.rabbitmq_connection_timeout / 1000):
                 tally.offline(producer.status().last_error, settings)
             lines = read_lines(descriptor, limit=settings.ml_max_message_bytes, stop=stop)

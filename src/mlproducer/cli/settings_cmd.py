@@ -23,7 +23,7 @@ def settings(*, as_json: JsonOption = False) -> None:
     now = Settings.load()
     rows = [_row(name, now) for name in Settings.model_fields]
     out.data({row.env: {"value": row.value, "source": row.source} for row in rows})
-    out.table("", ("setting", "value", "from"), [(r.env, _shown(r.value), r.source) for r in rows])
+    out.table("", ("setting", "from", "value"), [(r.env, r.source, _shown(r.value)) for r in rows], last="fold")
 
 
 def _row(name: str, now: Settings) -> Row:

@@ -15,11 +15,14 @@ from mlproducer.cli.lines import Line
 from mlproducer.cli.output import Output, plural
 from mlproducer.cli.settings_cmd import masked_url
 from mlproducer.errors import InvalidTask, MLProducerError
+from mlproducer.events import Event, TaskDeadLettered
 from mlproducer.settings import Settings
 from mlproducer.task import Receipt
 
 _EVERY: Final = 5.0
 """Seconds between the lines of a progress that nobody watches."""
+_TICK: Final = 0.1
+"""Seconds between two pictures of a bar."""
 _FIRST_LINE: Final = re.compile(r" at line 1 column (\d+)")
 """Each line of NDJSON is a document of its own; its "line 1" would only be taken for the file's."""
 
@@ -34,6 +37,8 @@ class Tally:
     confirmed: int = 0
     spooled: int = 0
     refused: int = 0
+    died: int = 0
+    """Tasks that went to the dead letter queue meanwhile, earlier ones included."""
     left: int = 0
     """Tasks that wait in the spool at the end, earlier ones included."""
     settings: Settings | None = None
@@ -74,6 +79,11 @@ class Tally:
         self.out.note(f"line {number}: {f'{where}: ' if where else ''}{text}")
         self._show()
 
+    def hear(self, event: Event) -> None:
+        """A listener of the producer."""
+        if isinstance(event, TaskDeadLettered):
+            self.died += 1
+
     def offline(self, reason: str, settings: Settings) -> None:
         """Said once, when the broker is not there."""
         why = reason or f"{', '.join(settings.broker_nodes)}: no answer in time"
@@ -87,13 +97,13 @@ class Tally:
         with Progress(
             SpinnerColumn(),
             TextColumn("publishing"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=20),
             TextColumn("{task.fields[counts]}"),
             TimeElapsedColumn(),
             console=self.out.notes,
             transient=True,
         ) as progress:
-            self._bar = (progress, progress.add_task("", total=self.total, counts=self._counts()))
+            self._bar = (progress, progress.add_task("", total=self.total, counts=self._short()))
             yield
         self._bar = None
 
@@ -107,6 +117,7 @@ class Tally:
                     "confirmed": self.confirmed,
                     "spooled": self.spooled,
                     "refused": self.refused,
+                    "dead": self.died,
                     "waiting": self.left,
                     "interrupted": interrupted,
                 }
@@ -115,6 +126,8 @@ class Tally:
         if interrupted:
             self.out.note(f"stopped after {plural(self.lines, 'line')}; what was accepted is safe")
         self.out.say(self._counts())
+        if self.died:
+            self.out.note(f"{plural(self.died, 'task')} went to the dead letter queue: see mlproducer dlq list")
         if self.left:
             where = f" at {masked_url(settings.spool_url)}" if settings else ""
             self.out.note(
@@ -129,12 +142,16 @@ class Tally:
         )
 
     def _show(self) -> None:
+        now = time.monotonic()
+        if now - self._said < (_TICK if self._bar is not None else _EVERY):
+            return
+        self._said = now
         if self._bar is not None:
             progress, bar = self._bar
             done = None if self.total is None else min(self._bytes, self.total)
-            progress.update(bar, completed=done, counts=self._counts())
-            return
-        now = time.monotonic()
-        if now - self._said >= _EVERY:
-            self._said = now
+            progress.update(bar, completed=done, counts=self._short())
+        else:
             self.out.note(self._counts())
+
+    def _short(self) -> str:
+        return f"{self.confirmed:,} confirmed, {self.spooled:,} spooled, {self.refused:,} refused"
