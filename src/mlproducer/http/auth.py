@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from ipaddress import ip_address
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -52,7 +53,7 @@ def require_caller(
 
 def _known(given: str, settings: Settings) -> bool:
     """Compares with every key, and each in constant time, so that time tells neither which nor how much fits."""
-    raw = given.encode("utf-8", "surrogateescape")
+    raw = given.encode("latin-1")  # the bytes as they came: ASGI servers decode headers so
     found = False
     for key in settings.ml_api_keys:
         found |= hmac.compare_digest(raw, key.get_secret_value().encode())
@@ -63,8 +64,11 @@ def _require_this_machine(request: Request) -> None:
     """Without keys, the loopback address is the fence, and a browser on this machine is the hole in it.
 
     A page of evil.example may point its own name at 127.0.0.1 (DNS rebinding): then Host says evil.example. Or it
-    posts here from its own origin: then Origin says so.
+    posts here from its own origin: then Origin says so. The caller's address counts where our router is mounted in
+    an application that is bound to the network: a Host header is quickly forged.
     """
+    if request.client is not None and not _on_this_machine(request.client.host):
+        raise Forbidden("without ML_API_KEYS only callers on this machine are served; set ML_API_KEYS and send a key")
     host = request.headers.get("host", "")
     if _name(host) not in LOOPBACK:
         raise Forbidden(
@@ -74,6 +78,14 @@ def _require_this_machine(request: Request) -> None:
     origin = request.headers.get("origin")
     if origin is not None and origin.lower() != f"{request.url.scheme}://{host}".lower():
         raise Forbidden("without ML_API_KEYS no page of another site is served; the Origin header says it is one")
+
+
+def _on_this_machine(address: str) -> bool:
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return False
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
 def _name(host: str) -> str:

@@ -1,10 +1,14 @@
 """A stream of tasks in, a stream of answers out, in bounded memory.
 
     client ──chunks──> lines ──tasks──> publish_many ──receipts──┐
-                         └──lines that are wrong────────> queue ─┴──> client
+                         └──lines that are wrong──────> Answers ─┴──> client
 
-Memory: one line of at most `ML_MAX_MESSAGE_BYTES`, a window of tasks inside `publish_many`, and a queue of answers.
+Memory: one line of at most `ML_MAX_MESSAGE_BYTES`, a window of tasks inside `publish_many`, and a list of answers.
 Whoever is full holds back the one before: a client that does not read its answers is in the end not read from.
+
+Race: a client writes all before it reads. Its answers fill every buffer up to our list; we wait for it to read, and it
+waits for us to read. After `STALL` seconds we give in: the rest of its stream is read and dropped, so that it comes to
+reading, and the last answer says so.
 """
 
 from __future__ import annotations
@@ -15,23 +19,25 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing
 from typing import Any, Final, cast
 
-from fastapi import Response
+from fastapi import Request, Response
 from pydantic_core import to_json
 from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from mlproducer.delivery.stream import Refusal
 from mlproducer.envelope.encode import parse_task
-from mlproducer.errors import InvalidTask, MLProducerError, TaskTooLarge
-from mlproducer.http.body import lines
-from mlproducer.http.problems import UNEXPECTED, Problem, problem_of
+from mlproducer.errors import InvalidTask, MLProducerError, NotAccepting, TaskTooLarge
+from mlproducer.http.body import lines, until
+from mlproducer.http.problems import UNEXPECTED, AnswersUnread, Problem, problem_of
 from mlproducer.http.views import receipt_view
 from mlproducer.task import Receipt, Task
 from mlproducer.wiring import Producer
 
 ANSWERS_HELD: Final = 1_000
 """Answers between the producer and the socket, about 300 bytes each: enough that one write carries many."""
+STALL: Final = 30.0
+"""Seconds that a client may leave its answers unread while there are more."""
 
 BATCH_BODY: Final[dict[str, Any]] = {
     "requestBody": {
@@ -44,29 +50,67 @@ BATCH_BODY: Final[dict[str, Any]] = {
 _log = logging.getLogger(__name__)
 
 
-class Batch:
-    """One run of a batch call. `max_line` is in bytes."""
+class Answers:
+    """Lines on their way to the client, at most `ANSWERS_HELD`, or without bound once opened."""
 
-    def __init__(self, producer: Producer, max_line: int) -> None:
+    def __init__(self) -> None:
+        self._held: list[bytes] = []
+        self._bell = asyncio.Event()
+        self._room = asyncio.Event()
+        self.opened = False
+        self._ended = False
+
+    async def put(self, content: dict[str, Any]) -> None:
+        while len(self._held) >= ANSWERS_HELD and not self.opened:
+            self._room.clear()
+            await self._room.wait()
+        self._held.append(to_json(content) + b"\n")
+        self._bell.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._bell.set()
+
+    def open(self) -> None:
+        self.opened = True
+        self._room.set()
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """As many lines at once as are there, until `end`."""
+        while not self._ended or self._held:
+            if not self._held:
+                self._bell.clear()
+                await self._bell.wait()
+            held, self._held = self._held, []
+            self._room.set()
+            if held:
+                yield b"".join(held)
+
+
+class Batch:
+    """One run of a batch call. `max_line` is in bytes; once `stopping` is set, no more is read."""
+
+    def __init__(self, producer: Producer, max_line: int, stopping: asyncio.Event | None = None) -> None:
         self._producer = producer
         self._max_line = max_line
+        self._stopping = asyncio.Event() if stopping is None else stopping
         self._lines: dict[str, list[tuple[int, Task]]] = {}
-        self._answers: asyncio.Queue[bytes | None] = asyncio.Queue(ANSWERS_HELD)
+        self._answers = Answers()
+        self._dropped = 0
 
     async def run(self, chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
         """Whole lines of answers, as many at once as are there."""
         pump = asyncio.get_running_loop().create_task(self._pump(chunks))
         try:
-            while True:
-                found = [await self._answers.get()]
-                while not self._answers.empty():
-                    found.append(self._answers.get_nowait())
-                yield b"".join(line for line in found if line is not None)
-                if found[-1] is None:
-                    return
+            async for chunk in self._answers.chunks():
+                yield chunk
         finally:
             pump.cancel()
             await asyncio.gather(pump, return_exceptions=True)
+
+    def stalled(self) -> None:
+        """The client does not read: accept no more of its tasks, and read the rest of its stream into nothing."""
+        self._answers.open()
 
     async def _pump(self, chunks: AsyncIterable[bytes]) -> None:
         # publish_many is an async generator, though its type promises less; closing it lets go of what is in flight.
@@ -75,20 +119,28 @@ class Batch:
             async with aclosing(published) as results:
                 async for result in results:
                     await self._answers.put(self._answer(result))
+            if self._dropped:
+                raise AnswersUnread(  # noqa: TRY301  # told as the other reasons for an early end are
+                    f"the answers were not read for {STALL:.0f} seconds, so the last {self._dropped} lines were "
+                    "dropped; read while you write, or send fewer lines a call"
+                )
         except ClientDisconnect:
             # The client left in the middle of a line or between two. What it had sent whole is published, because
             # publish_many gives all results of its source before the source's error; nobody reads these answers.
             _log.info("the client of a batch left before its end")
+        except (NotAccepting, AnswersUnread) as error:
+            await self._answers.put({"error": problem_of(error).as_dict()})
         except Exception:  # noqa: BLE001  # nobody awaits this task for its error: it is told here, or never
             _log.exception("a batch ended by an unexpected error")
-            await self._answers.put(
-                _line({"error": Problem(UNEXPECTED, "The rest of the stream was not read.").as_dict()})
-            )
-        await self._answers.put(None)
+            await self._answers.put({"error": Problem(UNEXPECTED, "The rest of the stream was not read.").as_dict()})
+        self._answers.end()
 
     async def _tasks(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[Task]:
-        async for number, line in lines(chunks, self._max_line):
+        async for number, line in lines(until(aiter(chunks), self._stopping), self._max_line):
             if line is not None and not line.strip():
+                continue
+            if self._answers.opened:
+                self._dropped += 1
                 continue
             try:
                 task = self._parse(line)
@@ -107,10 +159,10 @@ class Batch:
             raise InvalidTask(f"not valid UTF-8, at byte {error.start} of the line") from None
         return parse_task(text)
 
-    def _answer(self, result: Receipt | Refusal) -> bytes:
+    def _answer(self, result: Receipt | Refusal) -> dict[str, Any]:
         if isinstance(result, Refusal):
             return _refused(self._take(result.task.id, result.task), result.error)
-        return _line({"line": self._take(result.task_id), **receipt_view(result)})
+        return {"line": self._take(result.task_id), **receipt_view(result)}
 
     def _take(self, task_id: str, task: Task | None = None) -> int:
         """The line of a result. One id may stand on several lines: a refusal knows its own task, and receipts of one
@@ -131,8 +183,9 @@ class Duplex(Response):
     body. Here only the stream of the request receives.
     """
 
-    def __init__(self, content: AsyncGenerator[bytes, None], media_type: str) -> None:
-        self.content = content
+    def __init__(self, batch: Batch, request: Request, media_type: str) -> None:
+        self._batch = batch
+        self._request = request
         self.status_code = 200
         self.media_type = media_type
         self.background: BackgroundTask | None = None
@@ -140,20 +193,25 @@ class Duplex(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope, receive
-        async with aclosing(self.content) as content:
+        async with aclosing(self._batch.run(self._request.stream())) as content:
             # The head goes out with the first answers: before, a client that sent `Expect: 100-continue` would take
             # the 200 for the answer to that, and curl would then wait instead of sending.
             first = await anext(content, b"")
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": first, "more_body": True})
+            await self._send(send, first)
             async for chunk in content:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await self._send(send, chunk)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
+    async def _send(self, send: Send, chunk: bytes) -> None:
+        message: Message = {"type": "http.response.body", "body": chunk, "more_body": True}
+        try:
+            async with asyncio.timeout(STALL):
+                await send(message)
+        except TimeoutError:
+            self._batch.stalled()
+            await send(message)  # uvicorn waits for room before it writes, so nothing of it is out yet
 
-def _refused(line: int, error: MLProducerError) -> bytes:
-    return _line({"line": line, "error": problem_of(error).as_dict()})
 
-
-def _line(content: dict[str, Any]) -> bytes:
-    return to_json(content) + b"\n"
+def _refused(line: int, error: MLProducerError) -> dict[str, Any]:
+    return {"line": line, "error": problem_of(error).as_dict()}

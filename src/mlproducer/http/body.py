@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import Final
 
 from fastapi import Request
 
+from mlproducer.errors import NotAccepting
 from mlproducer.http.problems import BodyTooLarge, WrongMediaType
 
 JSON: Final = "application/json"
@@ -38,6 +40,35 @@ def require_media_type(request: Request, expected: str) -> None:
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given != expected:
         raise WrongMediaType(f"this path reads {expected}; say so in the Content-Type header")
+
+
+async def until(chunks: AsyncIterator[bytes], stopping: asyncio.Event) -> AsyncIterator[bytes]:
+    """The chunks, until `stopping` is set: also one that never comes is then no longer waited for.
+
+    Raises: NotAccepting, once `stopping` is set.
+    """
+    loop = asyncio.get_running_loop()
+    stop = loop.create_task(stopping.wait())
+    step: asyncio.Task[bytes | None] | None = None
+    try:
+        while True:
+            step = loop.create_task(_next(chunks))
+            await asyncio.wait((step, stop), return_when=asyncio.FIRST_COMPLETED)
+            if stop.done():
+                raise NotAccepting("the service stops; send again, elsewhere or in a moment, what has no answer")
+            chunk = step.result()
+            if chunk is None:
+                return
+            yield chunk
+    finally:
+        pending = [task for task in (step, stop) if task is not None]
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+
+async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(chunks, None)
 
 
 async def lines(chunks: AsyncIterable[bytes], limit: int) -> AsyncIterator[tuple[int, bytes | None]]:

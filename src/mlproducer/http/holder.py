@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from fastapi import FastAPI, Request
 
+from mlproducer.envelope.types import TaskType
+from mlproducer.ports import Listener
 from mlproducer.settings import Settings
 from mlproducer.shares.processor import ShareProcessor
-from mlproducer.wiring import Producer
+from mlproducer.wiring import GetCredentials, Producer
 
 _NAME: Final = "mlproducer"
 
 
-def lifespan_for(settings: Settings | None = None) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+def lifespan_for(
+    settings: Settings | None = None,
+    *,
+    task_types: Sequence[TaskType] = (),
+    listeners: Sequence[Listener] = (),
+    credentials: GetCredentials | None = None,
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     """A lifespan with these settings, or, if None, with those of the environment when the application starts.
+
+    The rest is as for `Producer`. Within a lifespan of one's own: `async with lifespan(app): ...; yield`.
 
     Raises, when the application starts: SettingsError, SpoolUnavailable. A broker that is down is no error.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Producer(settings) as running:
+        async with Producer(settings, task_types=task_types, listeners=listeners, credentials=credentials) as running:
             attach(app, running)
             try:
                 yield
@@ -44,6 +55,8 @@ class Held:
 
     producer: Producer
     shares: ShareProcessor
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the service begins to stop: calls that could go on for ever end then."""
 
 
 def attach(app: FastAPI, producer: Producer) -> None:
@@ -54,6 +67,11 @@ def attach(app: FastAPI, producer: Producer) -> None:
 
 def detach(app: FastAPI) -> None:
     delattr(app.state, _NAME)
+
+
+def tell_stopping(app: FastAPI) -> None:
+    """The service begins to stop."""
+    _of(app).stopping.set()
 
 
 async def get_producer(request: Request) -> Producer:
@@ -69,8 +87,17 @@ async def get_processor(request: Request) -> ShareProcessor:
     return _held(request).shares
 
 
+async def get_stopping(request: Request) -> asyncio.Event:
+    """Set when the service begins to stop. Raises: as `get_producer`."""
+    return _held(request).stopping
+
+
 def _held(request: Request) -> Held:
-    held = getattr(request.app.state, _NAME, None)
+    return _of(request.app)
+
+
+def _of(app: FastAPI) -> Held:
+    held = getattr(app.state, _NAME, None)
     if not isinstance(held, Held):
         raise RuntimeError(  # noqa: TRY004  # not about a type: the wiring is missing
             "this application has no producer: make it with FastAPI(lifespan=mlproducer.http.lifespan), or enter "

@@ -147,9 +147,11 @@ async def replay(request: Request, producer: ProducerOf) -> Response:
     ways = (asked.ids is not None, not asked.empty, asked.all)
     if sum(ways) != 1:
         raise InvalidRequest([Fault("ids", "give either ids, or conditions (task_type, reason, …), or all: true")])
-    ids = await (_by_ids(producer, asked.ids) if asked.ids is not None else _by_filter(producer, asked))
-    replayed = 0 if asked.dry_run or not ids else await producer.replay(ids)
-    return answer({"matched": len(ids), "replayed": replayed, "dry_run": asked.dry_run})
+    ids = list(dict.fromkeys(asked.ids)) if asked.ids is not None else await _by_filter(producer, asked)
+    if asked.dry_run:
+        return answer({"matched": await _count(producer, ids), "replayed": 0, "dry_run": True})
+    replayed = await producer.replay(ids) if ids else 0
+    return answer({"matched": replayed, "replayed": replayed, "dry_run": False})
 
 
 @router.delete("/api/ml/dlq", openapi_extra=_json_body(Chosen))
@@ -189,15 +191,15 @@ async def _read(request: Request, producer: Producer, model: type[Asked]) -> Ask
         raise invalid(error) from None
 
 
-async def _by_ids(producer: Producer, ids: list[str]) -> list[str]:
-    """Those of them that are dead letters, each once."""
-    found = []
-    for task_id in dict.fromkeys(ids):
+async def _count(producer: Producer, ids: list[str]) -> int:
+    """How many of them are dead letters."""
+    found = 0
+    for task_id in ids:
         try:
             await producer.dead_letter(task_id)
         except NotFound:
             continue
-        found.append(task_id)
+        found += 1
     return found
 
 

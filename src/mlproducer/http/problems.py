@@ -1,14 +1,14 @@
 """Errors as RFC 9457 problems. One table says which error is which status; nothing else in `http` names one.
 
-A problem tells what is wrong and where, with names of fields and settings. It never holds a value that the caller
-sent, because values are content, and never a stack trace.
+A problem tells what is wrong and where, with names of fields and settings, and ids where one is looked for or taken.
+It never holds another value that the caller sent, because values are content, and never a stack trace.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -48,6 +48,10 @@ class Forbidden(MLProducerError):
 
 class BodyTooLarge(MLProducerError):
     """Over `ML_MAX_BODY_BYTES`."""
+
+
+class AnswersUnread(MLProducerError):
+    """The client of a stream does not read its answers."""
 
 
 class WrongMediaType(MLProducerError):
@@ -95,6 +99,7 @@ TABLE: Final[tuple[tuple[type[Exception], Kind], ...]] = (
     (Unauthorized, Kind(401, "unauthorized", "An API key is needed")),
     (Forbidden, Kind(403, "forbidden", "Not allowed from there")),
     (BodyTooLarge, Kind(413, "body-too-large", "The request body is too large")),
+    (AnswersUnread, Kind(408, "answers-unread", "The answers were not read")),
     (WrongMediaType, Kind(415, "wrong-media-type", "The request body is of another kind")),
     (SettingsError, Kind(500, "wrong-setting", "A setting is wrong")),
 )
@@ -114,6 +119,8 @@ class Problem:
     field: str | None = None
     faults: tuple[Fault, ...] = ()
     retry_after: float | None = None
+    more: Mapping[str, object] | None = None
+    """Members of this kind of problem alone (RFC 9457 §3.2)."""
 
     def as_dict(self) -> dict[str, object]:
         kind = self.kind
@@ -129,7 +136,7 @@ class Problem:
             found["errors"] = [{"field": fault.field, "problem": fault.problem} for fault in self.faults]
         if self.retry_after is not None:
             found["retry_after"] = self.retry_after
-        return found
+        return {**found, **(self.more or {})}
 
     def response(self) -> Response:
         headers = {}
@@ -150,7 +157,8 @@ def problem_of(error: Exception) -> Problem:
             return Problem(kind, kind.title)
     for fits, kind in TABLE:
         if isinstance(error, fits):
-            return Problem(kind, str(error), _field(error), getattr(error, "faults", ()), _retry_after(error))
+            faults = error.faults if isinstance(error, InvalidRequest) else ()
+            return Problem(kind, str(error), _field(error), faults, _retry_after(error), _more(error))
     return Problem(UNEXPECTED, "The log of the service says more.")
 
 
@@ -190,6 +198,16 @@ def _field(error: Exception) -> str | None:
     if isinstance(error, InvalidRequest):
         return error.faults[0].field if error.faults else None
     return None
+
+
+def _more(error: Exception) -> Mapping[str, object] | None:
+    """A share of which a part is safe: the receipts of that part are the caller's."""
+    if not isinstance(error, ShareIncomplete):
+        return None
+    return {
+        "receipts": [asdict(receipt) for receipt in error.receipts],
+        "refused": {task_id: problem_of(each).as_dict() for task_id, each in error.refused.items()},
+    }
 
 
 def _retry_after(error: Exception) -> float | None:

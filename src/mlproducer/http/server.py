@@ -1,7 +1,8 @@
 """Running the service: bind, start the producer, serve, and on a signal stop in order.
 
-Order of a stop: no new connections; requests under way may finish within `ML_SHUTDOWN_TIMEOUT`; then the producer
-drains what is in flight within the same time and spools the rest. A second signal skips the first wait.
+Order of a stop: no new connections, and no new tasks from those there are (503); what is in flight may be confirmed
+within `ML_SHUTDOWN_TIMEOUT`; the rest is spooled, and all of their callers get their answers. A second signal skips
+the wait for clients, not the one for tasks.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import logging
 import math
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import uvicorn
+from fastapi import FastAPI
 
 from mlproducer.errors import SettingsError
 from mlproducer.http.app import create_app
 from mlproducer.http.auth import refuse_open_door
+from mlproducer.http.holder import tell_stopping
 from mlproducer.settings import Settings
 from mlproducer.wiring import Producer
 
@@ -30,7 +33,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Service:
     """One run of the HTTP service. The address is bound at once; `port` tells it where `ML_PORT` is 0.
 
-    `producer` is one that the caller has started and will stop; None makes one that lives as long as the service.
+    `producer` is one that is not started yet, such as one with task types of its own; None makes one of the settings.
+    It lives as long as the service.
 
     Raises: SettingsError, naming ML_HOST or ML_PORT if the address cannot be bound, and ML_API_KEYS if the service
         would stand open to the network.
@@ -39,7 +43,7 @@ class Service:
     def __init__(self, settings: Settings, producer: Producer | None = None) -> None:
         refuse_open_door(settings)
         self._settings = settings
-        self._producer = producer
+        self._producer = Producer(settings) if producer is None else producer
         self._socket = bind(settings.ml_host, settings.ml_port)
         self.port: int = self._socket.getsockname()[1]
 
@@ -56,19 +60,22 @@ class Service:
         Raises: SettingsError; SpoolUnavailable, if the spool cannot be opened.
         """
         with self._socket:
-            if self._producer is not None:
-                await self._serve(self._producer, ready, stop)
-                return
-            async with Producer(self._settings) as producer:
-                await self._serve(producer, ready, stop)
+            async with self._producer:
+                await self._serve(ready, stop)
 
-    async def _serve(self, producer: Producer, ready: asyncio.Event | None, stop: asyncio.Event | None) -> None:
+    async def _serve(self, ready: asyncio.Event | None, stop: asyncio.Event | None) -> None:
+        app = create_app(self._settings, self._producer)
+
         def started() -> None:
             _log.info("listening on %s", self.url)
             if ready is not None:
                 ready.set()
 
-        server = _Server(self._config(producer), started)
+        async def drain() -> None:
+            tell_stopping(app)
+            await self._producer.stop()
+
+        server = _Server(self._config(app), started, drain)
         if stop is not None:
             watch = asyncio.get_running_loop().create_task(_stop_on(server, stop))
             try:
@@ -79,16 +86,19 @@ class Service:
             with _signals(server):
                 await server.serve(sockets=[self._socket])
 
-    def _config(self, producer: Producer) -> uvicorn.Config:
+    def _config(self, app: FastAPI) -> uvicorn.Config:
+        # Clients get their answers as the producer settles its tasks: at most the shutdown timeout, and then the time
+        # of a commit to the spool. Who has not sent its request or read its answer a second later is let go.
+        patience = self._settings.ml_shutdown_timeout + self._settings.ml_confirm_timeout + 1
         return uvicorn.Config(
-            create_app(self._settings, producer),
+            app,
             lifespan="off",  # the producer is started above, where its errors reach the caller as they are
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
             ws="none",
-            timeout_graceful_shutdown=max(1, math.ceil(self._settings.ml_shutdown_timeout)),
+            timeout_graceful_shutdown=math.ceil(patience),
         )
 
 
@@ -140,11 +150,16 @@ def _why_unbound(error: OSError, host: str, port: int) -> str:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers, which would end the process by the signal after the stop."""
+    """uvicorn with a drain beside its own stop, and without its signal handlers, which would end the process by the
+    signal after the stop.
+    """
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_started: Callable[[], None], drain: Callable[[], Awaitable[None]]
+    ) -> None:
         super().__init__(config)
         self._on_started = on_started
+        self._drain = drain
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -154,6 +169,13 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Beside it and not before it: the listeners are closed first, which needs no await; then the drain settles
+        # the tasks for whose answers uvicorn waits.
+        draining = asyncio.ensure_future(self._drain())
+        await super().shutdown(sockets)
+        await draining
 
 
 async def _stop_on(server: uvicorn.Server, stop: asyncio.Event) -> None:

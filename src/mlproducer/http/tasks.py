@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from typing import Annotated, Final
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from mlproducer.errors import NotAccepting
 from mlproducer.http.auth import require_caller
 from mlproducer.http.batch import BATCH_BODY, Batch, Duplex
 from mlproducer.http.body import NDJSON, read_json_body, require_media_type
-from mlproducer.http.holder import get_producer
+from mlproducer.http.holder import get_producer, get_stopping
 from mlproducer.http.problems import ProblemRoute
 from mlproducer.http.views import TASK_BODY, answer, receipt_view
 from mlproducer.task import Task
@@ -57,17 +58,21 @@ async def publish(
 
 
 @router.post("/api/ml/tasks/batch", openapi_extra=BATCH_BODY)
-async def publish_batch(request: Request, producer: Annotated[Producer, Depends(get_producer)]) -> Response:
+async def publish_batch(
+    request: Request,
+    producer: Annotated[Producer, Depends(get_producer)],
+    stopping: Annotated[asyncio.Event, Depends(get_stopping)],
+) -> Response:
     """Publish a stream: one task a line (NDJSON), one answer a line, each with the number of the line it answers.
 
     Answers come in the order in which tasks settle, and while the stream is still being sent: read while you write.
-    A line that is wrong fails alone, as `{"line": n, "error": {…}}`.
+    A line that is wrong fails alone, as `{"line": n, "error": {…}}`. If the stream has to end early, a last answer
+    without `line` says why; lines that have no answer were then not accepted.
     """
     require_media_type(request, NDJSON)
     if not producer.status().accepting:
         raise NotAccepting("the service is starting or stopping; send the batch again in a moment")
-    batch = Batch(producer, producer.settings.ml_max_message_bytes)
-    return Duplex(batch.run(request.stream()), NDJSON)
+    return Duplex(Batch(producer, producer.settings.ml_max_message_bytes, stopping), request, NDJSON)
 
 
 @router.get("/api/ml/tasks/{task_id:path}")
