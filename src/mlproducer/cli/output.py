@@ -20,6 +20,11 @@ from rich.text import Text
 PLAIN_WIDTH: Final = 160
 """Columns of a table in a pipe or a file, where nobody's window sets a limit."""
 
+_BETWEEN: Final = 3
+"""Columns of the screen between two of a table."""
+_LEAST: Final = 20
+"""Columns that the last of a table gets at least."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -70,12 +75,17 @@ class Output:
             title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
         )
         table.title_style = "bold"
+        room = self.screen.width
         for number, column in enumerate(columns[:-1]):
             widest = max((len(str(row[number])) for row in rows), default=0)
             table.add_column(column, no_wrap=True, min_width=widest)
-        table.add_column(columns[-1], overflow=last, no_wrap=last == "ellipsis")
+            room -= max(widest, len(column)) + _BETWEEN
+        table.add_column(columns[-1], overflow="fold")
         for row in rows:
-            table.add_row(*(Text(str(cell)) for cell in row))
+            *first, rest = (Text(str(cell)) for cell in row)
+            if last == "ellipsis":
+                rest.truncate(max(_LEAST, room - _BETWEEN), overflow="ellipsis")
+            table.add_row(*first, rest)
         self.screen.print(table)
 
 
