@@ -6,7 +6,7 @@ import logging
 from importlib.metadata import version
 from typing import Final
 
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mlproducer.http import docs, operations, shares, tasks
 from mlproducer.http.auth import refuse_open_door
 from mlproducer.http.holder import attach, lifespan_for
-from mlproducer.http.problems import problem_of
+from mlproducer.http.problems import problem_of, problem_response
 from mlproducer.settings import Settings
 from mlproducer.wiring import Producer
 
@@ -43,19 +43,11 @@ def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
     if producer is not None:
         attach(app, producer)
     app.add_middleware(Outermost)
-    app.add_exception_handler(HTTPException, _problem)
-    app.add_exception_handler(RequestValidationError, _problem)
+    app.add_exception_handler(HTTPException, problem_response)
+    app.add_exception_handler(RequestValidationError, problem_response)
     app.include_router(router)
     app.include_router(docs.router)
     return app
-
-
-async def _problem(request: Request, error: Exception) -> Response:
-    del request
-    response = problem_of(error).response()
-    if isinstance(error, HTTPException) and error.headers:
-        response.headers.update(error.headers)  # a 405 says in Allow what the path takes
-    return response
 
 
 class Outermost:

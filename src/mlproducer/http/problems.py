@@ -162,6 +162,15 @@ def problem_of(error: Exception) -> Problem:
     return Problem(UNEXPECTED, "The log of the service says more.")
 
 
+async def problem_response(request: Request, error: Exception) -> Response:
+    """An exception handler: `app.add_exception_handler(MLProducerError, problem_response)`."""
+    del request
+    response = problem_of(error).response()
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)  # a 405 says in Allow what the path takes
+    return response
+
+
 def invalid(error: ValidationError) -> InvalidRequest:
     """A pydantic error about a body, without the values in it."""
     return InvalidRequest([_fault(each) for each in error.errors(include_url=False, include_input=False)])
