@@ -40,8 +40,6 @@ class LinkView:
     connected: bool
     """Channels open, confirms on, topology verified: a publish can be written now."""
     blocked: bool
-    paused: bool
-    """The socket's write buffer is over its high mark."""
     in_flight: int
     in_flight_bytes: int
     node: str
@@ -69,6 +67,11 @@ class Broker(Protocol):
         channel error can be blamed on this message (then `NotSent(CHANNEL_REFUSED)`). Never raises for reasons of
         the link: those are outcomes.
         """
+        ...
+
+    @property
+    def paused(self) -> bool:
+        """The socket's write buffer is over its high mark: wait for `writable` before the next publish."""
         ...
 
     async def writable(self, deadline: float) -> bool:

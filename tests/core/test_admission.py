@@ -14,7 +14,7 @@ WINDOW = Window(max_tasks=10, max_bytes=1_000)
 
 
 def link(*, connected: bool = True, blocked: bool = False, in_flight: int = 0, in_flight_bytes: int = 0) -> LinkView:
-    return LinkView(connected, blocked, False, in_flight, in_flight_bytes, "localhost:5672")
+    return LinkView(connected, blocked, in_flight, in_flight_bytes, "localhost:5672")
 
 
 @pytest.mark.parametrize("admission", [Admission.PASS, Admission.PROBE])

@@ -123,6 +123,18 @@ async def test_an_abandoned_stream_leaves_nothing_under_way() -> None:
         assert receipt.confirmed
 
 
+async def test_an_id_that_comes_again_while_the_first_is_in_flight_gets_the_first_receipt() -> None:
+    b = bench()
+    async with b.producer as p:
+        await p.connected(1)
+        b.broker.hold()
+        asyncio.get_running_loop().call_later(0.05, b.broker.release)
+        async with asyncio.timeout(2):
+            results = [r async for r in p.publish_many(embed(1, id="one") for _ in range(3))]
+        assert [r.confirmed for r in results if isinstance(r, Receipt)] == [True] * 3
+        assert b.broker.task_ids() == ["one"]
+
+
 async def test_a_deferred_and_a_repeated_task_find_their_way_in_a_stream() -> None:
     b = bench()
     async with b.producer as p:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from mlproducer.amqp.faults import ChannelClosed
-from mlproducer.amqp.publishing import PublishingChannel
+from mlproducer.amqp.publishing import PublishingChannel, answer
 from mlproducer.errors import BrokerError
 from mlproducer.outcome import NotSent, NotSentCause, Outcome
 from mlproducer.ports import Settle
@@ -40,7 +40,7 @@ class Alone:
         def settled(outcome: Outcome) -> None:
             self._count -= 1
             self._bytes -= envelope.size
-            settle(outcome)
+            answer(settle, outcome)
 
         self._queue.append((envelope, settled, deadline))
         if self._worker is None:
@@ -59,6 +59,9 @@ class Alone:
         if self._worker is not None:
             self._worker.cancel()
             self._worker = None
+        self._settle_waiting()
+
+    def _settle_waiting(self) -> None:
         queue, self._queue = self._queue, deque()
         for _, settle, _ in queue:
             settle(NotSent(NotSentCause.NOT_CONNECTED))
@@ -67,13 +70,13 @@ class Alone:
         while self._queue:
             # The head stays in the queue until it is on a channel: if the connection ends while one is being
             # opened, `lost` settles it with the others.
-            try:
-                if self._channel is None:
+            if self._channel is None:
+                try:
                     self._channel = await self._open_channel()
-            except (ChannelClosed, BrokerError, TimeoutError):
-                self._worker = None
-                self.lost()
-                return
+                except (ChannelClosed, BrokerError, TimeoutError):
+                    self._worker = None  # what `settle` may publish now starts another
+                    self._settle_waiting()
+                    return
             envelope, settle, deadline = self._queue.popleft()
             over = asyncio.Event()
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable, Coroutine
 
 from mlproducer.amqp.alone import Alone
 from mlproducer.amqp.channel import Channel
-from mlproducer.amqp.config import AmqpConfig, Endpoint
+from mlproducer.amqp.config import AmqpConfig, Credentials, Endpoint
 from mlproducer.amqp.connection import Connection
-from mlproducer.amqp.faults import NOT_FOUND, ChannelClosed, connect_failed
+from mlproducer.amqp.faults import NOT_FOUND, ChannelClosed, connect_failed, no_credentials
 from mlproducer.amqp.publishing import HEADER_TOO_LARGE, PublishingChannel, fits
 from mlproducer.amqp.topology import depth, exchange_is_there, refusal, verify
 from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost, ErrorType
@@ -34,7 +35,7 @@ class AmqpBroker:
         self._connection: Connection | None = None
         self._publishing: PublishingChannel | None = None
         self._retired: set[PublishingChannel] = set()
-        self._alone = Alone(self._open_publishing)
+        self._alone = Alone(lambda: self._open_publishing(self._link()))
         self._jobs: set[asyncio.Task[None]] = set()
         self._unblocked = asyncio.Event()
         self._unblocked.set()
@@ -46,35 +47,34 @@ class AmqpBroker:
         connection: Connection | None = None
         try:
             async with asyncio.timeout(self._config.connection_timeout):
-                login = await self._config.get_credentials() if self._config.get_credentials else endpoint.credentials
+                login = await self._credentials(endpoint)
                 connection = await Connection.open(endpoint, self._config, login, self._ended, self._blocked_changed)
                 await self._verify(connection)
-                self._connection = connection
-                self._publishing = await self._open_publishing()
+                channel = await self._open_publishing(connection)
         except BaseException as exc:
-            self._connection = self._publishing = None
             error = connect_failed(endpoint.node, exc, tls=endpoint.tls is not None)
             if connection is not None:
                 connection.abort(error)
-            # A cancellation, or a bug, is not the broker's fault.
-            if not isinstance(exc, BrokerError | OSError | ChannelClosed):
+            self._forget_link()  # an alarm that this connection told of is nobody's any more
+            if error is exc or not isinstance(exc, Exception):  # the latter is a cancellation
                 raise
             raise error from exc
+        # No await since the channel was found open: the link is established from here, and its end is told.
+        self._connection, self._publishing = connection, channel
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
         self._publishing = None
-        for job in list(self._jobs):
-            job.cancel()
         if connection is None:
             return
         try:
-            async with asyncio.timeout(self._config.check_timeout):
+            async with asyncio.timeout(min(self._config.check_timeout, self._config.connection_timeout)):
                 await connection.close()
         except (TimeoutError, BrokerError, ChannelClosed):
             pass  # it would not say goodbye: end it all the same
-        connection.abort(ConnectionLost(f"{self._endpoint.node}: closed by us"))
-        self._forget_link()
+        finally:
+            connection.abort(ConnectionLost(f"{connection.endpoint.node}: closed by us"))
+            self._forget_link()
 
     def publish(self, envelope: Envelope, settle: Settle, *, deadline: float, alone: bool = False) -> None:
         channel = self._publishing
@@ -89,6 +89,10 @@ class AmqpBroker:
         else:
             channel.publish(envelope, settle, deadline)
 
+    @property
+    def paused(self) -> bool:
+        return self._connection is not None and self._connection.paused
+
     async def writable(self, deadline: float) -> bool:
         connection = self._connection
         if connection is None:
@@ -102,6 +106,10 @@ class AmqpBroker:
 
     async def check(self) -> None:
         connection = self._link()
+        if not self._unblocked.is_set():
+            # A broker that blocks us reads nothing, so a question would only look like a dead link. It goes on
+            # sending heartbeats, and those are watched.
+            return
         try:
             async with asyncio.timeout(self._config.check_timeout):
                 why = await refusal(connection, lambda channel: exchange_is_there(channel, self._config.exchange))
@@ -119,6 +127,8 @@ class AmqpBroker:
     async def queue_depths(self) -> dict[str, int]:
         connection = self._link()
         depths: dict[str, int] = {}
+        if not self._unblocked.is_set():
+            return depths  # see `check`
         try:
             async with asyncio.timeout(self._config.check_timeout):
                 for queue in self._config.queues:
@@ -132,7 +142,7 @@ class AmqpBroker:
         return depths
 
     def view(self) -> LinkView:
-        channel, connection, alone = self._publishing, self._connection, self._alone
+        channel, alone = self._publishing, self._alone
         in_flight, size = alone.in_flight, alone.bytes_in_flight
         if channel is not None:
             in_flight += channel.in_flight
@@ -143,7 +153,6 @@ class AmqpBroker:
         return LinkView(
             connected=channel is not None,
             blocked=not self._unblocked.is_set(),
-            paused=connection is not None and connection.paused,
             in_flight=in_flight,
             in_flight_bytes=size,
             node=self._endpoint.node,
@@ -158,6 +167,14 @@ class AmqpBroker:
             raise ConnectionLost(f"{self._endpoint.node}: not connected")
         return self._connection
 
+    async def _credentials(self, endpoint: Endpoint) -> Credentials:
+        if self._config.get_credentials is None:
+            return endpoint.credentials
+        try:
+            return await self._config.get_credentials()
+        except Exception as exc:  # noqa: BLE001  # the application's code may raise anything
+            raise no_credentials(endpoint.node, exc) from None  # its text may hold a secret
+
     async def _verify(self, connection: Connection) -> None:
         topology = await verify(connection, self._config)
         for difference in topology.differences:
@@ -165,8 +182,8 @@ class AmqpBroker:
                 self._differences.add(difference)
                 self._tell(difference)
 
-    async def _open_publishing(self) -> PublishingChannel:
-        connection = self._link()
+    async def _open_publishing(self, connection: Connection) -> PublishingChannel:
+        """Returns an open one, with no await after that was seen. Raises: ChannelClosed, BrokerError, TimeoutError."""
         self._epoch += 1
         prefix = f"{self._nonce}-{self._epoch}-"
 
@@ -184,8 +201,12 @@ class AmqpBroker:
             )
 
         channel = connection.add(make)
-        async with asyncio.timeout(self._config.check_timeout):
-            await channel.start()
+        try:
+            async with asyncio.timeout(self._config.check_timeout):
+                await channel.start()
+        except BaseException:
+            connection.forget(channel)
+            raise
         return channel
 
     # What channels and connection report
@@ -200,7 +221,8 @@ class AmqpBroker:
 
     def _emptied(self, channel: PublishingChannel) -> None:
         self._retired.discard(channel)
-        self._spawn(self._close_channel(channel))
+        if self._connection is not None and channel.end is None:
+            self._spawn(self._close_channel(self._connection, channel))
 
     def _channel_closed(self, channel: PublishingChannel, why: ChannelClosed) -> None:
         self._retired.discard(channel)
@@ -211,31 +233,27 @@ class AmqpBroker:
     def _replace(self, channel: PublishingChannel, *, topology: bool) -> None:
         if self._alone.owns(channel):
             self._alone.drop_channel()
-        if channel is self._publishing:
+        if channel is self._publishing and self._connection is not None:
             self._publishing = None
-            self._spawn(self._reopen(topology=topology))
+            self._spawn(self._reopen(self._connection, topology=topology))
 
-    async def _reopen(self, *, topology: bool) -> None:
-        connection = self._link()
+    async def _reopen(self, connection: Connection, *, topology: bool) -> None:
         # A blocked broker reads nothing from us: asking it for a channel would look like a dead link.
         await self._unblocked.wait()
         try:
             async with asyncio.timeout(self._config.check_timeout):
                 if topology:
                     await self._verify(connection)
-                self._publishing = await self._open_publishing()
+                self._publishing = await self._open_publishing(connection)
         except (TimeoutError, ChannelClosed, BrokerError) as exc:
             connection.abort(connect_failed(self._endpoint.node, exc, tls=self._endpoint.tls is not None))
 
-    async def _close_channel(self, channel: Channel) -> None:
-        connection = self._connection
-        try:
+    async def _close_channel(self, connection: Connection, channel: Channel) -> None:
+        # The connection's own watch finds out whether it is dead; a channel that was closed meanwhile is closed.
+        with contextlib.suppress(TimeoutError, ChannelClosed, BrokerError):
             async with asyncio.timeout(self._config.check_timeout):
                 await channel.close()
-        except (TimeoutError, ChannelClosed, BrokerError):
-            pass  # the connection's own watch finds out whether it is dead
-        if connection is not None:
-            connection.forget(channel)
+        connection.forget(channel)
 
     def _blocked_changed(self, blocked: bool, reason: str) -> None:  # noqa: FBT001  # the fact itself
         if blocked:
@@ -246,12 +264,9 @@ class AmqpBroker:
 
     def _ended(self, connection: Connection, error: BrokerError) -> None:
         # Race: a connect fails, or `close` has let go of the link, and the wire reports its end: nobody is to know.
-        if connection is not self._connection:
-            return
-        established = self._publishing is not None or bool(self._jobs)
-        self._connection = self._publishing = None
-        self._forget_link()
-        if established:
+        if connection is self._connection:
+            self._connection = self._publishing = None
+            self._forget_link()
             self._lost(error)
 
     def _forget_link(self) -> None:

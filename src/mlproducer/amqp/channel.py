@@ -24,10 +24,13 @@ class Channel:
         self._send = send
         self._calls: deque[tuple[type[base.Frame], asyncio.Future[base.Frame]]] = deque()
         self._end: ChannelClosed | BrokerError | None = None
+        self.reusable = False
+        """Both ends know that it is closed, and no frame of it is under way: its number may be used again."""
 
     @property
-    def open(self) -> bool:
-        return self._end is None
+    def end(self) -> ChannelClosed | BrokerError | None:
+        """Why it is over; None while it is open."""
+        return self._end
 
     async def call(self, method: base.Frame, answer: type[F]) -> F:
         """Send `method` and wait for its answer. The caller bounds the time.
@@ -51,9 +54,12 @@ class Channel:
         match value:
             case commands.Channel.Close(reply_code=code, reply_text=text):
                 self.send(commands.Channel.CloseOk())
+                # Race: our own close crosses the broker's. Then its answer to ours is still to come.
+                self.reusable = not any(answer is commands.Channel.CloseOk for answer, _ in self._calls)
                 self._ended(ChannelClosed(code or 0, text or ""))
             case commands.Channel.CloseOk():
                 self._answer(value)
+                self.reusable = True
                 self._ended(ChannelClosed(0, "closed by us"))
             case base.Frame():
                 self._answer(value)
@@ -68,7 +74,7 @@ class Channel:
 
     async def close(self) -> None:
         """Close it from our end. Does nothing if it is closed already."""
-        if self.open:
+        if self._end is None:
             await self.call(commands.Channel.Close(200, "done", 0, 0), commands.Channel.CloseOk)
 
     def _answer(self, value: base.Frame) -> None:

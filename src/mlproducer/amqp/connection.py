@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Final, Self, TypeVar
@@ -12,10 +13,10 @@ from pamqp.common import FieldTable
 
 from mlproducer.amqp.channel import Channel
 from mlproducer.amqp.config import AmqpConfig, Credentials, Endpoint
-from mlproducer.amqp.faults import closed_by_broker, not_amqp
+from mlproducer.amqp.faults import closed_by_broker, not_amqp, silent_end
 from mlproducer.amqp.publishing import PublishingChannel
 from mlproducer.amqp.wire import Wire
-from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost
+from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost, ErrorType
 
 CLIENT: Final[FieldTable] = {
     "product": "mlproducer",
@@ -30,6 +31,9 @@ CLIENT: Final[FieldTable] = {
         "exchange_exchange_bindings": True,
     },
 }
+MAX_CHANNELS: Final = 65_535
+"""A channel number is two octets on the wire."""
+
 C = TypeVar("C", bound=Channel)
 
 
@@ -52,7 +56,9 @@ class Connection:
         self._start: asyncio.Future[commands.Connection.Start] = asyncio.get_running_loop().create_future()
         self._tune: asyncio.Future[commands.Connection.Tune] = asyncio.get_running_loop().create_future()
         self._wire = Wire(self, endpoint.node, config.frame_max)
-        self._last_channel = 0
+        self._channel_max = MAX_CHANNELS
+        self._last_number = 0
+        self._free_numbers: deque[int] = deque()
         self.error: BrokerError | None = None
 
     @classmethod
@@ -96,14 +102,31 @@ class Connection:
         await self._wire.writable()
 
     def add(self, make: Callable[[int, Callable[[bytes], None]], C]) -> C:
-        """A new channel object with a number of its own; the caller opens it. Numbers are not used again."""
-        self._last_channel += 1
-        channel = make(self._last_channel, self._send)
-        self._channels[channel.number] = channel
+        """A new channel object with a number of its own; the caller opens it.
+
+        Raises: BrokerRefused, if no number is free.
+        """
+        if self._last_number < self._channel_max:
+            self._last_number += 1
+            number = self._last_number
+        elif self._free_numbers:
+            # The number that has been free for longest.
+            number = self._free_numbers.popleft()
+        else:
+            raise BrokerRefused(
+                f"{self.endpoint.node}: all {self._channel_max} channels of the connection are in use",
+                error_type=ErrorType.PROTOCOL,
+            )
+        channel = make(number, self._send)
+        self._channels[number] = channel
         return channel
 
     def forget(self, channel: Channel) -> None:
-        self._channels.pop(channel.number, None)
+        """Its frames mean nothing any more. The number of a channel that never closed is not used again."""
+        if self._channels.get(channel.number) is channel:
+            del self._channels[channel.number]
+            if channel.reusable:
+                self._free_numbers.append(channel.number)
 
     async def close(self) -> None:
         """Say goodbye and wait for the answer. The caller bounds the time and then aborts."""
@@ -175,7 +198,10 @@ class Connection:
         self._wire.send(data)
 
     async def _handshake(self, credentials: Credentials) -> None:
-        start = await self._start
+        try:
+            start = await self._start
+        except ConnectionLost as error:
+            raise silent_end(error, self.endpoint.node, "greeting") from None
         mechanisms = (start.mechanisms or "").split()
         mechanism = self._config.mechanism
         if mechanism not in mechanisms:
@@ -189,10 +215,14 @@ class Connection:
                 client_properties=dict(CLIENT), mechanism=mechanism, response=response, locale="en_US"
             )
         )
-        tune = await self._tune
+        try:
+            tune = await self._tune
+        except ConnectionLost as error:
+            raise silent_end(error, self.endpoint.node, "login") from None
+        self._channel_max = _lower(MAX_CHANNELS, tune.channel_max or 0)
         frame_max = _lower(self._config.frame_max, tune.frame_max or 0)
         beat = _lower(self._config.heartbeat, tune.heartbeat or 0)
-        self._control.send(commands.Connection.TuneOk(tune.channel_max or 0, frame_max, beat))
+        self._control.send(commands.Connection.TuneOk(self._channel_max, frame_max, beat))
         self._wire.frame_max = frame_max
         self._wire.start_heartbeats(beat)
         await self._control.call(commands.Connection.Open(virtual_host=self.endpoint.vhost), commands.Connection.OpenOk)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
-from typing import Final
+from typing import Final, Literal
 
 from mlproducer.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConnectionLost, ErrorType, TlsFailed
 
@@ -49,13 +50,29 @@ def connect_failed(node: str, exc: BaseException, *, tls: bool) -> BrokerError: 
             return BrokerUnreachable(
                 f"{node}: the host name is not known ({exc.strerror}): see RABBITMQ_URL", error_type=ErrorType.DNS
             )
-        case ConnectionRefusedError():
+        case OSError() if _all_refused(exc):
             return BrokerUnreachable(f"{node}: connection refused: does RabbitMQ run there? See RABBITMQ_URL")
-        case _:
+        case ChannelClosed(code=code, text=text):
+            return BrokerRefused(
+                f"{node}: the broker closed a channel as it was opened: {code} {text}", error_type=ErrorType.PROTOCOL
+            )
+        case UnicodeError():
+            return BrokerUnreachable(f"{node}: that is not a host name: see RABBITMQ_URL", error_type=ErrorType.DNS)
+        case OSError():
             hint = "" if tls else ": does that port want TLS (amqps://, RABBITMQ_USE_SSL)?"
             return BrokerUnreachable(
                 f"{node}: the connection failed ({type(exc).__name__}: {exc}){hint}", error_type=ErrorType.LOST
             )
+        case _:
+            # Such as a user or virtual host that AMQP cannot carry: the text of the error may hold the login.
+            return BrokerUnreachable(
+                f"{node}: the connect failed with {type(exc).__name__}: see RABBITMQ_URL", error_type=ErrorType.OTHER
+            )
+
+
+def no_credentials(node: str, exc: Exception) -> BrokerError:
+    """The credentials callback failed. Only the kind of its error is told: its text may hold a secret."""
+    return BrokerRefused(f"{node}: the application's credentials callback failed with {type(exc).__name__}")
 
 
 def closed_by_broker(node: str, code: int, text: str) -> BrokerError:
@@ -73,10 +90,43 @@ def closed_by_broker(node: str, code: int, text: str) -> BrokerError:
 
 def ended(node: str, exc: BaseException | None) -> BrokerError:
     """The error for a connection that just ended."""
-    if isinstance(exc, BrokerError):
-        return exc
+    match exc:
+        case BrokerError():
+            return exc
+        case ssl.SSLError():  # TLS 1.3 tells a client that its certificate is refused only after the handshake
+            return connect_failed(node, exc, tls=True)
+        case _:
+            pass
     why = f"{type(exc).__name__}: {exc}" if exc is not None else "closed by the other end"
     return ConnectionLost(f"{node}: the connection was lost ({why})")
+
+
+def silent_end(error: ConnectionLost, node: str, stage: Literal["greeting", "login"]) -> BrokerError:
+    """The error for a connection that ended in the handshake without a word of the broker's."""
+    if error.error_type is not ErrorType.LOST:
+        return error
+    match stage:
+        case "greeting":
+            return BrokerUnreachable(
+                f"{node}: it took the connection and closed it without a word: does that port want TLS (amqps://, "
+                "RABBITMQ_USE_SSL), or is RabbitMQ just starting or stopping?",
+                error_type=ErrorType.LOST,
+            )
+        case "login":
+            return BrokerRefused(
+                f"{node}: it closed the connection at the login without a word, as old brokers do for a wrong user or "
+                "password: see RABBITMQ_URL"
+            )
+
+
+def _all_refused(exc: OSError) -> bool:
+    """True for one refused address, or for a host name of which each address refused (such as ::1 and 127.0.0.1)."""
+    # asyncio joins the errors of several addresses into one text: "Multiple exceptions: [Errno 111] …, [Errno 111] …".
+    text = str(exc)
+    numbers = text.count("[Errno ")
+    return isinstance(exc, ConnectionRefusedError) or (
+        numbers > 0 and numbers == text.count(f"[Errno {errno.ECONNREFUSED}]")
+    )
 
 
 def silent(node: str, seconds: float) -> BrokerError:

@@ -30,6 +30,14 @@ _END: Final = b"\xce"
 Settled = list[tuple[tuple[Settle, int], Outcome]]
 
 
+def answer(settle: Settle, outcome: Outcome) -> None:
+    """Settle one attempt; a caller's fault in it must not keep the others from their outcomes."""
+    try:
+        settle(outcome)
+    except Exception as exc:  # noqa: BLE001  # reported where asyncio reports what nobody caught
+        asyncio.get_running_loop().call_exception_handler({"message": "a settle callback failed", "exception": exc})
+
+
 class PublishingChannel(Channel):
     """One channel in confirm mode.
 
@@ -75,9 +83,16 @@ class PublishingChannel(Channel):
         """Open it and turn confirms on. Raises: ChannelClosed, BrokerError."""
         await self.call(commands.Channel.Open(), commands.Channel.OpenOk)
         await self.call(commands.Confirm.Select(), commands.Confirm.SelectOk)
+        # Race: the answer wakes us for the next turn of the loop, and in this turn the channel ends after all.
+        if self.end is not None:
+            raise self.end
 
     def publish(self, envelope: Envelope, settle: Settle, deadline: float) -> None:
         """Write one mandatory message; `settle` is called exactly once."""
+        if self.end is not None:
+            # Race: the channel ends, and one of the settles that this brings publishes again at once.
+            settle(NotSent(NotSentCause.NOT_CONNECTED))
+            return
         if deadline <= self._clock.monotonic():
             settle(NotSent(NotSentCause.DEADLINE))
             return
@@ -140,13 +155,9 @@ class PublishingChannel(Channel):
             self._ledger.returned(int(tag), code, text)
 
     def _settle(self, settled: Settled) -> None:
-        loop = asyncio.get_running_loop()
         for (settle, size), outcome in settled:
             self.bytes_in_flight -= size
-            try:
-                settle(outcome)
-            except Exception as exc:  # noqa: BLE001  # one caller's fault must not keep the outcome from the others
-                loop.call_exception_handler({"message": "a settle callback failed", "exception": exc})
+            answer(settle, outcome)
         if self.retired and settled and not self.in_flight:
             self._stop_timer()
             self._emptied(self)

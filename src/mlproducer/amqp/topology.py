@@ -12,6 +12,7 @@ from typing import Final
 from pamqp import commands
 from pamqp.common import FieldTable
 
+from mlproducer.amqp import faults
 from mlproducer.amqp.channel import Channel
 from mlproducer.amqp.config import AmqpConfig
 from mlproducer.amqp.connection import Connection
@@ -49,7 +50,7 @@ async def _exchange(connection: Connection, config: AmqpConfig, found: list[Topo
         refused = await refusal(connection, lambda channel: channel.call(declare, commands.Exchange.DeclareOk))
         if refused is None:
             return
-        found.append(TopologyDiffers(name, f"the exchange is not a durable topic exchange of ours: {refused.text}"))
+        found.append(_differs(name, "the exchange is not the durable topic exchange that we would make", refused))
     missing = await refusal(connection, lambda channel: exchange_is_there(channel, name))
     if missing is not None:
         raise BrokerRefused(
@@ -65,13 +66,25 @@ async def _queue(connection: Connection, config: AmqpConfig, queue: str, found: 
     )
     refused = await refusal(connection, lambda channel: channel.call(declare, commands.Queue.DeclareOk))
     if refused is not None:
-        found.append(TopologyDiffers(queue, f"the queue is not the one we would make: {refused.text}"))
+        found.append(_differs(queue, "the queue is not the quorum queue that we would make", refused))
     if not config.declare:
         return
     bind = commands.Queue.Bind(queue=queue, exchange=config.exchange, routing_key=queue)
     refused = await refusal(connection, lambda channel: channel.call(bind, commands.Queue.BindOk))
     if refused is not None:
-        found.append(TopologyDiffers(queue, f"the queue is not bound by its name: {refused.text}"))
+        found.append(_differs(queue, f"the queue could not be bound to {config.exchange} by its name", refused))
+
+
+def _differs(name: str, what: str, refused: ChannelClosed) -> TopologyDiffers:
+    """In plain words, by the code of the refusal."""
+    match refused.code:
+        case faults.ACCESS_REFUSED:
+            why = "this user may not configure it, so whether it is as we would make it is not known"
+        case faults.NOT_FOUND:
+            why = "it is not there"
+        case _:
+            why = what
+    return TopologyDiffers(name, f"{why}. The broker says: {refused}. Publishing goes on")
 
 
 async def exchange_is_there(channel: Channel, name: str) -> None:

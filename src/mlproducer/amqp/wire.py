@@ -8,6 +8,7 @@ one for every publish; every other frame goes through pamqp.
 from __future__ import annotations
 
 import asyncio
+import struct
 from typing import Final, Protocol
 
 from pamqp import exceptions, frame, header, heartbeat
@@ -19,8 +20,12 @@ FRAME_END: Final = 0xCE
 OVERHEAD: Final = 8
 """Bytes of a frame around its payload: type, channel, size, end."""
 _METHOD: Final = 1
+_HEAD: Final = struct.Struct(">BHI").unpack_from
+_TAG: Final = struct.Struct(">Q").unpack_from
 _ACK: Final = b"\x00\x3c\x00\x50"
 _NACK: Final = b"\x00\x3c\x00\x78"
+_ACK_SIZE: Final = 13
+"""Bytes of basic.ack and basic.nack: class and method, tag, one octet of flags."""
 _HEARTBEAT: Final = heartbeat.Heartbeat().marshal()
 _KNOWN_TYPES: Final = frozenset({1, 2, 3, 8})
 
@@ -104,7 +109,9 @@ class Wire(asyncio.Protocol):
         self.send(header.ProtocolHeader().marshal())
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._finish(self._error or ended(self._node, exc))
+        # A TLS alert, such as the answer of a TLS port to plain AMQP, is shorter than any frame.
+        foreign = bool(self._rest) and self._rest[0] not in _KNOWN_TYPES
+        self._finish(self._error or (not_amqp(self._node, self._rest) if foreign else ended(self._node, exc)))
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -117,7 +124,7 @@ class Wire(asyncio.Protocol):
         buffer = self._rest + data if self._rest else data
         try:
             used = self._frames(buffer)
-        except (exceptions.PAMQPException, ValueError, KeyError, IndexError) as exc:
+        except (exceptions.PAMQPException, ValueError, LookupError, TypeError, struct.error) as exc:
             self.fail(ConnectionLost(f"{self._node}: a broken frame arrived: {exc}", error_type=ErrorType.PROTOCOL))
             return
         except BrokerError as error:
@@ -132,9 +139,7 @@ class Wire(asyncio.Protocol):
         at, size = 0, len(buffer)
         receiver = self._receiver
         while size - at >= OVERHEAD and not self._over:
-            kind = buffer[at]
-            channel = (buffer[at + 1] << 8) | buffer[at + 2]
-            payload = int.from_bytes(buffer[at + 3 : at + 7])
+            kind, channel, payload = _HEAD(buffer, at)
             if kind not in _KNOWN_TYPES or payload + OVERHEAD > self.frame_max:
                 raise not_amqp(self._node, buffer[at : at + OVERHEAD])
             end = at + 7 + payload
@@ -142,11 +147,11 @@ class Wire(asyncio.Protocol):
                 break
             if buffer[end] != FRAME_END:
                 raise not_amqp(self._node, buffer[at : at + OVERHEAD])
-            method = buffer[at + 7 : at + 11] if kind == _METHOD else b""
-            if method == _ACK:
-                receiver.acked(channel, int.from_bytes(buffer[at + 11 : at + 19]), bool(buffer[at + 19] & 1))
-            elif method == _NACK:
-                receiver.nacked(channel, int.from_bytes(buffer[at + 11 : at + 19]), bool(buffer[at + 19] & 1))
+            answer = buffer[at + 7 : at + 11] if kind == _METHOD and payload == _ACK_SIZE else b""
+            if answer == _ACK:
+                receiver.acked(channel, _TAG(buffer, at + 11)[0], bool(buffer[at + 19] & 1))
+            elif answer == _NACK:
+                receiver.nacked(channel, _TAG(buffer, at + 11)[0], bool(buffer[at + 19] & 1))
             else:
                 _, _, value = frame.unmarshal(buffer[at : end + 1])
                 receiver.received(channel, value)

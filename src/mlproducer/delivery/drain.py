@@ -113,7 +113,7 @@ class Drain:
         return not isinstance(outcome, NotSent) or outcome.cause is NotSentCause.CHANNEL_REFUSED
 
     async def _publish(self, row: SpoolRow, deadline: float) -> Outcome:
-        if self._broker.view().paused and not await self._broker.writable(deadline):
+        if self._broker.paused and not await self._broker.writable(deadline):
             return NotSent(NotSentCause.DEADLINE)
         answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 

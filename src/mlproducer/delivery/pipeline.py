@@ -94,7 +94,7 @@ class Pipeline:
         return eta is not None and eta > self._clock.now()
 
     def paused(self) -> bool:
-        return self._broker.view().paused
+        return self._broker.paused
 
     async def writable(self, accepting: Accepting) -> bool:
         return await self._broker.writable(accepting.deadline)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 
 from mlproducer.core.lifecycle import Move
@@ -43,7 +43,8 @@ class Stream:
     """One run of `publish_many`.
 
     The feeder reads the source and starts attempts while fewer than `window` tasks are between the source and the
-    caller; outcomes arrive by callback; the caller's own pull turns them into receipts. So a slow caller slows the
+    caller; outcomes arrive by callback; the caller's own pull turns them into receipts, and sends those that need the
+    spool on their way. So a slow caller slows the
     source, and a source that pauses does not hold back receipts that are there.
     """
 
@@ -52,6 +53,8 @@ class Stream:
         self._window = window
         self._open = 0
         self._arrived: list[_Item | Refusal] = []
+        self._results: list[Receipt | Refusal] = []
+        self._jobs: set[asyncio.Task[None]] = set()
         self._bell = asyncio.Event()
         self._room = asyncio.Event()
         self._closed = False
@@ -61,19 +64,22 @@ class Stream:
         feeder = asyncio.get_running_loop().create_task(self._feed(tasks))
         feeder.add_done_callback(lambda _: self._bell.set())
         try:
-            while self._open or self._arrived or not feeder.done():
-                if not self._arrived:
+            while self._open or not feeder.done():
+                if not self._arrived and not self._results:
                     await self._bell.wait()
                 self._bell.clear()
-                arrived, self._arrived = self._arrived, []
-                for result in await self._conclude(arrived):
+                self._conclude()
+                results, self._results = self._results, []
+                for result in results:
                     self._open -= 1
                     self._room.set()
                     yield result
             await feeder
         finally:
             self._close()
-            feeder.cancel()
+            for job in (feeder, *self._jobs):
+                job.cancel()
+            await asyncio.gather(feeder, *self._jobs, return_exceptions=True)
 
     async def _feed(self, tasks: Iterable[Task] | AsyncIterable[Task]) -> None:
         if isinstance(tasks, AsyncIterable):
@@ -111,20 +117,27 @@ class Stream:
         self._arrived.append(item)
         self._bell.set()
 
-    async def _conclude(self, arrived: list[_Item | Refusal]) -> list[Receipt | Refusal]:
-        """Confirmed ones at once; the others together, so that the spool commits them in one group."""
-        done: list[Receipt | Refusal] = []
-        slow: list[Coroutine[object, object, Receipt | Refusal]] = []
+    def _conclude(self) -> None:
+        """Confirmed tasks have their receipts at once; each other one goes its own way, and is told by the bell.
+
+        None may be waited for here: a repeated id waits for the receipt of the first, which only this loop gives.
+        They run together, so that the spool commits them in one group.
+        """
+        arrived, self._arrived = self._arrived, []
         for item in arrived:
             if isinstance(item, Refusal):
-                done.append(item)
+                self._results.append(item)
             elif item.accepting is not None and type(item.outcome) is Confirmed:
-                done.append(self._pipeline.confirmed(item.accepting))
+                self._results.append(self._pipeline.confirmed(item.accepting))
             else:
-                slow.append(self._slow(item))
-        if slow:
-            done.extend(await asyncio.gather(*slow))
-        return done
+                job = asyncio.get_running_loop().create_task(self._finish(item))
+                self._jobs.add(job)
+                job.add_done_callback(self._jobs.discard)
+
+    async def _finish(self, item: _Item) -> None:
+        result = await self._slow(item)
+        self._results.append(result)  # not in one line: the list is another one after the wait
+        self._bell.set()
 
     async def _slow(self, item: _Item) -> Receipt | Refusal:
         pipeline, accepting = self._pipeline, item.accepting

@@ -56,6 +56,10 @@ class FakeBroker:
         if not self._holding:
             asyncio.get_running_loop().call_soon(self._answer, self._next)
 
+    @property
+    def paused(self) -> bool:
+        return False
+
     async def writable(self, deadline: float) -> bool:
         del deadline
         await asyncio.sleep(0)
@@ -72,7 +76,7 @@ class FakeBroker:
 
     def view(self) -> LinkView:
         size = sum(envelope.size for envelope, _ in self._in_flight.values())
-        return LinkView(self._connected, self.blocked, False, len(self._in_flight), size, "fake:5672")
+        return LinkView(self._connected, self.blocked, len(self._in_flight), size, "fake:5672")
 
     def hold(self) -> None:
         """Answer nothing until `release`."""
