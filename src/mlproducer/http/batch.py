@@ -39,14 +39,6 @@ ANSWERS_HELD: Final = 1_000
 STALL: Final = 30.0
 """Seconds that a client may leave its answers unread while there are more."""
 
-BATCH_BODY: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "description": "One task a line, as POST /api/ml/tasks takes it.",
-        "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
-    }
-}
-
 _log = logging.getLogger(__name__)
 
 

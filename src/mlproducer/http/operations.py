@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlproducer.errors import NotFound
 from mlproducer.http.auth import require_caller
 from mlproducer.http.body import read_json_body
+from mlproducer.http.describe import GUARDED, body, problems, success
 from mlproducer.http.holder import get_producer
 from mlproducer.http.problems import Fault, InvalidRequest, ProblemRoute, invalid
 from mlproducer.http.views import answer, dead_view, dead_view_whole, row_view
 from mlproducer.ports import DeadFilter
-from mlproducer.status import CheckStatus
+from mlproducer.status import CheckStatus, Health, Status
 from mlproducer.task import Identifier
 from mlproducer.wiring import Producer
 
@@ -30,15 +32,19 @@ Asked = TypeVar("Asked", bound=BaseModel)
 
 open_router = APIRouter(route_class=ProblemRoute, tags=["operations"])
 """For scrapers and orchestrators: shows no task and takes no key."""
-router = APIRouter(route_class=ProblemRoute, tags=["operations"], dependencies=[Depends(require_caller)])
+router = APIRouter(
+    route_class=ProblemRoute, tags=["operations"], dependencies=[Depends(require_caller)], responses=GUARDED
+)
 
 
-@open_router.get("/api/ml/metrics/prometheus")
-async def metrics_prometheus(
-    producer: ProducerOf, accept: Annotated[str | None, Header(include_in_schema=False)] = None
-) -> Response:
+@open_router.get(
+    "/api/ml/metrics/prometheus",
+    response_class=PlainTextResponse,
+    responses={200: {"description": "the text format of Prometheus, or OpenMetrics"}},
+)
+async def metrics_prometheus(request: Request, producer: ProducerOf) -> Response:
     """Metrics in the Prometheus text format, or OpenMetrics where the scraper asks for it."""
-    content, media_type = producer.metrics.prometheus(accept)
+    content, media_type = producer.metrics.prometheus(request.headers.get("accept"))
     return Response(content, headers={"Content-Type": media_type})
 
 
@@ -48,7 +54,13 @@ async def metrics_json(producer: ProducerOf) -> Response:
     return answer(producer.metrics.json())
 
 
-@open_router.get("/api/ml/health", responses={503: {"description": "failed: new tasks are refused"}})
+@open_router.get(
+    "/api/ml/health",
+    responses={
+        **success(200, "`ok`, or `degraded`: tasks are accepted into the spool", Health),
+        **success(503, "`failed`: new tasks are refused", Health),
+    },
+)
 async def health(producer: ProducerOf) -> Response:
     """Each part's health, from what is known: asking costs the broker nothing. `degraded` still accepts tasks."""
     found = producer.health()
@@ -68,13 +80,13 @@ async def ready(producer: ProducerOf) -> Response:
     return answer({"ready": status.ready, "reasons": status.reasons}, 200 if status.ready else 503)
 
 
-@router.get("/api/ml/status")
+@router.get("/api/ml/status", responses=success(200, "sizes in bytes, times in (Unix) seconds", Status))
 async def status(producer: ProducerOf) -> Response:
     """One moment of the producer: link, breaker, spool, in flight."""
     return answer(producer.status().as_dict())
 
 
-@router.get("/api/ml/retry-queue")
+@router.get("/api/ml/retry-queue", responses=problems(422, 503))
 async def retry_queue(producer: ProducerOf, limit: Limit = 100, offset: Offset = 0) -> Response:
     """Tasks that wait in the spool, by when they are due, without their content."""
     found = await producer.waiting(limit=limit, offset=offset)
@@ -122,11 +134,7 @@ class Replay(Where):
     limit: Annotated[int, Field(ge=1, le=MAX_IDS)] = 1_000
 
 
-def _json_body(model: type[BaseModel]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": model.model_json_schema()}}}}
-
-
-@router.get("/api/ml/dlq")
+@router.get("/api/ml/dlq", responses=problems(422, 503))
 async def dlq(producer: ProducerOf, page: Annotated[Page, Query()]) -> Response:
     """The dead letter queue, newest first, without content."""
     found = await producer.dead_letters(page.filter(), limit=page.limit, offset=page.offset)
@@ -134,13 +142,13 @@ async def dlq(producer: ProducerOf, page: Annotated[Page, Query()]) -> Response:
     return answer({"dead_letters": rows, "limit": page.limit, "offset": page.offset})
 
 
-@router.get("/api/ml/dlq/{task_id:path}")
+@router.get("/api/ml/dlq/{task_id:path}", responses=problems(404, 422, 503))
 async def dead_letter(task_id: str, producer: ProducerOf) -> Response:
     """One dead letter with its content, as the worker would see it."""
     return answer(dead_view_whole(await producer.dead_letter(task_id)))
 
 
-@router.post("/api/ml/dlq/replay", openapi_extra=_json_body(Replay))
+@router.post("/api/ml/dlq/replay", openapi_extra=body(Replay), responses=problems(413, 415, 422, 503))
 async def replay(request: Request, producer: ProducerOf) -> Response:
     """Dead letters back into the retry queue. `dry_run` only counts them."""
     asked = await _read(request, producer, Replay)
@@ -154,14 +162,14 @@ async def replay(request: Request, producer: ProducerOf) -> Response:
     return answer({"matched": replayed, "replayed": replayed, "dry_run": False})
 
 
-@router.delete("/api/ml/dlq", openapi_extra=_json_body(Chosen))
+@router.delete("/api/ml/dlq", openapi_extra=body(Chosen), responses=problems(413, 415, 422, 503))
 async def remove_many(request: Request, producer: ProducerOf) -> Response:
     """Remove dead letters for good. Ids that are not there are not counted."""
     asked = await _read(request, producer, Chosen)
     return answer({"removed": await producer.purge(list(dict.fromkeys(asked.ids)))})
 
 
-@router.delete("/api/ml/dlq/{task_id:path}")
+@router.delete("/api/ml/dlq/{task_id:path}", responses=problems(404, 422, 503))
 async def remove(task_id: str, producer: ProducerOf) -> Response:
     """Remove one dead letter for good."""
     if not await producer.purge([task_id]):
@@ -184,9 +192,9 @@ async def reset_breaker(producer: ProducerOf) -> Response:
 
 
 async def _read(request: Request, producer: Producer, model: type[Asked]) -> Asked:
-    body = await read_json_body(request, producer.settings.ml_max_body_bytes)
+    raw = await read_json_body(request, producer.settings.ml_max_body_bytes)
     try:
-        return model.model_validate_json(body)
+        return model.model_validate_json(raw)
     except ValidationError as error:
         raise invalid(error) from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic_core import from_json
@@ -11,6 +11,7 @@ from pydantic_core import from_json
 from mlproducer.errors import InvalidTask
 from mlproducer.http.auth import require_caller
 from mlproducer.http.body import read_json_body
+from mlproducer.http.describe import GUARDED, body, problems, success
 from mlproducer.http.holder import get_processor, get_producer
 from mlproducer.http.problems import ProblemRoute
 from mlproducer.http.views import answer, share_view
@@ -18,15 +19,15 @@ from mlproducer.shares.processor import ShareProcessor, ShareReceipt
 from mlproducer.shares.share import Share, parse_share
 from mlproducer.wiring import Producer
 
-_SHARE: Final[dict[str, Any]] = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": Share.model_json_schema()}}}
-}
-_NEEDS: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "the share needs no task"},
-    202: {"description": "at least one is spooled"},
+_SHARE: Final = body(Share)
+_NEEDS: Final = {
+    **success(200, "the share needs no task", ShareReceipt),
+    **success(201, "all of its tasks are confirmed", ShareReceipt),
+    **success(202, "at least one is spooled", ShareReceipt),
+    **problems(409, 413, 415, 422, 503),
 }
 
-router = APIRouter(route_class=ProblemRoute, tags=["shares"], dependencies=[Depends(require_caller)])
+router = APIRouter(route_class=ProblemRoute, tags=["shares"], dependencies=[Depends(require_caller)], responses=GUARDED)
 
 
 Processor = Annotated[ShareProcessor, Depends(get_processor)]
@@ -59,11 +60,11 @@ async def embed(share_id: str, request: Request, processor: Processor, producer:
 
 async def _share(request: Request, producer: Producer, share_id: str | None = None) -> Share:
     """The share of the body. Raises: InvalidTask, BodyTooLarge, WrongMediaType."""
-    body = await read_json_body(request, producer.settings.ml_max_body_bytes)
+    raw = await read_json_body(request, producer.settings.ml_max_body_bytes)
     if share_id is None:
-        return parse_share(body)
+        return parse_share(raw)
     try:
-        data = from_json(body, allow_inf_nan=False)
+        data = from_json(raw, allow_inf_nan=False)
     except ValueError as error:
         raise InvalidTask(f"not valid JSON: {error}") from None
     return parse_share(_with_id(data, share_id))

@@ -13,30 +13,29 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from mlproducer.envelope.encode import parse_task
 from mlproducer.errors import NotAccepting
 from mlproducer.http.auth import require_caller
-from mlproducer.http.batch import BATCH_BODY, Batch, Duplex
+from mlproducer.http.batch import Batch, Duplex
 from mlproducer.http.body import NDJSON, read_json_body, require_media_type
+from mlproducer.http.describe import GUARDED, body, lines, problems, success
 from mlproducer.http.holder import get_producer, get_stopping
 from mlproducer.http.problems import ProblemRoute
-from mlproducer.http.views import TASK_BODY, answer, receipt_view
-from mlproducer.task import Task
+from mlproducer.http.views import answer, receipt_view
+from mlproducer.task import Receipt, Task
 from mlproducer.wiring import Producer
 
 IDEMPOTENCY: Final = UUID("6f1d3c52-0b1e-5a55-9d0e-5d6c1f6f2a77")
 """The namespace of task ids that are made of idempotency keys. Never change it: the ids of tasks hang on it."""
 
-router = APIRouter(route_class=ProblemRoute, tags=["tasks"], dependencies=[Depends(require_caller)])
+router = APIRouter(route_class=ProblemRoute, tags=["tasks"], dependencies=[Depends(require_caller)], responses=GUARDED)
 
 
 @router.post(
     "/api/ml/tasks",
     status_code=201,
-    openapi_extra=TASK_BODY,
+    openapi_extra=body(Task),
     responses={
-        202: {"description": "spooled: safe on this machine, and published as soon as the broker takes it"},
-        409: {"description": "the task id is known with other content"},
-        413: {"description": "the body or the task is too large"},
-        422: {"description": "the task is not valid; `field` names the place"},
-        503: {"description": "neither confirmed nor spooled; try again after Retry-After seconds"},
+        **success(201, "confirmed: RabbitMQ routed it to a durable queue", Receipt),
+        **success(202, "spooled: safe on this machine, and published as soon as the broker takes it", Receipt),
+        **problems(409, 413, 415, 422, 503),
     },
 )
 async def publish(
@@ -57,7 +56,14 @@ async def publish(
     return answer(receipt_view(receipt), status, {"Location": place})
 
 
-@router.post("/api/ml/tasks/batch", openapi_extra=BATCH_BODY)
+@router.post(
+    "/api/ml/tasks/batch",
+    openapi_extra=lines("One task a line, as POST /api/ml/tasks takes it."),
+    responses={
+        200: {"description": "one answer a line", "content": {NDJSON: {"schema": {"type": "string"}}}},
+        **problems(415, 503),
+    },
+)
 async def publish_batch(
     request: Request,
     producer: Annotated[Producer, Depends(get_producer)],
@@ -75,7 +81,10 @@ async def publish_batch(
     return Duplex(Batch(producer, producer.settings.ml_max_message_bytes, stopping), request, NDJSON)
 
 
-@router.get("/api/ml/tasks/{task_id:path}")
+@router.get(
+    "/api/ml/tasks/{task_id:path}",
+    responses={**success(200, "where the task is", Receipt), **problems(404, 422, 503)},
+)
 async def receipt(task_id: str, producer: Annotated[Producer, Depends(get_producer)]) -> Response:
     """The receipt of a task: its state, attempts, last error and times (Unix seconds)."""
     return answer(receipt_view(await producer.receipt(task_id)))

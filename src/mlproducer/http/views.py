@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from mlproducer.envelope.encode import describe
 from mlproducer.ports import DeadLetter, SpoolRow
 from mlproducer.shares.processor import ShareReceipt
-from mlproducer.task import Receipt, Task
+from mlproducer.task import Receipt
 
 
 def answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -67,12 +67,3 @@ def dead_view(letter: DeadLetter) -> dict[str, Any]:
 def dead_view_whole(letter: DeadLetter) -> dict[str, Any]:
     """A dead letter with its content, as the worker would see it."""
     return {**dead_view(letter), "message": describe(letter.envelope)}
-
-
-TASK_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": Task.model_json_schema(mode="validation")}},
-    }
-}
-"""OpenAPI for a route that reads its body itself, within limits."""
