@@ -19,6 +19,9 @@ from mlproducer.errors import BrokerError, ConnectionLost, ErrorType
 FRAME_END: Final = 0xCE
 OVERHEAD: Final = 8
 """Bytes of a frame around its payload: type, channel, size, end."""
+WRITE_SIZE: Final = 65_536
+"""Bytes queued that are written at once, so that the broker works on the first half of a burst while we encode the
+second."""
 _METHOD: Final = 1
 _HEAD: Final = struct.Struct(">BHI").unpack_from
 _TAG: Final = struct.Struct(">Q").unpack_from
@@ -53,6 +56,7 @@ class Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._rest = b""
         self._out: list[bytes] = []
+        self._queued = 0
         self._flushing = False
         self._writable = asyncio.Event()
         self._writable.set()
@@ -78,6 +82,10 @@ class Wire(asyncio.Protocol):
         if self._over:
             return
         self._out.append(data)
+        self._queued += len(data)
+        if self._queued >= WRITE_SIZE:
+            self._flush()
+            return
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
@@ -162,6 +170,7 @@ class Wire(asyncio.Protocol):
         self._flushing = False
         if self._out and self._transport is not None and not self._over:
             out, self._out = self._out, []
+            self._queued = 0
             self._wrote = True
             self._transport.write(b"".join(out))
 
