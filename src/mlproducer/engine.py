@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -111,16 +111,15 @@ class Engine:
         """
         return await publish_one(self._parts.pipeline, task, timeout)
 
-    async def publish_many(
+    def publish_many(
         self, tasks: Iterable[Task] | AsyncIterable[Task], *, window: int = 1_000
-    ) -> AsyncIterator[Receipt | Refusal]:
+    ) -> AsyncGenerator[Receipt | Refusal, None]:
         """Publish a stream in bounded memory: at most `window` tasks are between `tasks` and the caller.
 
         Yields one `Receipt` or `Refusal` for each task, in the order in which they settle. Abandoning the iteration
         leaves the tasks whose results were not yielded unaccepted (a few may have reached the broker).
         """
-        async for result in Stream(self._parts.pipeline, window).run(tasks):
-            yield result
+        return Stream(self._parts.pipeline, window).run(tasks)
 
     async def publish_summarization_task(self, share_id: str, content: str, **given: object) -> Receipt:
         """Summarise `content`. `given`: `options` (a dict for the worker) and any field of `Task`."""

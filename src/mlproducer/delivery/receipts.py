@@ -32,10 +32,22 @@ class Accepting:
         self.state = advance(self.state, move)
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    receipt: Receipt
-    digest: int
+# A remembered receipt, flat: the fields of `Receipt` after the id, its state by value, then the digest. A tuple of
+# nothing but strings and numbers is let go by the cyclic collector, which would else walk a hundred thousand receipts.
+_Known = tuple[str, str, float, float | None, int, str | None, float | None, int]
+
+
+def _packed(receipt: Receipt, digest: int) -> _Known:
+    return (
+        receipt.task_type,
+        receipt.state.value,
+        receipt.accepted_at,
+        receipt.confirmed_at,
+        receipt.attempts,
+        receipt.reason,
+        receipt.next_attempt_at,
+        digest,
+    )
 
 
 def digest_of(envelope: Envelope) -> int:
@@ -62,11 +74,11 @@ class ReceiptBook:
         Raises: TaskConflict, if the id is known with other content.
         """
         task_id, digest = envelope.task_id, digest_of(envelope)
-        known = self._under_way.get(task_id) or self._settled.get(task_id)
-        if known is None:
+        flying, settled = self._under_way.get(task_id), self._settled.get(task_id)
+        if flying is None and settled is None:
             accepting = self._under_way[task_id] = Accepting(envelope, digest, now, deadline)
             return accepting
-        if known.digest != digest:
+        if digest != (flying.digest if flying is not None else settled[-1] if settled is not None else None):
             raise TaskConflict(
                 f"task id {task_id} was accepted before with other content; use a new id or Idempotency-Key"
             )
@@ -89,7 +101,7 @@ class ReceiptBook:
         """The caller's receipt: from now on the task is accepted."""
         self._release(accepting)
         settled = self._settled
-        settled[receipt.task_id] = _Known(receipt, accepting.digest)
+        settled[receipt.task_id] = _packed(receipt, accepting.digest)
         if len(settled) > self._limit:
             settled.popitem(last=False)
         return receipt
@@ -108,13 +120,16 @@ class ReceiptBook:
 
     def settled(self, task_id: str) -> Receipt | None:
         known = self._settled.get(task_id)
-        return None if known is None else known.receipt
+        if known is None:
+            return None
+        task_type, state, accepted_at, confirmed_at, attempts, reason, next_at, _ = known
+        return Receipt(task_id, task_type, TaskState(state), accepted_at, confirmed_at, attempts, reason, next_at)
 
     def update(self, receipt: Receipt) -> None:
         """A remembered task moved on."""
         known = self._settled.get(receipt.task_id)
         if known is not None:
-            self._settled[receipt.task_id] = replace(known, receipt=receipt)
+            self._settled[receipt.task_id] = _packed(receipt, known[-1])
 
     def replayed(self, task_ids: Iterable[str]) -> None:
         """Dead letters went back to waiting."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
 
 from mlproducer.core.lifecycle import Move
@@ -59,7 +59,7 @@ class Stream:
         self._room = asyncio.Event()
         self._closed = False
 
-    async def run(self, tasks: Iterable[Task] | AsyncIterable[Task]) -> AsyncIterator[Receipt | Refusal]:
+    async def run(self, tasks: Iterable[Task] | AsyncIterable[Task]) -> AsyncGenerator[Receipt | Refusal, None]:
         """Results in the order in which they settle. An error of the source is raised after all that it gave."""
         feeder = asyncio.get_running_loop().create_task(self._feed(tasks))
         feeder.add_done_callback(lambda _: self._bell.set())

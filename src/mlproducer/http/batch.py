@@ -17,7 +17,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from fastapi import Request, Response
 from pydantic_core import to_json
@@ -105,8 +105,7 @@ class Batch:
         self._answers.open()
 
     async def _pump(self, chunks: AsyncIterable[bytes]) -> None:
-        # publish_many is an async generator, though its type promises less; closing it lets go of what is in flight.
-        published = cast("AsyncGenerator[Receipt | Refusal, None]", self._producer.publish_many(self._tasks(chunks)))
+        published = self._producer.publish_many(self._tasks(chunks))  # closing it lets go of what is in flight
         try:
             async with aclosing(published) as results:
                 async for result in results:
