@@ -1,0 +1,191 @@
+"""A broker of a few lines: does the handshake, then what the test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from pamqp import base, body, commands, frame, header, heartbeat
+
+from mlproducer.amqp.broker import AmqpBroker
+from mlproducer.amqp.config import AmqpConfig, Credentials, Endpoint
+from mlproducer.errors import BrokerError
+from mlproducer.events import Event
+from mlproducer.outcome import Outcome
+from mlproducer.task import Envelope
+from mlproducer.wiring import SystemClock
+
+ANSWERS: dict[type[base.Frame], Callable[[], base.Frame]] = {
+    commands.Channel.Open: commands.Channel.OpenOk,
+    commands.Confirm.Select: commands.Confirm.SelectOk,
+    commands.Exchange.Declare: commands.Exchange.DeclareOk,
+    commands.Queue.Declare: lambda: commands.Queue.DeclareOk("q", 0, 0),
+    commands.Queue.Bind: commands.Queue.BindOk,
+    commands.Channel.Close: commands.Channel.CloseOk,
+    commands.Connection.Close: commands.Connection.CloseOk,
+}
+
+
+@dataclass
+class Published:
+    channel: int
+    tag: int
+    message_id: str
+    body: bytes
+
+
+@dataclass
+class Peer:
+    """What one server saw, and its hands. `silent` makes it answer nothing more."""
+
+    tune: commands.Connection.Tune = field(default_factory=lambda: commands.Connection.Tune(2047, 131072, 0))
+    mechanisms: str = "PLAIN EXTERNAL"
+    logins: list[tuple[str, str]] = field(default_factory=list)
+    published: list[Published] = field(default_factory=list)
+    frames: list[int] = field(default_factory=list)
+    heartbeats: int = 0
+    silent: bool = False
+    writer: asyncio.StreamWriter | None = None
+    refuse: base.Frame | None = None
+    port: int = 0
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    _tags: dict[int, int] = field(default_factory=dict)
+
+    def send(self, channel: int, *values: frame.FrameTypes) -> None:
+        assert self.writer is not None
+        self.writer.write(b"".join(frame.marshal(value, channel) for value in values))
+
+    def raw(self, data: bytes) -> None:
+        assert self.writer is not None
+        self.writer.write(data)
+
+    def ack(self, published: Published, *, multiple: bool = False) -> None:
+        self.send(published.channel, commands.Basic.Ack(published.tag, multiple))
+
+    def nack(self, published: Published, *, multiple: bool = False) -> None:
+        self.send(published.channel, commands.Basic.Nack(published.tag, multiple, False))
+
+    def give_back(self, published: Published) -> None:
+        self.send(
+            published.channel,
+            commands.Basic.Return(312, "NO_ROUTE", "ml.tasks", "ml.embed"),
+            header.ContentHeader(0, 3, commands.Basic.Properties(message_id=published.message_id)),
+            body.ContentBody(b"abc"),
+        )
+
+    async def until(self, count: int) -> list[Published]:
+        async with asyncio.timeout(3):
+            while len(self.published) < count:
+                self.arrived.clear()
+                await self.arrived.wait()
+        return self.published
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        self._tags.clear()
+        try:
+            assert await reader.readexactly(8) == b"AMQP\x00\x00\x09\x01"
+            self.send(0, commands.Connection.Start(mechanisms=self.mechanisms, server_properties={}))
+            while True:
+                await self._frame(reader)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _frame(self, reader: asyncio.StreamReader) -> None:
+        head = await reader.readexactly(7)
+        size = int.from_bytes(head[3:7])
+        _, channel, value = frame.unmarshal(head + await reader.readexactly(size + 1))
+        self.frames.append(size + 8)
+        match value:
+            case heartbeat.Heartbeat():
+                self.heartbeats += 1
+            case commands.Connection.StartOk(mechanism=mechanism, response=response):
+                self.logins.append((mechanism, response))
+                self.send(0, self.refuse or self.tune)
+            case commands.Connection.TuneOk() | commands.Connection.CloseOk() | commands.Channel.CloseOk():
+                pass
+            case commands.Connection.Open():
+                self.send(0, commands.Connection.OpenOk())
+            case commands.Basic.Publish():
+                self._tags[channel] = self._tags.get(channel, 0) + 1
+                self.published.append(Published(channel, self._tags[channel], "", b""))
+            case header.ContentHeader(properties=properties, body_size=size):
+                self.published[-1].message_id = str(properties.message_id)
+                if not size:
+                    self.arrived.set()
+            case body.ContentBody(value=part):
+                self.published[-1].body += part
+                self.arrived.set()
+            case base.Frame() if not self.silent:
+                self.send(channel, ANSWERS[type(value)]())
+            case _:
+                pass
+
+
+@dataclass
+class Link:
+    """A broker over scripted peers, and what it told."""
+
+    broker: AmqpBroker
+    events: list[Event]
+    lost: list[BrokerError]
+
+    def publish(self, task_id: str = "t", *, seconds: float = 3.0, size: int = 5, alone: bool = False) -> list[Outcome]:
+        """The outcomes of one publish: none yet, then exactly one."""
+        outcomes: list[Outcome] = []
+        deadline = SystemClock().monotonic() + seconds
+        self.broker.publish(envelope(task_id, size), outcomes.append, deadline=deadline, alone=alone)
+        return outcomes
+
+
+def envelope(task_id: str = "t", size: int = 5) -> Envelope:
+    flags = sum(commands.Basic.Properties.flags[name] for name in ("message_id", "timestamp"))
+    return Envelope(task_id, "embed_vectors", "ml.embed", flags.to_bytes(2), b"x" * size)
+
+
+@asynccontextmanager
+async def linked(
+    *peers: Peer,
+    heartbeat: int = 0,
+    check_timeout: float = 0.3,
+    mechanism: str = "PLAIN",
+    credentials: Callable[[], Awaitable[Credentials]] | None = None,
+    connect: bool = True,
+) -> AsyncIterator[Link]:
+    servers = []
+    for peer in peers:
+        server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
+        peer.port = server.sockets[0].getsockname()[1]
+        servers.append(server)
+    login = Credentials("ml", "s3cret")
+    config = AmqpConfig(
+        endpoints=tuple(Endpoint("127.0.0.1", peer.port, "/", login, None) for peer in peers),
+        exchange="ml.tasks",
+        queues=("ml.embed",),
+        heartbeat=heartbeat,
+        connection_timeout=2.0,
+        check_timeout=check_timeout,
+        mechanism=mechanism,
+        get_credentials=credentials,
+    )
+    events: list[Event] = []
+    lost: list[BrokerError] = []
+    broker = AmqpBroker(config, SystemClock(), events.append, lost.append)
+    try:
+        if connect:
+            await broker.connect()
+        yield Link(broker, events, lost)
+    finally:
+        await broker.close()
+        for server in servers:
+            server.close()
+        await asyncio.sleep(0)
+
+
+async def settle() -> None:
+    """Let both ends of a loopback connection take their turns."""
+    await asyncio.sleep(0.05)

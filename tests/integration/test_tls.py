@@ -1,0 +1,192 @@
+"""TLS against a real broker: who is verified, and what is said when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from mlproducer import Producer, Settings, SettingsError, Task
+from mlproducer.testing.rabbitmq import PrivateRabbit
+
+DAY = timedelta(days=1)
+
+
+@dataclass
+class Authority:
+    """Signs certificates into `folder`."""
+
+    folder: Path
+    name: str
+
+    def __post_init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
+        builder = self._builder(self._subject, self._key.public_key(), datetime.now(UTC) + DAY)
+        certificate = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(
+            self._key, hashes.SHA256()
+        )
+        self.file = self.folder / f"{self.name}.pem"
+        self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+
+    def sign(self, name: str, *hosts: str, until: timedelta = DAY) -> tuple[Path, Path]:
+        """A certificate and its key, for a server (with hosts) and a client alike."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        names: list[x509.GeneralName] = [
+            x509.IPAddress(ip_address(host)) if host[0].isdigit() else x509.DNSName(host) for host in hosts
+        ]
+        builder = self._builder(subject, key.public_key(), datetime.now(UTC) + until).add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+        )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        certificate = builder.sign(self._key, hashes.SHA256())
+        files = self.folder / f"{name}.crt", self.folder / f"{name}.key"
+        files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        files[1].write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return files
+
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, until: datetime) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._subject)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(datetime.now(UTC) - 2 * DAY)
+            .not_valid_after(until)
+        )
+
+
+@dataclass
+class Secured:
+    rabbit: PrivateRabbit
+    authority: Authority
+    folder: Path
+
+    def settings(self, *, host: str = "localhost", folder: Path, **given: object) -> Settings:
+        fields: dict[str, object] = {
+            "rabbitmq_url": f"amqps://ml:ml_password@{host}:{self.rabbit.tls_port}/",
+            "rabbitmq_ssl_cacert": self.authority.file,
+            "ml_data_dir": folder,
+            **given,
+        }
+        return Settings.load(**fields)
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    folder = tmp_path_factory.mktemp("tls")
+    authority = Authority(folder, "authority")
+    certificate, key = authority.sign("server", "localhost")
+    rabbit = PrivateRabbit(
+        folder / "rabbit",
+        tls={
+            "cacertfile": str(authority.file),
+            "certfile": str(certificate),
+            "keyfile": str(key),
+            "verify": "verify_peer",
+            "fail_if_no_peer_cert": "false",
+        },
+        config={
+            "auth_mechanisms.1": "PLAIN",
+            "auth_mechanisms.2": "EXTERNAL",
+            "ssl_cert_login_from": "common_name",
+        },
+        plugins=("rabbitmq_auth_mechanism_ssl",),
+    )
+    with rabbit:
+        yield Secured(rabbit, authority, folder)
+
+
+async def _error(settings: Settings) -> str:
+    async with Producer(settings) as producer:
+        assert not await producer.connected(10)
+        return producer.status().last_error
+
+
+async def _confirms(settings: Settings) -> bool:
+    async with Producer(settings) as producer:
+        assert await producer.connected(10), producer.status().last_error
+        task = Task(task_type="embed_vectors", payload={"share_id": "1", "content": "secret"})
+        return (await producer.publish(task)).confirmed
+
+
+async def test_a_verified_broker_takes_tasks(secured: Secured, tmp_path: Path) -> None:
+    assert await _confirms(secured.settings(folder=tmp_path))
+
+
+async def test_a_client_certificate_alone_logs_in_with_external(secured: Secured, tmp_path: Path) -> None:
+    certificate, key = secured.authority.sign("ml")
+    assert await _confirms(
+        secured.settings(
+            folder=tmp_path, rabbitmq_auth="external", rabbitmq_ssl_certfile=certificate, rabbitmq_ssl_keyfile=key
+        )
+    )
+
+
+async def test_a_client_certificate_of_nobody_known_is_refused(secured: Secured, tmp_path: Path) -> None:
+    certificate, key = secured.authority.sign("stranger")
+    error = await _error(
+        secured.settings(
+            folder=tmp_path, rabbitmq_auth="external", rabbitmq_ssl_certfile=certificate, rabbitmq_ssl_keyfile=key
+        )
+    )
+    assert "refuses the login" in error
+
+
+async def test_an_authority_that_is_not_trusted_is_named_with_its_setting(secured: Secured, tmp_path: Path) -> None:
+    other = Authority(secured.folder, "other-authority")
+    error = await _error(secured.settings(folder=tmp_path, rabbitmq_ssl_cacert=other.file))
+    assert "certificate is not accepted" in error
+    assert "RABBITMQ_SSL_CACERT" in error
+
+
+async def test_a_host_that_is_not_in_the_certificate_is_refused(secured: Secured, tmp_path: Path) -> None:
+    error = await _error(secured.settings(host="127.0.0.1", folder=tmp_path))
+    assert "certificate is not accepted" in error
+    assert "127.0.0.1" in error
+
+
+async def test_an_unverified_peer_is_possible_only_if_told_so(secured: Secured, tmp_path: Path) -> None:
+    other = Authority(secured.folder, "third-authority")
+    given = {"folder": tmp_path, "rabbitmq_ssl_cacert": other.file, "rabbitmq_verify_peer": False}
+    assert await _confirms(secured.settings(host="127.0.0.1", **given))  # type: ignore[arg-type]  # settings by name
+
+
+async def test_plain_amqp_to_a_tls_port_guesses_the_cause(secured: Secured, tmp_path: Path) -> None:
+    url = f"amqp://ml:ml_password@localhost:{secured.rabbit.tls_port}/"
+    error = await _error(secured.settings(folder=tmp_path, rabbitmq_url=url))
+    assert "amqps://" in error
+
+
+async def test_tls_to_a_plain_port_guesses_the_cause(secured: Secured, tmp_path: Path) -> None:
+    url = f"amqps://ml:ml_password@localhost:{secured.rabbit.port}/"
+    error = await _error(secured.settings(folder=tmp_path, rabbitmq_url=url))
+    assert "is TLS on" in error
+
+
+async def test_an_expired_certificate_is_refused_and_said_to_be(secured: Secured, tmp_path: Path) -> None:
+    certificate, key = secured.authority.sign("expired", "localhost", until=-DAY)
+    tls = {"cacertfile": str(secured.authority.file), "certfile": str(certificate), "keyfile": str(key)}
+    with PrivateRabbit(tmp_path / "rabbit", tls=tls) as rabbit:
+        url = f"amqps://ml:ml_password@localhost:{rabbit.tls_port}/"
+        assert "expired" in await _error(secured.settings(folder=tmp_path, rabbitmq_url=url))
+
+
+def test_a_certificate_file_that_is_not_there_is_an_error_of_the_setting(secured: Secured, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="RABBITMQ_SSL_CACERT"):
+        Producer(secured.settings(folder=tmp_path, rabbitmq_ssl_cacert=tmp_path / "nothing.pem"))
