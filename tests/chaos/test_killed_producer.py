@@ -56,7 +56,7 @@ async def _trial(rabbit: PrivateRabbit, folder: Path, kills: int) -> None:
     nowhere = "amqp://ml:ml_password@127.0.0.1:9/"
     accepted: set[str] = set()
     for kill in range(kills):
-        accepted |= await _killed(nowhere if kill % 2 else url, folder, random.uniform(0, 0.3))
+        accepted |= await _killed(nowhere if kill % 2 else url, folder, random.uniform(0, 0.1))
     settings = Settings.load(rabbitmq_url=url, ml_data_dir=folder, ml_drain_poll=0.05)
     async with Producer(settings) as producer:
         assert await producer.connected(20), producer.status().last_error

@@ -64,7 +64,7 @@ async def in_queues(url: str, names: Iterable[str] = QUEUES) -> Counter[str]:
 
             if expected:
                 await queue.consume(take)
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(60):
                     await arrived.wait()
                     await asyncio.sleep(0.2)  # a message more than announced would come now
             found.update(seen)
