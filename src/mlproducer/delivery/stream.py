@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from mlproducer.core.lifecycle import Move
 from mlproducer.delivery.pipeline import Pipeline, publish_one
@@ -12,6 +13,11 @@ from mlproducer.delivery.receipts import Accepting
 from mlproducer.errors import RefusedTask
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
 from mlproducer.task import Receipt, Task
+
+
+BURST: Final = 100
+"""Tasks of a plain iterable that are started before the event loop gets a turn: a few ms of it, so that confirms are read
+and the application's other work goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +92,10 @@ class Stream:
             async for task in tasks:
                 await self._start(task)
         else:
-            for task in tasks:
+            for number, task in enumerate(tasks, start=1):
                 await self._start(task)
+                if number % BURST == 0:
+                    await asyncio.sleep(0)
 
     async def _start(self, task: Task) -> None:
         while self._open >= self._window:
