@@ -14,10 +14,9 @@ from mlproducer.errors import RefusedTask
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
 from mlproducer.task import Receipt, Task
 
-
 BURST: Final = 100
-"""Tasks of a plain iterable that are started before the event loop gets a turn: a few ms of it, so that confirms are read
-and the application's other work goes on."""
+"""Tasks of a plain iterable that are started before the event loop gets a turn: a few ms of it, so that confirms are
+read and the application's other work goes on."""
 
 
 @dataclass(frozen=True, slots=True)
