@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 from pamqp import commands, frame
-from scripted_peer import Peer, envelope, linked, settle
 
 from mlproducer.amqp.config import Credentials
 from mlproducer.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConnectionLost, ErrorType
 from mlproducer.events import BlockedChanged, ConfirmsTimedOut
 from mlproducer.outcome import Confirmed, Nacked, NotSent, NotSentCause, Returned, Unsure, UnsureCause
+from scripted_peer import Peer, envelope, linked, settle
 
 
 async def test_an_ack_with_multiple_confirms_all_up_to_it_and_no_more() -> None:

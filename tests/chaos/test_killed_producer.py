@@ -10,10 +10,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from places import places
 
 from mlproducer import Producer, Settings
 from mlproducer.testing.rabbitmq import PrivateRabbit
+from places import places
 
 AT_ONCE = 50
 PRODUCER = f"""

@@ -6,8 +6,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from engine_bench import Bench, bench, embed, until
 
+from engine_bench import Bench, bench, embed, until
 from mlproducer.outcome import Nacked, Unsure, UnsureCause
 
 STEPS = range(40)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from engine_bench import bench, embed, until
 
+from engine_bench import bench, embed, until
 from mlproducer.errors import BrokerUnreachable
 from mlproducer.events import ConnectionFailed, HealthChecked, ReconnectScheduled, ReconnectsExhausted
 from mlproducer.status import CheckStatus

@@ -6,8 +6,8 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from engine_bench import bench, embed, until
 
+from engine_bench import bench, embed, until
 from mlproducer import (
     InvalidTask,
     NotAccepting,

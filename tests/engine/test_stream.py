@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
-from engine_bench import bench, embed, until
 
+from engine_bench import bench, embed, until
 from mlproducer import Receipt, Refusal, Task, TaskState
 from mlproducer.outcome import Nacked, Unsure, UnsureCause
 

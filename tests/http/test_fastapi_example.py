@@ -13,6 +13,7 @@ import aio_pika
 import httpx
 import pytest
 from fastapi import FastAPI
+
 from http_bench import KEY, assert_problem
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fastapi_app.py"

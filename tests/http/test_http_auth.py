@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from http_bench import KEY, OTHER_KEY, assert_problem, embed, http_bench
 
+from http_bench import KEY, OTHER_KEY, assert_problem, embed, http_bench
 from mlproducer import Settings, SettingsError
 from mlproducer.http import create_app
 from mlproducer.http.app import router

@@ -7,10 +7,10 @@ import json
 from collections.abc import AsyncIterator
 
 import httpx
-from http_bench import HttpBench, assert_problem, embed, embed_line, http_bench
 from hypothesis import given
 from hypothesis import strategies as st
 
+from http_bench import HttpBench, assert_problem, embed, embed_line, http_bench
 from mlproducer.http.batch import Batch
 from mlproducer.http.body import lines
 

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from http_bench import http_bench
 
+from http_bench import http_bench
 from mlproducer import Settings
 from mlproducer.http import create_app
 from mlproducer.http.problems import TABLE

@@ -6,8 +6,8 @@ import asyncio
 import re
 
 import pytest
-from http_bench import HttpBench, assert_problem, embed, http_bench
 
+from http_bench import HttpBench, assert_problem, embed, http_bench
 from mlproducer.outcome import Returned
 
 DLQ = "/api/ml/dlq"

@@ -7,8 +7,8 @@ import json
 from typing import Any
 
 import pytest
-from http_bench import assert_problem, http_bench
 
+from http_bench import assert_problem, http_bench
 from mlproducer import SpoolUnavailable
 from mlproducer.ports import SpoolSize
 from mlproducer.spool.memory import MemorySpool

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from http_bench import FAST, embed, embed_line
 
+from http_bench import FAST, embed, embed_line
 from mlproducer import Producer, Settings, SettingsError, SpoolUnavailable, TaskState
 from mlproducer.http.server import Service, bind, serve
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
-from http_bench import FAST, embed, embed_line
 
+from http_bench import FAST, embed, embed_line
 from mlproducer import Producer, Settings, SettingsError
 from mlproducer.http import batch
 from mlproducer.http.server import Service

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from http_bench import assert_problem, embed, http_bench
 
+from http_bench import assert_problem, embed, http_bench
 from mlproducer import NotFound, Producer, SpoolUnavailable, Task
 from mlproducer.outcome import Nacked
 

@@ -10,8 +10,8 @@ from typing import Annotated
 import httpx
 import pytest
 from fastapi import Depends, FastAPI
-from http_bench import FAST, assert_problem, embed
 
+from http_bench import FAST, assert_problem, embed
 from mlproducer import NotAccepting, Producer, Settings, SettingsError, Task
 from mlproducer.http import create_app, get_producer, lifespan_for, router
 

@@ -11,11 +11,11 @@ from uuid import uuid4
 
 import aio_pika
 import pytest
-from places import places
 
 from mlproducer import Producer, Receipt, Settings, Task, TaskState
 from mlproducer.events import BlockedChanged, ConnectionChanged, ConnectionFailed, ConnectionState, Event
 from mlproducer.testing.rabbitmq import PrivateRabbit
+from places import places
 
 if TYPE_CHECKING:
     from collections.abc import Callable
