@@ -20,6 +20,10 @@ def open_spool(url: str, *, owner: bool = True) -> Spool:
     """
     scheme, _, rest = url.partition("://")
     match scheme:
+        case "sqlite" if rest == "/:memory:":
+            raise SettingsError(
+                "ML_SPOOL_URL: sqlite:///:memory: is not durable; name a file, or say memory:// if meant"
+            )
         case "sqlite" if rest.startswith("/") and len(rest) > 1:
             # As in SQLAlchemy's URLs: three slashes before a relative path, four before an absolute one.
             return SqliteSpool(Path(rest[1:]), owner=owner)

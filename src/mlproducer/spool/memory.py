@@ -25,6 +25,11 @@ class _Held:
     token: str = ""
     until: float = 0.0
 
+    @property
+    def free_at(self) -> float:
+        """When it may be leased next: when it is due, or when its lease ends."""
+        return self.until if self.token else self.row.due_at
+
 
 class MemorySpool:
     """`ports.Spool` over two dicts; each call is whole, since none of them waits."""
@@ -48,12 +53,9 @@ class MemorySpool:
         return True
 
     async def lease(self, limit: int, *, now: float, until: float) -> Sequence[Lease]:
-        due = sorted(
-            (held for held in self._rows.values() if held.row.due_at <= now and held.until <= now),
-            key=lambda held: (held.row.due_at, held.row.envelope.task_id),
-        )
+        free = sorted((held for held in self._rows.values() if held.free_at <= now), key=lambda held: held.free_at)
         leases = []
-        for held in due[:limit]:
+        for held in sorted(free[:limit], key=lambda held: held.row.due_at):
             held.token, held.until = str(next(self._tokens)), until
             leases.append(Lease(held.row, held.token))
         return leases
@@ -83,7 +85,7 @@ class MemorySpool:
             bytes=sum(row.envelope.size for row in rows),
             oldest_accepted_at=min((row.accepted_at for row in rows), default=None),
             dead=len(self._dead),
-            next_due_at=min((max(held.row.due_at, held.until) for held in self._rows.values()), default=None),
+            next_due_at=min((held.free_at for held in self._rows.values()), default=None),
         )
 
     async def find(self, task_id: str) -> SpoolRow | DeadLetter | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Float, Integer, LargeBinary, MetaData, RowMapping, Table, Text
+from typing import Final
+
+from sqlalchemy import Column, Float, Integer, LargeBinary, MetaData, RowMapping, Select, Table, Text, literal, select
 
 from mlproducer.ports import DeadLetter, SpoolRow
 from mlproducer.task import Envelope
@@ -61,6 +63,21 @@ totals = Table(
 )
 
 
+_ENVELOPE: Final = ("task_id", "task_type", "routing_key", "properties", "body", "size", "expires_at", "eta")
+REPLAYED: Final = (*_ENVELOPE, "accepted_at", "due_at", "free_at", "attempts", "cause", "text", "alone")
+
+
+def replayed(now: float) -> Select[tuple[object, ...]]:
+    """Dead letters as waiting rows, in the order of `REPLAYED`: due at `now`, with no attempts spent."""
+    kept = (dead_letters.c[name] for name in (*_ENVELOPE, "accepted_at"))
+    return select(*kept, *(literal(value) for value in (now, now, 0, "replayed", "", 0)))
+
+
+def storable(text: str) -> str:
+    """Words for people may hold half a character (a lone surrogate, as in a bad file name); no store takes those."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def envelope_columns(envelope: Envelope) -> dict[str, object]:
     return {
         "task_id": envelope.task_id,
@@ -83,7 +100,7 @@ def waiting_columns(row: SpoolRow) -> dict[str, object]:
         "token": None,
         "attempts": row.attempts,
         "cause": row.cause,
-        "text": row.text,
+        "text": storable(row.text),
         "alone": int(row.alone),
     }
 
@@ -96,7 +113,7 @@ def dead_columns(letter: DeadLetter) -> dict[str, object]:
         "attempts": letter.attempts,
         "reason": letter.reason,
         "code": letter.code,
-        "text": letter.text,
+        "text": storable(letter.text),
     }
 
 

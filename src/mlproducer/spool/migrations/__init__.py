@@ -11,9 +11,9 @@ from typing import Final
 from sqlalchemy import Connection
 
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.spool.migrations import m0001_initial
+from mlproducer.spool.migrations import m0001_initial, m0002_indexes
 
-STEPS: Final[tuple[Callable[[Connection], None], ...]] = (m0001_initial.upgrade,)
+STEPS: Final[tuple[Callable[[Connection], None], ...]] = (m0001_initial.upgrade, m0002_indexes.upgrade)
 VERSION: Final = len(STEPS)
 
 
@@ -39,4 +39,14 @@ def check(found: int) -> None:
         raise SpoolUnavailable(
             f"the spool was written by a newer mlproducer (its schema is version {found}, this one knows {VERSION}): "
             "update mlproducer, or name another file in ML_SPOOL_URL"
+        )
+
+
+def check_for_visitor(found: int) -> None:
+    """A visitor changes no tables, so the file must be of this very version. Raises: SpoolUnavailable."""
+    check(found)
+    if found < VERSION:
+        raise SpoolUnavailable(
+            f"the spool was written by an older mlproducer (its schema is version {found}, this one needs {VERSION}): "
+            "start the producer of this version once on ML_SPOOL_URL, it brings the file up to date"
         )

@@ -1,0 +1,178 @@
+"""The SQLite file: who owns it, how it is opened, and what its faults mean in words.
+
+One process owns the file: it holds a lock beside it for as long as it lives, which the kernel lets go of when it dies,
+however it dies. So whoever gets the lock knows that leases in the file are of a dead owner, and ends them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
+
+from mlproducer.errors import SpoolUnavailable
+from mlproducer.spool.migrations import check_for_visitor, migrate, version_of
+from mlproducer.spool.statements import release_all
+
+_BUSY_MS: Final = 5_000
+"""How long a statement waits for another process's short transaction."""
+_PRAGMAS: Final = (
+    "synchronous=FULL",  # a commit is on the disk when it returns, not only in the kernel
+    "cache_size=-65536",  # KiB: task ids are random, so the whole index of a full spool is in use
+    "wal_autocheckpoint=8000",  # pages, 32 MiB: a page that many commits change is copied back once
+    "journal_size_limit=67108864",  # bytes: a log that a burst blew up is cut again
+)
+
+_HINTS: Final = {
+    "SQLITE_FULL": "the disk is full: make room, or move it with ML_DATA_DIR",
+    "SQLITE_READONLY": "the file or its folder is read-only: see ML_DATA_DIR",
+    "SQLITE_BUSY": "another process holds it for long: end that one, or name another file in ML_SPOOL_URL",
+    "SQLITE_NOTADB": "the file is something else: see ML_SPOOL_URL",
+    "SQLITE_CORRUPT": "the file is damaged: restore it, or name another in ML_SPOOL_URL",
+    "SQLITE_IOERR": "does the disk work, and is there room? Move it with ML_DATA_DIR",
+    "SQLITE_CANTOPEN": "may this user read and write the file and its folder? See ML_DATA_DIR",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFile:
+    """An opened and migrated spool file. `close` ends the ownership too."""
+
+    path: Path
+    writing: Engine
+    reading: Engine
+    lock: int | None
+    """The descriptor whose lock says that we own the file; None for a visitor."""
+    identity: tuple[int, int]
+
+    def close(self) -> None:
+        self.reading.dispose()
+        self.writing.dispose()
+        if self.lock is not None:
+            os.close(self.lock)  # and with it goes the lock
+
+    def missing(self) -> str | None:
+        """Why a row committed now would not be found at `path` again; None if it would.
+
+        SQLite goes on writing to a file that was moved or removed, and says that all is well.
+        """
+        try:
+            in_place = _identity(self.path) == self.identity
+        except OSError:
+            in_place = False
+        if in_place:
+            return None
+        return (
+            f"the spool {self.path} was moved or removed under the running producer: put it back, "
+            "or restart with another ML_DATA_DIR or ML_SPOOL_URL"
+        )
+
+
+def open_file(path: Path, *, owner: bool) -> OpenFile:
+    """Blocks on the disk. Raises: SpoolUnavailable; then nothing stays open."""
+    try:
+        # Two names of one file (a symbolic link) must meet at one lock.
+        path = path.resolve()
+        if not owner and not path.exists():
+            raise SpoolUnavailable(
+                f"there is no spool at {path}: is ML_SPOOL_URL or ML_DATA_DIR another one for the producer?"
+            )
+        lock = _own(path) if owner else None
+    except OSError as error:
+        raise _unusable(path, error) from error
+    writing, reading = _engine(path, owner=owner, begin="BEGIN IMMEDIATE"), _engine(path, owner=owner, begin="BEGIN")
+    try:
+        with writing.begin() as connection:
+            if owner:
+                migrate(connection)
+                release_all(connection)
+            else:
+                check_for_visitor(version_of(connection))
+        return OpenFile(path, writing, reading, lock, _identity(path))
+    except BaseException as error:
+        reading.dispose()
+        writing.dispose()
+        if lock is not None:
+            os.close(lock)
+        if isinstance(error, exc.SQLAlchemyError):
+            raise explain(path, error) from error
+        if isinstance(error, OSError):
+            raise _unusable(path, error) from error
+        raise
+
+
+def explain(path: Path, error: exc.SQLAlchemyError) -> SpoolUnavailable:
+    """What the store said, the likely cause, and the setting to change; never what was to be stored."""
+    fault = error.orig if isinstance(error, exc.DBAPIError) else None
+    if fault is None:
+        return SpoolUnavailable(f"the spool {path} cannot be used now ({type(error).__name__})")
+    code = str(getattr(fault, "sqlite_errorname", ""))
+    if "no such table" in str(fault):
+        hint = "it is no spool, or no producer has opened it yet: see ML_SPOOL_URL"
+    else:
+        hint = next((words for prefix, words in _HINTS.items() if code.startswith(prefix)), "see ML_SPOOL_URL")
+    return SpoolUnavailable(f"the spool {path} cannot be used ({fault}): {hint}")
+
+
+def blames_the_store(error: Exception) -> bool:
+    """True for a full disk, a lock, damage: all that would fail any other row as well."""
+    return isinstance(error, exc.OperationalError) or type(error) is exc.DatabaseError
+
+
+def _own(path: Path) -> int:
+    """The lock, the folder and the file, for this user only: tasks hold users' content."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Only under the lock, and never opened if it is there: POSIX drops all of a process's locks on a file, such as
+        # those of a visitor's SQLite in this process, when any of its descriptors of that file is closed.
+        if not path.exists():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        found = path.stat()
+        if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & 0o077:
+            path.chmod(0o600)
+    except BlockingIOError:
+        os.close(lock)
+        raise SpoolUnavailable(
+            f"another producer uses the spool {path}: give each its own ML_DATA_DIR or ML_SPOOL_URL"
+        ) from None
+    except OSError:
+        os.close(lock)
+        raise
+    return lock
+
+
+def _unusable(path: Path, error: OSError) -> SpoolUnavailable:
+    return SpoolUnavailable(f"the spool {path} cannot be used: {error.strerror}: see ML_DATA_DIR or ML_SPOOL_URL")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _engine(path: Path, *, owner: bool, begin: str) -> Engine:
+    # Errors must not quote the parameters: they are users' content.
+    engine = create_engine(URL.create("sqlite", database=str(path)), pool_size=2, max_overflow=2, hide_parameters=True)
+    # A visitor takes the journal mode as the owner left it: the file may be something else than a spool.
+    pragmas = (f"busy_timeout={_BUSY_MS}", *(("journal_mode=WAL",) if owner else ()), *_PRAGMAS)
+
+    @event.listens_for(engine, "connect")
+    def _connected(dbapi: Any, _record: object) -> None:  # noqa: ANN401  # the driver's own type
+        dbapi.isolation_level = None  # we say BEGIN ourselves, below
+        cursor = dbapi.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begins(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
