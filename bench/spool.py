@@ -33,7 +33,8 @@ NOW = 1_800_000_000.0
 def row(n: int) -> SpoolRow:
     # Ids as they come: random, not rising. A B-tree minds the difference.
     task_id = f"{(n * 0x9E3779B97F4A7C15) % 2**64:016x}-{n:08d}"
-    return SpoolRow(Envelope(task_id, "embed_vectors", "ml.embed", PROPERTIES, BODY), NOW, NOW)
+    at = NOW - 1_000 + n / 10_000
+    return SpoolRow(Envelope(task_id, "embed_vectors", "ml.embed", PROPERTIES, BODY), at, at)
 
 
 async def put_all(spool: Spool, rows: list[SpoolRow], callers: int) -> float:

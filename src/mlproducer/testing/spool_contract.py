@@ -66,6 +66,17 @@ class SpoolContract:
         assert await spool.find("a") is not None
         assert await spool.settle(second, Done())
 
+    async def test_a_lease_that_ended_still_settles_while_nobody_else_took_the_row(self, spool: Spool) -> None:
+        await spool.put(row("a"))
+        (lease,) = await spool.lease(1, now=NOW, until=NOW + 60)
+        assert not await spool.lease(0, now=NOW + 90, until=NOW + 120)
+        assert await spool.settle(lease, Done()), "it was published: publishing it again would help nobody"
+
+    async def test_a_held_row_is_next_due_when_its_lease_ends(self, spool: Spool) -> None:
+        await spool.put(row("a"))
+        await spool.lease(1, now=NOW, until=NOW + 60)
+        assert (await spool.measure()).next_due_at == NOW + 60
+
     async def test_a_lease_settles_once(self, spool: Spool) -> None:
         await spool.put(row("a"))
         (lease,) = await spool.lease(1, now=NOW, until=NOW + 60)

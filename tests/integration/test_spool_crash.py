@@ -1,0 +1,89 @@
+"""The promise under `kill -9`: what was answered is there when the file is opened again, and nothing is half there."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from mlproducer.ports import DeadFilter
+from mlproducer.spool.sql import SqliteSpool
+from mlproducer.testing.spool_contract import NOW, row
+
+ROUNDS = 10
+
+# One process that has everything imported, and forks a child a round: a round then takes moments, and each child is
+# killed in the midst of its work. A line is one `write` to the pipe, so none is torn.
+PROGRAM = """
+import asyncio, os, random, signal, sys, time
+from pathlib import Path
+from mlproducer.ports import Again, Bury, Done
+from mlproducer.spool.sql import SqliteSpool
+from mlproducer.testing.spool_contract import NOW, row
+
+def say(*words):
+    os.write(1, (" ".join(words) + "\\n").encode())
+
+async def put(spool, name):
+    for n in range(1_000_000):
+        if await spool.put(row(f"{name}-{n}", size=200)):
+            say("put", f"{name}-{n}")
+
+async def drain(spool):
+    verdicts = {"done": Done(), "again": Again(NOW, 1, "nacked", "", False), "dead": Bury(NOW, 3, "nacked", None, "")}
+    while True:
+        leases = await spool.lease(20, now=NOW, until=NOW + 3600)
+        async def settle(lease, word):
+            say("trying", word, lease.row.envelope.task_id)
+            if await spool.settle(lease, verdicts[word]):
+                say(word, lease.row.envelope.task_id)
+        # A third of them stay leased: the next owner must find those too.
+        await asyncio.gather(*(settle(each, random.choice(list(verdicts))) for each in leases if random.random() < 0.7))
+
+async def work(path, number):
+    spool = SqliteSpool(Path(path))
+    await spool.open()
+    await asyncio.gather(*(put(spool, f"{number}-{caller}") for caller in range(20)), drain(spool))
+
+for number in range(int(sys.argv[2])):
+    child = os.fork()
+    if child == 0:
+        asyncio.run(work(sys.argv[1], number))
+    time.sleep(random.uniform(0.05, 0.25))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+"""
+
+
+async def test_what_was_answered_is_there_after_kill_9_at_any_moment(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    ran = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", PROGRAM, str(path), str(ROUNDS)], stdout=subprocess.PIPE, check=True
+    )
+    told: defaultdict[str, set[str]] = defaultdict(set)
+    for line in ran.stdout.decode().splitlines():
+        word, _, task_id = line.rpartition(" ")
+        told[word].add(task_id)
+    assert all(told[word] for word in ("put", "done", "again", "dead")), "the rounds came to their work"
+
+    spool = SqliteSpool(path)
+    await spool.open()
+    waiting = {found.envelope.task_id: found for found in await spool.waiting(limit=10_000_000)}
+    dead = {letter.envelope.task_id for letter in await spool.dead(DeadFilter(), limit=10_000_000)}
+    there = waiting.keys() | dead
+    # A process may be killed between the commit of a verdict and its word of it: such a row may be here or gone.
+    assert told["put"] - told["trying done"] <= there
+    assert told["dead"] <= dead, "a dead letter stays until a person removes it"
+    assert not told["done"] & there, "what was settled does not come back"
+    assert not waiting.keys() & dead, "nothing is in two places"
+    size = await spool.measure()
+    assert (size.tasks, size.dead) == (len(waiting), len(dead))
+    assert size.bytes == sum(found.envelope.size for found in waiting.values())
+    assert all(found.envelope == row(task_id, size=200).envelope for task_id, found in waiting.items()), (
+        "rows are whole"
+    )
+    leases = await spool.lease(10_000_000, now=NOW, until=NOW + 60)
+    assert {lease.row.envelope.task_id for lease in leases} == waiting.keys(), "leases of dead owners have ended"
+    await spool.close()
