@@ -30,8 +30,9 @@ imports: $(VENV)/.installed-dev ## the direction of dependencies
 
 unit: $(VENV)/.installed-dev .venv-celery54/.installed ## pytest, and 100 % branch coverage of core/
 	scripts/apt-install rabbitmq-server
-	$(BIN)/coverage run -m pytest -m "not chaos" $(ARGS)
+	$(BIN)/coverage run -m pytest -q tests/core
 	$(BIN)/coverage report
+	$(BIN)/pytest -m "not chaos" --ignore tests/core $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## The long fault suite
 	scripts/apt-install rabbitmq-server

@@ -151,7 +151,7 @@ def envelope(task_id: str = "t", size: int = 5) -> Envelope:
 async def linked(
     *peers: Peer,
     heartbeat: int = 0,
-    check_timeout: float = 0.3,
+    check_timeout: float = 1.0,
     mechanism: str = "PLAIN",
     credentials: Callable[[], Awaitable[Credentials]] | None = None,
     connect: bool = True,
@@ -188,4 +188,4 @@ async def linked(
 
 async def settle() -> None:
     """Let both ends of a loopback connection take their turns."""
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.1)
