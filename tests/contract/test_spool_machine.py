@@ -104,6 +104,15 @@ class SpoolMachine(RuleBasedStateMachine):
             del self.held[task_id]
             self._settled(task_id, self.rows[task_id], verdict)
 
+    @rule()
+    def one_dies(self) -> None:
+        """What is rare by chance, and what replays and purges need."""
+        for lease in self.run(self.spool.lease(1, now=20.0, until=30.0)):
+            task_id = lease.row.envelope.task_id
+            assert self.run(self.spool.settle(lease, Bury(self.now, 3, "nacked", 312, "why")))
+            self.held.pop(task_id, None)
+            self._settled(task_id, self.rows[task_id], Bury(self.now, 3, "nacked", 312, "why"))
+
     def _settled(self, task_id: str, old: SpoolRow, verdict: Verdict) -> None:
         match verdict:
             case Done():
@@ -114,7 +123,7 @@ class SpoolMachine(RuleBasedStateMachine):
                 del self.rows[task_id]
                 self.letters[task_id] = DeadLetter(old.envelope, old.accepted_at, died_at, attempts, reason, code, text)
 
-    @rule(ids=st.lists(IDS, max_size=4))
+    @rule(ids=st.lists(IDS, min_size=1, max_size=6))
     def replay(self, ids: list[str]) -> None:
         found = [each for each in dict.fromkeys(ids) if each in self.letters]
         assert self.run(self.spool.replay(ids, now=self.now)) == len(found)

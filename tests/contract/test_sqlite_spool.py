@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 
 from mlproducer.errors import SettingsError, SpoolUnavailable
 from mlproducer.ports import Again, Bury, DeadFilter, Done
@@ -291,6 +291,21 @@ async def test_an_error_text_that_no_store_can_take_does_not_cost_the_row(tmp_pa
     await spool.close()
 
 
+async def test_a_burst_is_committed_in_groups_of_bounded_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = SqliteSpool(tmp_path / "s.db")
+    await spool.open()
+    assert spool._file is not None
+    commits: list[Connection] = []
+    event.listen(spool._file.writing, "commit", commits.append)
+    assert all(await asyncio.gather(*(spool.put(row(f"a{n}", size=1_000)) for n in range(50))))
+    assert len(commits) < 50, "one commit is for many"
+    commits.clear()
+    monkeypatch.setattr("mlproducer.spool.writer.LARGEST_GROUP_BYTES", 2_000)
+    assert all(await asyncio.gather(*(spool.put(row(f"b{n}", size=1_000)) for n in range(50))))
+    assert len(commits) >= 25, "two rows reach the bound"
+    await spool.close()
+
+
 async def test_each_refused_caller_gets_an_error_of_its_own(tmp_path: Path) -> None:
     # One exception raised in a thousand tasks would collect a thousand tracebacks.
     spool = SqliteSpool(tmp_path / "s.db")
@@ -372,6 +387,26 @@ async def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
         assert not put.done()
         other.execute("ROLLBACK")
         assert await put
+    await spool.close()
+
+
+async def test_a_put_cancelled_before_its_commit_is_not_stored(tmp_path: Path) -> None:
+    spool = SqliteSpool(tmp_path / "s.db")
+    await spool.open()
+    with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        first = asyncio.create_task(spool.put(row("first")))
+        await asyncio.sleep(0.1)  # the writer has it, and waits for the lock
+        second = asyncio.create_task(spool.put(row("second")))
+        await asyncio.sleep(0)  # queued
+        second.cancel()
+        first.cancel()  # too late: it is stored whole, and nobody waits to hear so
+        await asyncio.gather(first, second, return_exceptions=True)
+        other.execute("ROLLBACK")
+    assert await spool.put(row("third"))
+    assert await spool.find("second") is None
+    assert await spool.find("first") == row("first")
+    assert (await spool.measure()).tasks == 2
     await spool.close()
 
 
