@@ -197,6 +197,26 @@ async def test_the_same_id_with_the_same_content_returns_the_first_receipt() -> 
             await p.publish(embed(2, id="fixed"))
 
 
+async def test_an_id_that_only_the_spool_remembers_is_no_receipt_for_other_content_or_for_a_dead_letter() -> None:
+    b = bench(ml_receipts_kept=0)  # as after a restart: the memory is empty, the spool is not
+    b.broker.down = True
+    async with b.producer as p:
+        await p.connected(1)
+        first = await p.publish(embed(id="waits"))
+        again = await p.publish(embed(id="waits"))
+        assert (first.state, again.state) == (TaskState.SPOOLED, TaskState.SPOOLED)
+        assert (await b.places())["spool"] == ["waits"]
+        with pytest.raises(TaskConflict, match="other content"):
+            await p.publish(embed(2, id="waits"))
+        await p.publish(embed(id="dies", expires=datetime.now(UTC) + timedelta(seconds=0.05)))
+        await asyncio.sleep(0.1)
+        b.broker.down = False
+        await until(lambda: bool(b.told(TaskDeadLettered)))
+        b.broker.blocked = True
+        with pytest.raises(TaskConflict, match="dead letter queue"):
+            await p.publish(embed(id="dies"))
+
+
 async def test_two_calls_at_once_with_one_id_publish_it_once() -> None:
     b = bench()
     async with b.producer as p:

@@ -17,11 +17,11 @@ from mlproducer.core.retry import Dead, RetryPolicy, Settled, Wait, decide
 from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.drain import Drain
 from mlproducer.delivery.health import Gauges
-from mlproducer.delivery.receipts import Accepting, ReceiptBook
-from mlproducer.errors import InvalidTask, NotAccepting, RefusedTask, SpoolFull
+from mlproducer.delivery.receipts import Accepting, ReceiptBook, digest_of
+from mlproducer.errors import InvalidTask, NotAccepting, RefusedTask, SpoolFull, TaskConflict
 from mlproducer.events import TaskAccepted, TaskConfirmed, TaskRefused, TaskSpooled
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
-from mlproducer.ports import Again, Broker, Bury, Clock, Done, Listener, Settle, Spool, SpoolRow, Verdict
+from mlproducer.ports import Again, Broker, Bury, Clock, DeadLetter, Done, Listener, Settle, Spool, SpoolRow, Verdict
 from mlproducer.task import Envelope, Receipt, Task, TaskState
 
 
@@ -177,13 +177,30 @@ class Pipeline:
             due_at = max(due_at, envelope.eta)
         return SpoolRow(envelope, accepting.accepted_at, due_at, attempts, cause, text, alone)
 
+    async def _check_known(self, envelope: Envelope) -> bool:
+        """The spool knows the id, from before a restart. Raises: TaskConflict, unless it is this very task, waiting.
+
+        Race: the row that was there is drained between the put and this look. Then nothing is found, and the caller
+        puts again.
+        """
+        found = await self._spool.find(envelope.task_id)
+        if isinstance(found, DeadLetter):
+            raise TaskConflict(
+                f"task id {envelope.task_id} is in the dead letter queue: replay or remove it, or use a new id"
+            )
+        if found is not None and digest_of(found.envelope) != digest_of(envelope):
+            raise TaskConflict(f"task id {envelope.task_id} waits in the spool with other content; use a new id")
+        return found is not None
+
     async def _commit(self, accepting: Accepting, row: SpoolRow) -> Receipt:
         envelope, gauges = accepting.envelope, self._gauges
         full = self._gate.check(gauges.spooled_tasks, gauges.spooled_bytes, envelope.size)
         if full is not None:
             raise SpoolFull(full, retry_after=5.0)
         gauges.added(envelope.size)
-        await self._spool.put(row)
+        while not await self._spool.put(row):
+            if await self._check_known(envelope):
+                break
         # From here the task is safe. No await may follow: a cancellation would take the receipt away.
         accepting.move(Move.SPOOL)
         why, since = row.text or row.cause, row.accepted_at
