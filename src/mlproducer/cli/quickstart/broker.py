@@ -91,6 +91,7 @@ def _install(places: Places, say: Say) -> None:
             f"docker run -d -p 5672:5672 -e RABBITMQ_DEFAULT_USER={user} -e RABBITMQ_DEFAULT_PASS={password} rabbitmq:4"
         )
     log = places.log("install")
+    say("installing rabbitmq-server from Debian's packages, once")
     child = Program("installation", (str(script), "rabbitmq-server"), os.environ, places.root, log).start()
     began = time.monotonic()
     try:
