@@ -289,6 +289,34 @@ async def test_a_message_over_the_brokers_limit_is_dead_lettered_and_harms_no_ot
         await asyncio.to_thread(node.eval, "application:set_env(rabbit, max_message_size, 134217728).")
 
 
+async def test_publishes_cancelled_at_any_moment_leave_ledger_and_spool_whole(vhost: str, tmp_path: Path) -> None:
+    trial = Trial(vhost, tmp_path)
+    async with trial.producer as p:
+        assert await p.connected(20), p.status().last_error
+        cancelled: set[str] = set()
+        for n in range(300):
+            task = embed(n)
+            call = asyncio.create_task(p.publish(task))
+            for _ in range(n % 12):
+                await asyncio.sleep(0)
+            await asyncio.sleep((n % 7) / 2_000)
+            call.cancel()
+            (result,) = await asyncio.gather(call, return_exceptions=True)
+            if isinstance(result, Receipt):
+                trial.receipts.append(result)
+            else:
+                cancelled.add(task.id)
+        await until(lambda: p.status().in_flight == 0)
+        assert cancelled
+        assert trial.receipts
+        await trial.publish("after all that")
+    where = await places(vhost, trial.database)
+    assert where.lost(trial.accepted) == set()
+    assert not where.spool, "no call needed the spool"
+    assert where.duplicates == 0
+    assert set(where.queues) - trial.accepted <= cancelled, "a cancelled one may have landed; nothing else may"
+
+
 async def _admin(url: str, work: Callable[[Any], Any]) -> None:
     connection = await aio_pika.connect(url)
     async with connection:
