@@ -6,15 +6,23 @@
     │   │   └── TaskTooLarge       the envelope is over `ML_MAX_MESSAGE_BYTES`
     │   ├── SpoolFull              over the spool's limits; has `retry_after`
     │   ├── SpoolUnavailable       the spool cannot be written: disk full, read-only, locked
+    │   ├── BlobStoreUnavailable   the store of large payloads cannot be written; has `retry_after`
     │   ├── TaskConflict           the task id is known with other content
+    │   ├── NoTransaction          the outbox was given a connection that commits each statement by itself
+    │   ├── NotInTime              the deadline came before the task was safe; publish again with the same id
     │   └── NotAccepting           the producer is not started, or is stopping
     ├── BrokerError                about the connection; publishing callers never see these, they get `spooled`
     │   ├── BrokerUnreachable      no TCP connection, or no answer in time
     │   ├── BrokerRefused          wrong password, vhost or permission; not an AMQP server
     │   ├── TlsFailed              certificate not trusted, expired, wrong name
     │   └── ConnectionLost         a working connection ended
+    ├── WorkerError                in a worker, from `mlproducer.worker`
+    │   ├── PayloadUnavailable     the store of large payloads cannot be read now: worth a retry
+    │   ├── PayloadMissing         the store has no such payload
+    │   ├── PayloadDamaged         what the store has is not what was published
+    │   └── OnceUnavailable        nobody can say whether this task was done before
     ├── SettingsError              a setting is wrong; names it
-    └── NotFound                   no such task, share or dead letter
+    └── NotFound                   no such task, share, dead letter or payload
 
 Each message says what happened, the likely cause, and the setting to change.
 """
@@ -78,8 +86,28 @@ class SpoolUnavailable(RefusedTask):
         self.retry_after = retry_after
 
 
+class BlobStoreUnavailable(RefusedTask):
+    """The store of large payloads cannot be used now. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float = 5.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class TaskConflict(RefusedTask):
     """This task id was accepted before with other content."""
+
+
+class NoTransaction(RefusedTask):
+    """The outbox adds within a transaction of the caller's, and there is none."""
+
+
+class NotInTime(RefusedTask):
+    """The caller's deadline, or ML_ACCEPT_TIMEOUT, came before the task was safe.
+
+    Nothing was promised, but an attempt or a commit may have been under way: publish again with the same task id,
+    which gives the receipt if it is safe by then, and never runs twice what was accepted once.
+    """
 
 
 class NotAccepting(RefusedTask):
@@ -113,9 +141,29 @@ class ConnectionLost(BrokerError):
     error_type = ErrorType.LOST
 
 
+class WorkerError(MLProducerError):
+    """In a worker: its task cannot run as it should."""
+
+
+class PayloadUnavailable(WorkerError):
+    """The store of large payloads cannot be read now; later it may."""
+
+
+class PayloadMissing(WorkerError):
+    """The store has no such payload: removed too early, or another store."""
+
+
+class PayloadDamaged(WorkerError):
+    """Size or checksum differ from what was published, or the reference is none of ours."""
+
+
+class OnceUnavailable(WorkerError):
+    """The memory of done tasks cannot be asked now."""
+
+
 class SettingsError(MLProducerError):
     """A setting is wrong or missing; the message names it."""
 
 
 class NotFound(MLProducerError):
-    """No such task, share or dead letter."""
+    """No such task, share, dead letter or payload."""

@@ -1,12 +1,14 @@
-"""One frozen dataclass per fact. The engine tells them to its listeners (metrics, logs); nobody answers.
+"""One frozen struct per fact. The engine tells them to its listeners (metrics, logs); nobody answers.
 
-Durations and ages are seconds, sizes are bytes.
+Durations and ages are seconds, sizes are bytes. Why structs and no dataclasses: docs/adr/0006.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final, get_args
+
+from msgspec import Struct
 
 from mlproducer.errors import ErrorType
 from mlproducer.outcome import Outcome
@@ -30,8 +32,7 @@ class BreakerState(IntEnum):
     HALF_OPEN = 2
 
 
-@dataclass(frozen=True, slots=True)
-class TaskAccepted:
+class TaskAccepted(Struct, frozen=True, gc=False):
     """A receipt is about to be given: the task is confirmed or committed in the spool."""
 
     task_id: str
@@ -39,16 +40,14 @@ class TaskAccepted:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRefused:
+class TaskRefused(Struct, frozen=True, gc=False):
     """Refused before acceptance. `reason` is the error's class name; `task_type` is "unknown" if it is not known."""
 
     task_type: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptSettled:
+class AttemptSettled(Struct, frozen=True, gc=False):
     """One attempt has its outcome. `duration` is from the start of the attempt."""
 
     task_id: str
@@ -58,15 +57,13 @@ class AttemptSettled:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskConfirmed:
+class TaskConfirmed(Struct, frozen=True, gc=False):
     task_id: str
     task_type: str
     since_accept: float
 
 
-@dataclass(frozen=True, slots=True)
-class TaskSpooled:
+class TaskSpooled(Struct, frozen=True, gc=False):
     """Committed in the spool. `cause` is a value of `NotSentCause`/`UnsureCause`, or nacked, returned, eta."""
 
     task_id: str
@@ -74,17 +71,15 @@ class TaskSpooled:
     cause: str
 
 
-@dataclass(frozen=True, slots=True)
-class TaskRetried:
-    """An attempt from the spool starts; `attempt` counts from 1 the attempts already spent plus this one."""
+class TaskRetried(Struct, frozen=True, gc=False):
+    """An attempt from the spool was made; `attempt` counts from 1 the attempts spent before plus this one."""
 
     task_id: str
     task_type: str
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskDeadLettered:
+class TaskDeadLettered(Struct, frozen=True, gc=False):
     """`reason` is from a small closed set: nacked, returned, channel_refused, too_large, expired."""
 
     task_id: str
@@ -93,13 +88,11 @@ class TaskDeadLettered:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class TasksReplayed:
+class TasksReplayed(Struct, frozen=True, gc=False):
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionChanged:
+class ConnectionChanged(Struct, frozen=True, gc=False):
     """`node` is `host:port`, never a URL with a password."""
 
     state: ConnectionState
@@ -107,8 +100,7 @@ class ConnectionChanged:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionFailed:
+class ConnectionFailed(Struct, frozen=True, gc=False):
     """A connect failed or a connection was lost."""
 
     error_type: ErrorType
@@ -116,75 +108,64 @@ class ConnectionFailed:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReconnectScheduled:
+class ReconnectScheduled(Struct, frozen=True, gc=False):
     attempt: int
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class ReconnectsExhausted:
+class ReconnectsExhausted(Struct, frozen=True, gc=False):
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
-class BlockedChanged:
+class BlockedChanged(Struct, frozen=True, gc=False):
     """connection.blocked (memory or disk alarm) or unblocked."""
 
     blocked: bool
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerChanged:
+class BreakerChanged(Struct, frozen=True, gc=False):
     state: BreakerState
     failures: int
 
 
-@dataclass(frozen=True, slots=True)
-class ConfirmsTimedOut:
+class ConfirmsTimedOut(Struct, frozen=True, gc=False):
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class HealthChecked:
+class HealthChecked(Struct, frozen=True, gc=False):
     ok: bool
     duration: float
     text: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class SpoolFailed:
+class SpoolFailed(Struct, frozen=True, gc=False):
     """The spool could not be read or written; the loops try again."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class TopologyDiffers:
+class TopologyDiffers(Struct, frozen=True, gc=False):
     """An existing exchange or queue has other arguments than ours; publishing goes on."""
 
     name: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class SpoolMeasured:
+class SpoolMeasured(Struct, frozen=True, gc=False):
     tasks: int
     bytes: int
     oldest_age: float
     dead: int
 
 
-@dataclass(frozen=True, slots=True)
-class FlightMeasured:
+class FlightMeasured(Struct, frozen=True, gc=False):
     in_flight: int
     breaker_failures: int
     reconnect_attempts: int
 
 
-@dataclass(frozen=True, slots=True)
-class QueueMeasured:
+class QueueMeasured(Struct, frozen=True, gc=False):
     queue: str
     depth: int
 
@@ -212,3 +193,5 @@ Event = (
     | FlightMeasured
     | QueueMeasured
 )
+
+ALL_EVENTS: Final[tuple[type[Event], ...]] = get_args(Event)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+from msgspec import Struct
 
 from mlproducer.events import Event
-from mlproducer.outcome import Outcome
+from mlproducer.outcome import NotSentCause, Outcome
 from mlproducer.task import Envelope
 
 Listener = Callable[[Event], None]
@@ -33,8 +34,7 @@ class Clock(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class LinkView:
+class LinkView(Struct, frozen=True, gc=False):
     """What the engine may know of the link at one moment."""
 
     connected: bool
@@ -70,6 +70,11 @@ class Broker(Protocol):
         ...
 
     @property
+    def obstacle(self) -> NotSentCause | None:
+        """Why nothing can be published now: NOT_CONNECTED, BLOCKED, or None. Asked before each attempt."""
+        ...
+
+    @property
     def paused(self) -> bool:
         """The socket's write buffer is over its high mark: wait for `writable` before the next publish."""
         ...
@@ -92,9 +97,21 @@ class Broker(Protocol):
     def view(self) -> LinkView: ...
 
 
-@dataclass(frozen=True, slots=True)
-class SpoolRow:
-    """A task that waits in the spool. Times are Unix seconds."""
+class Attempted(Struct, frozen=True, gc=False):
+    """One attempt in the history of a row. `at` is Unix seconds; `outcome` a label of `core.retry.cause_of`."""
+
+    at: float
+    outcome: str
+    code: int | None = None
+    text: str = ""
+
+
+History = tuple[Attempted, ...]
+"""Oldest first; `core.history` bounds its length."""
+
+
+class SpoolRow(Struct, frozen=True):
+    """A task that waits in the spool, whole. Times are Unix seconds."""
 
     envelope: Envelope
     accepted_at: float
@@ -105,11 +122,11 @@ class SpoolRow:
     text: str = ""
     """The last error, in words."""
     alone: bool = False
+    history: History = ()
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A task that is kept until a person replays or removes it."""
+class DeadLetter(Struct, frozen=True):
+    """A task that is kept until a person replays or removes it, whole."""
 
     envelope: Envelope
     accepted_at: float
@@ -118,23 +135,83 @@ class DeadLetter:
     reason: str
     code: int | None
     text: str
+    history: History = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Record(Struct, frozen=True):
+    """What is remembered of a task whose content is not kept here: a claim, or a confirmed task.
+
+    A claim (`confirmed_at` is None) says that some producer is publishing this id until `held_until`; nothing was
+    promised yet. `digest` is `core.digest.content_digest` of the envelope. Times are Unix seconds.
+    """
+
+    task_id: str
+    task_type: str
+    digest: bytes
+    accepted_at: float
+    keep_until: float
+    """After it, `forget` removes the record."""
+    confirmed_at: float | None = None
+    attempts: int = 0
+    held_until: float | None = None
+    token: str = ""
+    """Whose claim it is."""
+
+
+Known = SpoolRow | DeadLetter | Record
+"""A task id is in one of three places, or in none."""
+
+
+class WaitingEntry(Struct, frozen=True):
+    """A row as lists show it: without content."""
+
+    task_id: str
+    task_type: str
+    routing_key: str
+    size: int
+    accepted_at: float
+    due_at: float
+    attempts: int
+    cause: str
+    text: str
+    history: History = ()
+
+
+class DeadEntry(Struct, frozen=True):
+    """A dead letter as lists show it: without content."""
+
+    task_id: str
+    task_type: str
+    routing_key: str
+    size: int
+    accepted_at: float
+    died_at: float
+    attempts: int
+    reason: str
+    code: int | None
+    text: str
+    history: History = ()
+
+
+LEASE_BYTES: Final = 32 * 1024 * 1024
+"""The most content in one call's leases, unless one row alone is larger: 500 rows of 8 MiB would be 4 GB."""
+
+
+class Lease(Struct, frozen=True):
     """A row that is ours until the lease ends; `token` proves it. After the end another drain may take it."""
 
     row: SpoolRow
     token: str
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """Confirmed: remove the row."""
+class Done(Struct, frozen=True):
+    """Confirmed: remove the row, and leave a `Record` until `keep_until` (Unix seconds)."""
+
+    confirmed_at: float
+    keep_until: float
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(Struct, frozen=True):
     """Back into the queue, for `due_at`."""
 
     due_at: float
@@ -142,10 +219,10 @@ class Again:
     cause: str
     text: str
     alone: bool
+    history: History = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Bury:
+class Bury(Struct, frozen=True):
     """To the dead letter queue."""
 
     died_at: float
@@ -153,13 +230,14 @@ class Bury:
     reason: str
     code: int | None
     text: str
+    history: History = ()
 
 
 Verdict = Done | Again | Bury
+Settlement = tuple[Lease, Verdict]
 
 
-@dataclass(frozen=True, slots=True)
-class SpoolSize:
+class SpoolSize(Struct, frozen=True, gc=False):
     """`tasks` and `bytes` count waiting rows, leased ones included; dead letters are apart."""
 
     tasks: int
@@ -170,8 +248,7 @@ class SpoolSize:
     """When the next row that nobody holds becomes due, or a held row's lease ends; None if there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeadFilter:
+class DeadFilter(Struct, frozen=True, gc=False):
     """All given conditions must hold."""
 
     task_type: str | None = None
@@ -180,47 +257,111 @@ class DeadFilter:
     """Unix time: died before it."""
     text: str | None = None
     """Contained in the error text, ASCII case ignored."""
+    newer_than: float | None = None
+    """Unix time: died at it or after."""
+
+
+class Audit(Struct, frozen=True):
+    """What a person did to dead letters: kept with the spool, never removed by the producer."""
+
+    at: float
+    """Unix seconds."""
+    by: str
+    """Who: a name of the command line's user, or of the API key's holder."""
+    action: str
+    """`replay` or `purge`."""
+    detail: str
+    """Which ones were meant, in words: ids, or the filter."""
+    task_ids: tuple[str, ...]
+    """Those that were found, in the order asked for."""
 
 
 class Spool(Protocol):
-    """Durable on return. Every method raises `SpoolUnavailable` when the store cannot be used."""
+    """The durable retry queue, the dead letter queue, and the memory of ids. Durable on return.
+
+    Every method raises `SpoolUnavailable` when the store cannot be used; then nothing of the call was stored, unless
+    the store died while it answered: a call repeated after that finds what it did the first time.
+    """
 
     async def open(self) -> None: ...
 
     async def close(self) -> None: ...
 
-    async def put(self, row: SpoolRow) -> bool:
-        """Commit one row (commits are grouped). False if the task id is there already: then it is safe as it was.
+    def watch(self, added: Callable[[], None]) -> None:
+        """Call `added` on the event loop when others have put rows. Said before `open`. A store that cannot hear of
+        others never calls it; the drain's poll finds their rows all the same.
+        """
+        ...
 
+    async def put(self, row: SpoolRow) -> bool:
+        """Commit one row (commits are grouped); it takes the place of a claim of its id.
+
+        False if the id waits, is dead or is confirmed already: then it is safe as it was, and nothing is changed.
         Raises: SpoolUnavailable, with nothing stored. A caller cancelled while it waits leaves the row either
         committed whole or not at all.
         """
         ...
 
-    async def lease(self, limit: int, *, now: float, until: float) -> Sequence[Lease]:
-        """Up to `limit` rows that are due and not held, oldest `due_at` first; they are ours until `until`."""
+    async def claim(self, claim: Record, *, now: float) -> Known | None:
+        """Take the id for an attempt of ours, before anything is published. None: it is ours until `held_until`.
+
+        Else what is there: a row, a dead letter, a confirmed record, or a claim of another that still holds at
+        `now`. A claim that is over is taken over, whatever its digest: nobody was promised anything.
+        """
         ...
 
-    async def settle(self, lease: Lease, verdict: Verdict) -> bool:
-        """Commit the verdict (grouped). False if the lease was lost meanwhile; then nothing was changed."""
+    async def confirm(self, record: Record) -> None:
+        """A claimed task was confirmed: `record` takes the claim's place. Nothing if the id is no claim any more,
+        but for a claim of another, which it replaces too: the task *is* confirmed.
+        """
+        ...
+
+    async def release(self, task_id: str, token: str) -> None:
+        """Our claim came to nothing: remove it, if it is still ours."""
+        ...
+
+    async def lease(self, limit: int, *, now: float, until: float, expired: bool = False) -> Sequence[Lease]:
+        """Up to `limit` rows that are due and not held, oldest `due_at` first; they are ours until `until`. Fewer than
+        there are, but at least one, where more would be over `LEASE_BYTES`.
+
+        With `expired`, only rows whose envelope's `expires_at` is at or before `now`, due or not.
+        """
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        """Commit the verdicts, in one transaction. For each, False if its lease was lost meanwhile; then that row
+        was not changed.
+        """
         ...
 
     async def measure(self) -> SpoolSize: ...
 
-    async def find(self, task_id: str) -> SpoolRow | DeadLetter | None: ...
+    async def find(self, task_id: str) -> Known | None: ...
 
-    async def waiting(self, *, limit: int, offset: int = 0) -> Sequence[SpoolRow]:
+    async def waiting(self, *, limit: int, offset: int = 0) -> Sequence[WaitingEntry]:
         """By `due_at`, then task id."""
         ...
 
-    async def dead(self, where: DeadFilter, *, limit: int, offset: int = 0) -> Sequence[DeadLetter]:
-        """Newest first."""
+    async def dead(self, where: DeadFilter, *, limit: int, offset: int = 0) -> Sequence[DeadEntry]:
+        """Newest first, then by task id."""
         ...
 
-    async def replay(self, task_ids: Sequence[str], *, now: float) -> int:
-        """Dead letters back to waiting, due at `now` with no attempts spent. Returns how many were found."""
+    async def count_dead(self, where: DeadFilter) -> int: ...
+
+    async def replay(self, audit: Audit) -> int:
+        """Dead letters `audit.task_ids` back to waiting, due at `audit.at` with no attempts spent; their history
+        stays. The audit is kept in the same transaction, with the ids that were found. Returns how many were.
+        """
         ...
 
-    async def purge(self, task_ids: Sequence[str]) -> int:
-        """Remove dead letters for good. Returns how many were found."""
+    async def purge(self, audit: Audit) -> int:
+        """Remove dead letters for good; else as `replay`."""
+        ...
+
+    async def audits(self, *, limit: int, offset: int = 0) -> Sequence[Audit]:
+        """Newest first. An audit that found no id at all was not kept."""
+        ...
+
+    async def forget(self, *, now: float, limit: int) -> int:
+        """Remove up to `limit` records (and claims) whose `keep_until` is at or before `now`; how many there were."""
         ...

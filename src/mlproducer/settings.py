@@ -76,6 +76,8 @@ class Settings(BaseSettings):
     # Publishing
     ml_confirm_timeout: Annotated[float, Field(gt=0, le=300)] = Field(5.0, validation_alias=_env("ML_CONFIRM_TIMEOUT"))
     """Seconds for the whole direct publish, from the call."""
+    ml_accept_timeout: Annotated[float, Field(gt=0, le=3600)] = Field(10.0, validation_alias=_env("ML_ACCEPT_TIMEOUT"))
+    """Seconds for a whole `publish` that names no `timeout` of its own: the direct attempt, then the spool."""
     ml_max_in_flight: Annotated[int, Field(ge=1)] = Field(5_000, validation_alias=_env("ML_MAX_IN_FLIGHT"))
     ml_max_in_flight_bytes: Annotated[int, Field(ge=1)] = Field(
         64 * 1024 * 1024, validation_alias=_env("ML_MAX_IN_FLIGHT_BYTES")
@@ -84,6 +86,18 @@ class Settings(BaseSettings):
         8 * 1024 * 1024, validation_alias=_env("ML_MAX_MESSAGE_BYTES")
     )
     """Half of the 16 MiB that RabbitMQ 4 takes by default, so that no default broker refuses what we accepted."""
+    ml_blob_url: SecretStr = Field(SecretStr(""), validation_alias=_env("ML_BLOB_URL"))
+    """Where payloads over `ML_CLAIM_CHECK_BYTES` go: a folder, or any URL of fsspec such as `s3://bucket/prefix`."""
+    ml_claim_check_bytes: Annotated[int, Field(ge=1024)] = Field(
+        1024 * 1024, validation_alias=_env("ML_CLAIM_CHECK_BYTES")
+    )
+    """With a blob store: the message size above which the payload goes there and the message carries a reference."""
+    ml_max_payload_bytes: Annotated[int, Field(ge=1024)] = Field(
+        256 * 1024 * 1024, validation_alias=_env("ML_MAX_PAYLOAD_BYTES")
+    )
+    """With a blob store: the largest payload that is taken."""
+    ml_blob_timeout: Annotated[float, Field(gt=0)] = Field(30.0, validation_alias=_env("ML_BLOB_TIMEOUT"))
+    """Seconds for one read or write of the blob store."""
 
     # Retry, spool
     ml_retry_attempts: Annotated[int, Field(ge=1)] = Field(3, validation_alias=_env("ML_RETRY_ATTEMPTS"))
@@ -94,15 +108,38 @@ class Settings(BaseSettings):
         default_factory=lambda: user_data_path("mlproducer", appauthor=False), validation_alias=_env("ML_DATA_DIR")
     )
     ml_spool_url: SecretStr = Field(SecretStr(""), validation_alias=_env("ML_SPOOL_URL"))
-    """`sqlite:///path`, `memory://`; empty is `mlproducer.db` in `ML_DATA_DIR`."""
+    """`sqlite:///path`, `postgresql://…`, `redis://…`, `memory://`; empty is `mlproducer.db` in `ML_DATA_DIR`.
+
+    docs/durability.md has what each of them takes and promises.
+    """
     ml_spool_max_tasks: Annotated[int, Field(ge=1)] = Field(1_000_000, validation_alias=_env("ML_SPOOL_MAX_TASKS"))
     ml_spool_max_bytes: Annotated[int, Field(ge=1)] = Field(
         4 * 1024 * 1024 * 1024, validation_alias=_env("ML_SPOOL_MAX_BYTES")
     )
+    ml_spool_max_age: Annotated[float, Field(gt=0)] = Field(604_800.0, validation_alias=_env("ML_SPOOL_MAX_AGE"))
+    """Seconds. While the oldest task waits longer, the spool takes no new one: nobody looks after it."""
+    ml_spool_low_mark: Annotated[float, Field(gt=0, le=1)] = Field(0.9, validation_alias=_env("ML_SPOOL_LOW_MARK"))
+    """A full spool opens again under this share of its limits, so that it does not flap."""
+    ml_spool_overflow: Literal["reject", "wait"] = Field("reject", validation_alias=_env("ML_SPOOL_OVERFLOW"))
+    """What a full spool does with a new task: refuse it at once, or let its caller wait up to his deadline."""
     ml_drain_batch: Annotated[int, Field(ge=1, le=10_000)] = Field(500, validation_alias=_env("ML_DRAIN_BATCH"))
     ml_drain_lease: Annotated[float, Field(gt=0)] = Field(60.0, validation_alias=_env("ML_DRAIN_LEASE"))
     """Seconds; must exceed the confirm timeout, or a slow confirm would let a second drain publish the same row."""
     ml_drain_poll: Annotated[float, Field(gt=0)] = Field(1.0, validation_alias=_env("ML_DRAIN_POLL"))
+    ml_drain_rate: Annotated[float, Field(ge=0)] = Field(0.0, validation_alias=_env("ML_DRAIN_RATE"))
+    """Tasks a second from the spool at most; 0 is as fast as the broker confirms them."""
+    ml_drain_share: Annotated[float, Field(gt=0, le=1)] = Field(0.5, validation_alias=_env("ML_DRAIN_SHARE"))
+    """Of ML_MAX_IN_FLIGHT: what the drain may have in flight, so that it never crowds out new tasks."""
+    ml_dlq_publish: bool = Field(False, validation_alias=_env("ML_DLQ_PUBLISH"))
+    """Also publish a copy of each dead letter to `ML_DLQ_QUEUE`; the spool keeps it all the same."""
+    ml_dlq_queue: Annotated[str, Field(min_length=1, max_length=255)] = Field(
+        "ml.dlq", validation_alias=_env("ML_DLQ_QUEUE")
+    )
+    ml_receipts: Literal["explicit", "all"] = Field("explicit", validation_alias=_env("ML_RECEIPTS"))
+    """Which tasks the spool remembers from before their first attempt (docs/adr/0007): those whose id the caller chose,
+    or all. Tasks that went through the spool are remembered in any case."""
+    ml_receipt_retention: Annotated[float, Field(ge=0)] = Field(86_400.0, validation_alias=_env("ML_RECEIPT_RETENTION"))
+    """Seconds that the spool remembers a confirmed task."""
     ml_receipts_kept: Annotated[int, Field(ge=0)] = Field(100_000, validation_alias=_env("ML_RECEIPTS_KEPT"))
     """Receipts of confirmed tasks kept in memory for look-ups; the oldest go first."""
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated, Final
-from uuid import uuid4
 
+from msgspec import Struct
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+
+from mlproducer.ids import new_task_id
 
 MAX_SHORTSTR: Final = 255
 """AMQP 0-9-1 §4.2.5.3: a short string's length is one octet. Ids travel in one."""
 
 Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 """1 to 128 printable ASCII characters without blanks: safe in an AMQP short string, a log line and a URL."""
-
-
-def new_task_id() -> str:
-    """A random task id, in the form Celery itself gives (UUID 4 with dashes)."""
-    return str(uuid4())
 
 
 class Task(BaseModel):
@@ -60,8 +57,7 @@ class TaskState(StrEnum):
     EXPIRED = "expired"
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(Struct, frozen=True, gc=False):
     """An encoded task: every byte that does not change from one attempt to the next.
 
     An attempt appends to `properties` what is its own: the remaining expiration (only if `expires_at` is set),

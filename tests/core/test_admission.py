@@ -5,44 +5,48 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from mlproducer.core.admission import Detour, Direct, SpoolGate, Window, route
+from mlproducer.core.admission import SpoolGate, Window, route
 from mlproducer.core.breaker import Admission
 from mlproducer.outcome import NotSentCause
-from mlproducer.ports import LinkView
 
 WINDOW = Window(max_tasks=10, max_bytes=1_000)
 
 
-def link(*, connected: bool = True, blocked: bool = False, in_flight: int = 0, in_flight_bytes: int = 0) -> LinkView:
-    return LinkView(connected, blocked, in_flight, in_flight_bytes, "localhost:5672")
+def way(
+    obstacle: NotSentCause | None = None,
+    admission: Admission = Admission.PASS,
+    *,
+    in_flight: int = 0,
+    in_flight_bytes: int = 0,
+    size: int = 100,
+) -> NotSentCause | None:
+    return route(obstacle, admission, in_flight=in_flight, in_flight_bytes=in_flight_bytes, size=size, window=WINDOW)
 
 
 @pytest.mark.parametrize("admission", [Admission.PASS, Admission.PROBE])
 def test_a_working_link_with_room_is_published_to_at_once(admission: Admission) -> None:
-    assert route(link(in_flight=9, in_flight_bytes=900), admission, size=100, window=WINDOW) == Direct()
+    assert way(None, admission, in_flight=9, in_flight_bytes=900) is None
 
 
 @pytest.mark.parametrize(
-    ("view", "admission", "cause"),
+    ("obstacle", "admission", "in_flight", "in_flight_bytes", "cause"),
     [
-        (link(connected=False, blocked=True, in_flight=10), Admission.REFUSED, NotSentCause.NOT_CONNECTED),
-        (link(blocked=True, in_flight=10), Admission.REFUSED, NotSentCause.BLOCKED),
-        (link(in_flight=10), Admission.REFUSED, NotSentCause.BREAKER_OPEN),
-        (link(in_flight=10), Admission.PASS, NotSentCause.WINDOW_FULL),
-        (link(in_flight=1, in_flight_bytes=901), Admission.PROBE, NotSentCause.WINDOW_FULL),
+        (NotSentCause.NOT_CONNECTED, Admission.REFUSED, 10, 0, NotSentCause.NOT_CONNECTED),
+        (NotSentCause.BLOCKED, Admission.REFUSED, 10, 0, NotSentCause.BLOCKED),
+        (None, Admission.REFUSED, 10, 0, NotSentCause.BREAKER_OPEN),
+        (None, Admission.PASS, 10, 0, NotSentCause.WINDOW_FULL),
+        (None, Admission.PROBE, 1, 901, NotSentCause.WINDOW_FULL),
     ],
 )
 def test_of_several_things_wrong_the_one_nearest_to_the_broker_is_the_cause(
-    view: LinkView, admission: Admission, cause: NotSentCause
+    obstacle: NotSentCause | None, admission: Admission, in_flight: int, in_flight_bytes: int, cause: NotSentCause
 ) -> None:
-    assert route(view, admission, size=100, window=WINDOW) == Detour(cause)
+    assert way(obstacle, admission, in_flight=in_flight, in_flight_bytes=in_flight_bytes) is cause
 
 
 def test_a_task_larger_than_the_window_goes_when_nothing_else_is_in_flight() -> None:
-    assert route(link(), Admission.PASS, size=5_000, window=WINDOW) == Direct()
-    assert route(link(in_flight=1, in_flight_bytes=1), Admission.PASS, size=5_000, window=WINDOW) == Detour(
-        NotSentCause.WINDOW_FULL
-    )
+    assert way(size=5_000) is None
+    assert way(size=5_000, in_flight=1, in_flight_bytes=1) is NotSentCause.WINDOW_FULL
 
 
 @settings(deadline=None)
@@ -50,51 +54,77 @@ def test_a_task_larger_than_the_window_goes_when_nothing_else_is_in_flight() -> 
 def test_the_window_is_never_exceeded_but_by_one_task_alone(sizes: list[int]) -> None:
     flying: list[int] = []
     for size in sizes:
-        view = link(in_flight=len(flying), in_flight_bytes=sum(flying))
-        if route(view, Admission.PASS, size=size, window=WINDOW) == Direct():
+        if way(in_flight=len(flying), in_flight_bytes=sum(flying), size=size) is None:
             flying.append(size)
     assert len(flying) <= WINDOW.max_tasks
     assert sum(flying) <= WINDOW.max_bytes or len(flying) == 1
 
 
+def gate_of(max_tasks: int, max_bytes: int, max_age: float = 100.0) -> SpoolGate:
+    return SpoolGate(max_tasks, max_bytes, max_age, low_mark=0.9)
+
+
 def test_the_gate_closes_at_the_high_mark_and_opens_under_the_low_one() -> None:
-    gate = SpoolGate(max_tasks=100, max_bytes=10_000)
-    assert gate.check(99, 99, adding=1) is None
-    assert gate.check(100, 100, adding=1) is not None
-    assert gate.check(90, 90, adding=1) is not None, "the low mark itself is still closed"
-    assert gate.check(89, 89, adding=1) is None
-    assert gate.check(95, 95, adding=1) is None, "open again up to the high mark"
+    gate = gate_of(100, 10_000)
+    assert gate.check(99, 99, 0.0, adding=1) is None
+    assert gate.check(100, 100, 0.0, adding=1) is not None
+    assert gate.check(90, 90, 0.0, adding=1) is not None, "the low mark itself is still closed"
+    assert gate.check(89, 89, 0.0, adding=1) is None
+    assert gate.check(95, 95, 0.0, adding=1) is None, "open again up to the high mark"
 
 
 def test_the_gate_closes_on_bytes_as_well() -> None:
-    gate = SpoolGate(max_tasks=100, max_bytes=10_000)
-    assert gate.check(1, 9_000, adding=1_000) is None
-    assert gate.check(2, 9_001, adding=1_000) is not None
-    assert gate.check(2, 9_000, adding=1) is not None
-    assert gate.check(2, 8_999, adding=1) is None
+    gate = gate_of(100, 10_000)
+    assert gate.check(1, 9_000, 0.0, adding=1_000) is None
+    assert gate.check(2, 9_001, 0.0, adding=1_000) is not None
+    assert gate.check(2, 9_000, 0.0, adding=1) is not None
+    assert gate.check(2, 8_999, 0.0, adding=1) is None
+
+
+def test_the_gate_closes_on_the_age_of_the_oldest_task_as_well() -> None:
+    gate = gate_of(100, 10_000, max_age=60)
+    assert gate.check(1, 1, 60.0, adding=1) is None
+    why = gate.check(1, 1, 61.0, adding=1)
+    assert why is not None
+    assert "61 s" in why
+    assert "ML_SPOOL_MAX_AGE" in why
+    assert gate.check(1, 1, 54.0, adding=1) is not None, "the low mark itself is still closed"
+    assert gate.check(1, 1, 53.9, adding=1) is None
+
+
+def test_a_closed_gate_says_that_the_spool_was_full() -> None:
+    gate = gate_of(100, 10_000)
+    gate.check(100, 0, 0.0, adding=1)
+    assert "was full" in (gate.check(95, 0, 0.0, adding=1) or "")
 
 
 def test_a_refusal_says_how_full_the_spool_is_the_likely_cause_and_the_settings() -> None:
-    why = SpoolGate(max_tasks=1_000, max_bytes=5_000_000).check(1_000, 2_500_000, adding=700)
+    why = gate_of(1_000, 5_000_000).check(1_000, 2_500_000, 0.0, adding=700)
     assert why is not None
     for words in ("1,000 of 1,000", "2,500,000 of 5,000,000", "broker", "ML_SPOOL_MAX_TASKS", "ML_SPOOL_MAX_BYTES"):
         assert words in why
 
 
 def test_a_spool_of_one_task_opens_again_when_it_is_empty() -> None:
-    gate = SpoolGate(max_tasks=1, max_bytes=1_000)
-    assert [gate.check(tasks, 0, adding=1) is None for tasks in (0, 1, 0)] == [True, False, True]
+    gate = gate_of(1, 1_000)
+    assert [gate.check(tasks, 0, 0.0, adding=1) is None for tasks in (0, 1, 0)] == [True, False, True]
 
 
 class SpoolThatFillsAndDrains(RuleBasedStateMachine):
     HIGH_TASKS = 20
     HIGH_BYTES = 2_000
+    HIGH_AGE = 100.0
 
     def __init__(self) -> None:
         super().__init__()
-        self.gate = SpoolGate(self.HIGH_TASKS, self.HIGH_BYTES)
+        self.gate = gate_of(self.HIGH_TASKS, self.HIGH_BYTES, self.HIGH_AGE)
         self.rows: list[int] = []
         self.refused_at_high_mark = False
+        self.age = 0.0
+
+    @rule(age=st.floats(0, 150))
+    def grow_old(self, age: float) -> None:
+        self.age = age
 
     @rule(size=st.integers(1, 400), times=st.integers(1, 12))
     def add(self, size: int, times: int) -> None:
@@ -103,9 +133,11 @@ class SpoolThatFillsAndDrains(RuleBasedStateMachine):
 
     def add_one(self, size: int) -> None:
         tasks, held = len(self.rows), sum(self.rows)
-        admitted = self.gate.check(tasks, held, size) is None
-        fits = tasks + 1 <= self.HIGH_TASKS and held + size <= self.HIGH_BYTES
-        under_low_mark = tasks < 0.9 * self.HIGH_TASKS and held < 0.9 * self.HIGH_BYTES
+        admitted = self.gate.check(tasks, held, self.age, size) is None
+        fits = tasks + 1 <= self.HIGH_TASKS and held + size <= self.HIGH_BYTES and self.age <= self.HIGH_AGE
+        under_low_mark = (
+            tasks < 0.9 * self.HIGH_TASKS and held < 0.9 * self.HIGH_BYTES and self.age < 0.9 * self.HIGH_AGE
+        )
         if under_low_mark:
             assert admitted is fits, "under the low mark only a task that does not fit is refused"
         elif self.refused_at_high_mark:

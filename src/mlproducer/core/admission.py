@@ -2,20 +2,18 @@
 
 The way to the broker is asked in the order of how much is wrong: no link, a link that is blocked, a breaker that is
 open, a window that is full. Whatever is wrong, the task is not refused: it takes the detour through the spool.
+
+The spool's own gate has a high mark and a low one. Without the gap, a full spool that drains would admit and refuse one
+task at a time, and callers would meet a refusal at random; with it they meet a spool that is closed until it has room
+for a tenth again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from mlproducer.core.breaker import Admission
 from mlproducer.outcome import NotSentCause
-from mlproducer.ports import LinkView
-
-LOW_MARK: Final = 0.9
-"""Of the high mark. Without the gap, a full spool that drains would admit and refuse one task at a time, and callers
-would meet a refusal at random; with it they meet a spool that is closed until it has room for a tenth again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,52 +24,66 @@ class Window:
     max_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Direct:
-    """Publish now."""
+def route(
+    obstacle: NotSentCause | None,
+    admission: Admission,
+    *,
+    in_flight: int,
+    in_flight_bytes: int,
+    size: int,
+    window: Window,
+) -> NotSentCause | None:
+    """Decide on one attempt of `size` bytes: None publishes it now, a cause sends it into the spool.
 
-
-@dataclass(frozen=True, slots=True)
-class Detour:
-    """Into the spool, because of `cause`."""
-
-    cause: NotSentCause
-
-
-def route(link: LinkView, admission: Admission, *, size: int, window: Window) -> Direct | Detour:
-    """Decide on one attempt of `size` bytes."""
-    if not link.connected:
-        return Detour(NotSentCause.NOT_CONNECTED)
-    if link.blocked:
-        return Detour(NotSentCause.BLOCKED)
+    `obstacle` is what the link says: not connected, blocked, or None.
+    """
+    if obstacle is not None:
+        return obstacle
     if admission is Admission.REFUSED:
-        return Detour(NotSentCause.BREAKER_OPEN)
+        return NotSentCause.BREAKER_OPEN
     # One task larger than the whole window still goes when nothing else is in flight, or it would never go.
-    over = link.in_flight_bytes + size > window.max_bytes and link.in_flight > 0
-    if link.in_flight >= window.max_tasks or over:
-        return Detour(NotSentCause.WINDOW_FULL)
-    return _DIRECT
-
-
-_DIRECT: Final = Direct()
+    if in_flight >= window.max_tasks or (in_flight and in_flight_bytes + size > window.max_bytes):
+        return NotSentCause.WINDOW_FULL
+    return None
 
 
 class SpoolGate:
-    """Closes at the high mark, opens again under the low one."""
+    """Closes at the high mark of tasks, bytes or age, opens again when all three are under the low one.
 
-    def __init__(self, max_tasks: int, max_bytes: int) -> None:
+    `max_age` in seconds; `low_mark` as a share of each limit.
+    """
+
+    def __init__(self, max_tasks: int, max_bytes: int, max_age: float, low_mark: float) -> None:
         self._max_tasks = max_tasks
         self._max_bytes = max_bytes
+        self._max_age = max_age
+        self._low_mark = low_mark
         self._closed = False
 
-    def check(self, tasks: int, size: int, adding: int) -> str | None:
-        """None admits a task of `adding` bytes to a spool of `tasks` and `size` bytes; else why not."""
-        if self._closed and tasks < self._max_tasks * LOW_MARK and size < self._max_bytes * LOW_MARK:
+    def check(self, tasks: int, size: int, age: float, adding: int) -> str | None:
+        """None admits a task of `adding` bytes to a spool of `tasks` and `size` bytes whose oldest task has waited for
+        `age` seconds; else why not.
+        """
+        low = self._low_mark
+        if (
+            self._closed
+            and tasks < self._max_tasks * low
+            and size < self._max_bytes * low
+            and age < self._max_age * low
+        ):
             self._closed = False
-        if not self._closed and tasks + 1 <= self._max_tasks and size + adding <= self._max_bytes:
+        over = self._over(tasks, size, age, adding)
+        if not self._closed and over is None:
             return None
         self._closed = True
         return (
-            f"the spool holds {tasks:,} of {self._max_tasks:,} tasks and {size:,} of {self._max_bytes:,} bytes, and "
-            f"opens again under 90 %: is the broker down? ML_SPOOL_MAX_TASKS and ML_SPOOL_MAX_BYTES are the limits"
+            f"{over or 'the spool was full'}, and it opens again under {low:.0%} of its limits: is the broker down? "
+            "ML_SPOOL_MAX_TASKS, ML_SPOOL_MAX_BYTES and ML_SPOOL_MAX_AGE are the limits"
         )
+
+    def _over(self, tasks: int, size: int, age: float, adding: int) -> str | None:
+        if tasks + 1 > self._max_tasks or size + adding > self._max_bytes:
+            return f"the spool holds {tasks:,} of {self._max_tasks:,} tasks and {size:,} of {self._max_bytes:,} bytes"
+        if age > self._max_age:
+            return f"the oldest task in the spool has waited for {age:,.0f} s, more than {self._max_age:,.0f}"
+        return None

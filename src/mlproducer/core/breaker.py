@@ -82,6 +82,11 @@ class Breaker:
         return self._failures
 
     @property
+    def is_calm(self) -> bool:
+        """Closed with no failure counted: `admit` would say PASS, `success` would change nothing, whatever the time."""
+        return self._failures == 0 and self._state is BreakerState.CLOSED
+
+    @property
     def half_opens_at(self) -> float | None:
         """When the cool-down ends; None unless open."""
         return self._cool_at if self._state is BreakerState.OPEN else None

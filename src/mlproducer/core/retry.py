@@ -22,6 +22,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import assert_never
 
+from msgspec import Struct
+
 from mlproducer.core.backoff import Backoff
 from mlproducer.outcome import Confirmed, Nacked, NotSent, NotSentCause, Outcome, Returned, Unsure, UnsureCause
 
@@ -34,13 +36,11 @@ class RetryPolicy:
     backoff: Backoff
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(Struct, frozen=True, gc=False):
     """Confirmed: nothing is left to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True, gc=False):
     """Into the spool, or back into it, until `due_at` (Unix seconds)."""
 
     due_at: float
@@ -50,8 +50,7 @@ class Wait:
     alone: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Dead:
+class Dead(Struct, frozen=True, gc=False):
     """To the dead letter queue."""
 
     reason: str
