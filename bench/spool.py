@@ -1,10 +1,14 @@
-"""Throughput of the embedded spool, and what its measures cost when it is large.
+"""Throughput of a spool, and how it changes as the spool grows.
 
-    .venv/bin/python bench/spool.py [--rows 40000] [--callers 1000] [--rounds 3] [--large 1000000] [--json]
+    .venv/bin/python bench/spool.py [URL] [--rows 40000] [--callers 1000] [--rounds 3] [--curve] [--json]
 
-Rows of 1.2 KiB. `memory://` does the same work without a disk, so its column is what the event loop alone can do and
-the ratio is the price of durability. `fsync` is the disk's own figure: appended 4 KiB blocks, each made durable.
-With `--large`, a spool of that many rows is measured, listed and leased from.
+`URL` is a value of ML_SPOOL_URL; without one, a SQLite file in a temporary folder. Rows are of 1.2 KiB, and a server's
+database must have no tasks in it. `memory://` does the same work without a disk, so its column is what the event loop
+alone can do, and the ratio is the price of durability. `fsync` is the disk's own figure: appended 4 KiB blocks, each
+made durable.
+
+`--curve` fills the spool to 1,000, 10,000, 100,000 and 1,000,000 rows (`--sizes` for others); at each size it puts and
+drains some thousand rows more, asks the spool's questions, and reads the memory of this process.
 """
 
 from __future__ import annotations
@@ -12,15 +16,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import itertools
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
-from mlproducer.ports import Done, Lease, Spool, SpoolRow
+from mlproducer.ports import DeadFilter, Done, Spool, SpoolRow
 from mlproducer.spool import open_spool
 from mlproducer.task import Envelope
 
@@ -28,6 +34,10 @@ PROPERTIES = b"p" * 200
 BODY = b"x" * 1_024
 BATCH = 500
 NOW = 1_800_000_000.0
+DONE = Done(NOW, NOW + 3_600)
+SAMPLE = 5_000
+"""Rows put and drained at each size of the curve."""
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 
 def row(n: int) -> SpoolRow:
@@ -37,7 +47,7 @@ def row(n: int) -> SpoolRow:
     return SpoolRow(Envelope(task_id, "embed_vectors", "ml.embed", PROPERTIES, BODY), at, at)
 
 
-async def put_all(spool: Spool, rows: list[SpoolRow], callers: int) -> float:
+async def put_all(spool: Spool, rows: Iterable[SpoolRow], count: int, callers: int) -> float:
     """Rows a second, each put by one of `callers` that run at once."""
     left = iter(rows)
 
@@ -47,15 +57,15 @@ async def put_all(spool: Spool, rows: list[SpoolRow], callers: int) -> float:
 
     start = time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(callers)))
-    return len(rows) / (time.perf_counter() - start)
+    return count / (time.perf_counter() - start)
 
 
-async def drain_all(spool: Spool, count: int) -> float:
+async def drain_some(spool: Spool, count: int) -> float:
     """Rows a second, leased and settled in batches as the drain does."""
     start, done = time.perf_counter(), 0
     while done < count:
-        leases: list[Lease] = list(await spool.lease(BATCH, now=NOW, until=NOW + 60))
-        done += sum(await asyncio.gather(*(spool.settle(lease, Done()) for lease in leases)))
+        leases = await spool.lease(min(BATCH, count - done), now=NOW, until=NOW + 60)
+        done += sum(await spool.settle([(lease, DONE) for lease in leases]))
     return count / (time.perf_counter() - start)
 
 
@@ -68,31 +78,47 @@ def fsyncs(folder: Path) -> float:
         return 200 / (time.perf_counter() - start)
 
 
+def resident() -> float:
+    """MB of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE") / 1e6
+
+
+def say(words: str) -> None:
+    """Progress: on the spot on a terminal, else a line each."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{words}", end="", file=sys.stderr, flush=True)
+    else:
+        print(words, file=sys.stderr, flush=True)
+
+
 async def one_round(url: str, rows: list[SpoolRow], callers: int) -> tuple[float, float]:
     spool = open_spool(url)
     await spool.open()
     gc.collect()
     gc.freeze()
-    puts = await put_all(spool, rows, callers)
-    drained = await drain_all(spool, len(rows))
+    puts = await put_all(spool, rows, len(rows), callers)
+    drained = await drain_some(spool, len(rows))
+    await emptied(spool)
     await spool.close()
     return puts, drained
 
 
-async def large(folder: Path, count: int, callers: int) -> dict[str, float]:
-    """Milliseconds of each question to a spool of `count` rows, and how fast its last rows went in."""
-    spool = open_spool(f"sqlite:///{folder / 'large.db'}")
-    await spool.open()
-    last = 0.0
-    for at in range(0, count, 50_000):
-        last = await put_all(spool, [row(n) for n in range(at, min(at + 50_000, count))], callers)
+async def emptied(spool: Spool) -> None:
+    """Records forgotten, so that the next round may put the same ids on the same server."""
+    while await spool.forget(now=NOW * 2, limit=50_000):
+        pass
+
+
+async def ask_all(spool: Spool) -> dict[str, float]:
+    """Milliseconds of each question."""
     questions: dict[str, Callable[[], Awaitable[object]]] = {
         "measure": spool.measure,
         "find": lambda: spool.find("nobody"),
         "waiting, first 100": lambda: spool.waiting(limit=100),
-        "lease 500": lambda: spool.lease(BATCH, now=NOW, until=NOW + 60),
+        "dead, first 100": lambda: spool.dead(DeadFilter(), limit=100),
     }
-    answers = {"put/s": last}
+    answers = {}
     for name, ask in questions.items():
         times = []
         for _ in range(5):
@@ -100,36 +126,80 @@ async def large(folder: Path, count: int, callers: int) -> dict[str, float]:
             await ask()
             times.append(time.perf_counter() - start)
         answers[f"{name}, ms"] = statistics.median(times) * 1_000
-    await spool.close()
     return answers
+
+
+async def curve(url: str, sizes: Iterable[int], callers: int) -> dict[str, dict[str, float]]:
+    """At each size: rows a second put and drained on top of it, its questions, and the memory of this process."""
+    spool = open_spool(url)
+    await spool.open()
+    numbers, there = itertools.count(), 0
+    points: dict[str, dict[str, float]] = {}
+    for size in sizes:
+        while there < size:
+            more = min(size - there, 20_000)
+            rate = await put_all(spool, map(row, itertools.islice(numbers, more)), more, callers)
+            there += more
+            say(f"{there:>9,} of {size:,} rows, {rate:,.0f}/s")
+        at = f"{size:,} rows"
+        puts, drains = [], []
+        for _ in range(3):
+            puts.append(await put_all(spool, map(row, itertools.islice(numbers, SAMPLE)), SAMPLE, callers))
+            drains.append(await drain_some(spool, SAMPLE))
+        points[at] = {"put/s": statistics.median(puts), "lease+settle/s": statistics.median(drains)}
+        points[at] |= await ask_all(spool) | {"resident, MB": resident()}
+    say("emptying")
+    await drain_some(spool, there)
+    await emptied(spool)
+    await spool.close()
+    return points
+
+
+def compare(given: argparse.Namespace, folder: Path) -> dict[str, float]:
+    rows = [row(n) for n in range(given.rows)]
+    rounds: dict[str, list[tuple[float, float]]] = {"spool": [], "memory": []}
+    for n in range(given.rounds):  # in turns, so that a machine that changes its speed changes it for both
+        say(f"round {n + 1} of {given.rounds}")
+        url = given.url or f"sqlite:///{folder / f'{n}.db'}"
+        rounds["spool"].append(asyncio.run(one_round(url, rows, given.callers)))
+        rounds["memory"].append(asyncio.run(one_round("memory://", rows, given.callers)))
+    figures = {
+        f"{store} {what}/s": statistics.median(each[at] for each in results)
+        for store, results in rounds.items()
+        for at, what in enumerate(("put", "lease+settle"))
+    }
+    figures["put, spool : memory"] = figures["spool put/s"] / figures["memory put/s"]
+    figures["fsync/s"] = fsyncs(folder)
+    return figures
+
+
+def show(points: dict[str, dict[str, float]]) -> None:
+    print(f"{'':24}" + "".join(f"{size:>18}" for size in points))
+    for what in next(iter(points.values())):
+        print(f"{what:24}" + "".join(f"{figures[what]:18,.1f}" for figures in points.values()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url", nargs="?", help="as ML_SPOOL_URL; default: SQLite in a temporary folder")
     parser.add_argument("--rows", type=int, default=40_000)
     parser.add_argument("--callers", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--large", type=int, default=0, metavar="ROWS")
+    parser.add_argument("--curve", action="store_true")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="of the curve")
     parser.add_argument("--folder", type=Path, default=None, help="on the disk to measure; default: a temporary one")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    rows = [row(n) for n in range(given.rows)]
-    rounds: dict[str, list[tuple[float, float]]] = {"sqlite": [], "memory": []}
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
-        for n in range(given.rounds):  # in turns, so that a machine that changes its speed changes it for both
-            rounds["sqlite"].append(asyncio.run(one_round(f"sqlite:///{folder / f'{n}.db'}", rows, given.callers)))
-            rounds["memory"].append(asyncio.run(one_round("memory://", rows, given.callers)))
-        figures = {
-            f"{store} {what}/s": statistics.median(each[at] for each in results)
-            for store, results in rounds.items()
-            for at, what in enumerate(("put", "lease+settle"))
-        }
-        figures["put, sqlite : memory"] = figures["sqlite put/s"] / figures["memory put/s"]
-        figures["fsync/s"] = fsyncs(folder)
-        if given.large:
-            questions = asyncio.run(large(folder, given.large, given.callers))
-            figures |= {f"{what} at {given.large:,} rows": took for what, took in questions.items()}
+        if given.curve:
+            url = given.url or f"sqlite:///{folder / 'curve.db'}"
+            points = asyncio.run(curve(url, sorted(given.sizes), given.callers))
+            say("")
+            print(json.dumps(points, indent=2)) if given.json else show(points)
+            return
+        figures = compare(given, folder)
+    say("")
     if given.json:
         print(json.dumps(figures, indent=2))
     else:

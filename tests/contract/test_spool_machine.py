@@ -4,41 +4,67 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable
-from dataclasses import replace
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from msgspec.structs import replace
 
-from mlproducer.ports import Again, Bury, DeadFilter, DeadLetter, Done, Lease, Spool, SpoolRow, Verdict
+from mlproducer.core.digest import content_digest
+from mlproducer.ports import (
+    Again,
+    Attempted,
+    Audit,
+    Bury,
+    DeadFilter,
+    DeadLetter,
+    Done,
+    Known,
+    Lease,
+    Record,
+    Spool,
+    SpoolRow,
+    Verdict,
+)
 from mlproducer.spool.memory import MemorySpool
-from mlproducer.spool.sql import SqliteSpool
-from mlproducer.testing.spool_contract import row
+from mlproducer.spool.sql import PostgresSpool, SqliteSpool
+from mlproducer.testing.spool_contract import dead_entry, entry, row
+from private_postgres import PrivatePostgres
 
 T = TypeVar("T")
 
 IDS = st.sampled_from([f"t{n}" for n in range(6)])
 TIMES = st.integers(0, 9).map(float)
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=3)
+HISTORIES = st.lists(
+    st.builds(Attempted, TIMES, st.sampled_from(["nacked", "returned"]), st.none() | st.just(312), TEXTS), max_size=2
+).map(tuple)
 VERDICTS = st.one_of(
-    st.just(Done()),
+    st.builds(Done, TIMES, TIMES),
     st.builds(
-        Again, TIMES, st.integers(0, 3), st.sampled_from(["nacked", "returned"]), st.text(max_size=3), st.booleans()
+        Again, TIMES, st.integers(0, 3), st.sampled_from(["nacked", "returned"]), TEXTS, st.booleans(), HISTORIES
     ),
-    st.builds(Bury, TIMES, st.integers(0, 3), st.sampled_from(["nacked", "returned"]), st.none(), st.just("why")),
+    st.builds(
+        Bury, TIMES, st.integers(0, 3), st.sampled_from(["nacked", "returned"]), st.none(), st.just("why"), HISTORIES
+    ),
 )
+TOKENS = st.sampled_from(["me", "you"])
 
 
 class SpoolMachine(RuleBasedStateMachine):
-    """The model: rows, dead letters, and for each held row its token and the end of its lease."""
+    """The model: rows, dead letters, records, and for each held row its token and the end of its lease."""
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
         self.rows: dict[str, SpoolRow] = {}
         self.letters: dict[str, DeadLetter] = {}
+        self.records: dict[str, Record] = {}
+        self.audits: list[Audit] = []
         self.held: dict[str, tuple[str, float]] = {}
         self.leases: list[Lease] = []
         self.now = 0.0
@@ -50,6 +76,19 @@ class SpoolMachine(RuleBasedStateMachine):
 
         return self.runner.run(wait())
 
+    def known(self, task_id: str) -> Known | None:
+        return self.rows.get(task_id) or self.letters.get(task_id) or self.records.get(task_id)
+
+    def is_free(self, task_id: str) -> bool:
+        """To be put: unknown, or no more than claimed."""
+        known = self.known(task_id)
+        return known is None or (isinstance(known, Record) and known.confirmed_at is None)
+
+    def is_over(self, task_id: str) -> bool:
+        """A claim that any other may take over."""
+        known = self.known(task_id)
+        return isinstance(known, Record) and known.held_until is not None and known.held_until <= self.now
+
     def free_at(self, task_id: str) -> float:
         return self.held[task_id][1] if task_id in self.held else self.rows[task_id].due_at
 
@@ -57,12 +96,16 @@ class SpoolMachine(RuleBasedStateMachine):
     def opened(self) -> None:
         self.run(self.spool.open())
 
-    @rule(task_id=IDS, due_at=TIMES, size=st.integers(0, 50))
-    def put(self, task_id: str, due_at: float, size: int) -> None:
-        new = row(task_id, due_at=due_at, size=size)
-        is_new = task_id not in self.rows and task_id not in self.letters
+    @rule(task_id=IDS, due_at=TIMES, size=st.integers(0, 50), expires_at=st.none() | TIMES, history=HISTORIES)
+    def put(
+        self, task_id: str, due_at: float, size: int, expires_at: float | None, history: tuple[Attempted, ...]
+    ) -> None:
+        new = row(task_id, due_at=due_at, size=size, history=history)
+        new = replace(new, envelope=replace(new.envelope, expires_at=expires_at))
+        is_new = self.is_free(task_id)
         assert self.run(self.spool.put(new)) is is_new
         if is_new:
+            self.records.pop(task_id, None)
             self.rows[task_id] = new
 
     @rule(ids=st.lists(IDS, max_size=4), due_at=TIMES)
@@ -71,8 +114,60 @@ class SpoolMachine(RuleBasedStateMachine):
             return await asyncio.gather(*(self.spool.put(row(each, due_at=due_at)) for each in ids))
 
         stored = [each for each, new in zip(ids, self.run(all_at_once()), strict=True) if new]
-        assert sorted(stored) == sorted({each for each in ids if each not in self.rows and each not in self.letters})
-        self.rows |= {each: row(each, due_at=due_at) for each in stored}
+        assert sorted(stored) == sorted({each for each in ids if self.is_free(each)})
+        for each in stored:
+            self.records.pop(each, None)
+            self.rows[each] = row(each, due_at=due_at)
+
+    def claimed(self, task_id: str, token: str, lasting: float, kept: float) -> Record:
+        digest = content_digest(row(task_id).envelope)
+        kept_until, held_until = self.now + kept, self.now + lasting
+        return Record(task_id, "embed_vectors", digest, self.now, kept_until, held_until=held_until, token=token)
+
+    @rule(task_id=IDS, token=TOKENS, lasting=TIMES, kept=TIMES)
+    def claim(self, task_id: str, token: str, lasting: float, kept: float) -> None:
+        claim, known = self.claimed(task_id, token, lasting, kept), self.known(task_id)
+        over = self.is_over(task_id)
+        assert self.run(self.spool.claim(claim, now=self.now)) == (None if over else known)
+        if over or known is None:
+            self.records[task_id] = claim
+
+    @rule(ids=st.lists(IDS, min_size=2, max_size=5))
+    def claim_together(self, ids: list[str]) -> None:
+        """One of each id wins, if it was free; the others are told of it."""
+        claims = [self.claimed(each, f"c{n}", 9.0, 9.0) for n, each in enumerate(ids)]
+
+        async def all_at_once() -> list[Known | None]:
+            return await asyncio.gather(*(self.spool.claim(each, now=self.now) for each in claims))
+
+        answers = self.run(all_at_once())
+        won = {claim.task_id: claim for claim, answer in zip(claims, answers, strict=True) if answer is None}
+        assert len(won) == answers.count(None)
+        assert won.keys() == {each for each in ids if self.known(each) is None or self.is_over(each)}
+        self.records |= won
+        assert all(answer in (None, self.known(claim.task_id)) for claim, answer in zip(claims, answers, strict=True))
+
+    @rule(task_id=IDS, kept=TIMES)
+    def confirm(self, task_id: str, kept: float) -> None:
+        record = replace(self.claimed(task_id, "", 0.0, kept), confirmed_at=self.now, held_until=None)
+        self.run(self.spool.confirm(record))
+        if self.is_free(task_id):
+            self.records[task_id] = record
+
+    @rule(task_id=IDS, token=TOKENS)
+    def release(self, task_id: str, token: str) -> None:
+        self.run(self.spool.release(task_id, token))
+        known = self.known(task_id)
+        if isinstance(known, Record) and known.confirmed_at is None and known.token == token:
+            del self.records[task_id]
+
+    @rule(limit=st.integers(0, 4))
+    def forget(self, limit: int) -> None:
+        over = {each.task_id for each in self.records.values() if each.keep_until <= self.now}
+        assert self.run(self.spool.forget(now=self.now, limit=limit)) == min(limit, len(over))
+        for each in over:
+            if self.run(self.spool.find(each)) is None:  # which of them went is the store's choice
+                del self.records[each]
 
     @rule(by=TIMES)
     def time_passes(self, by: float) -> None:
@@ -85,6 +180,23 @@ class SpoolMachine(RuleBasedStateMachine):
         free = sorted(self.free_at(each) for each in self.rows if self.free_at(each) <= self.now)
         # Which of equals is taken is the store's choice.
         assert sorted(self.free_at(each) for each in taken) == free[:limit]
+        self._leased(leases, lasting)
+
+    @rule(limit=st.integers(0, 4), lasting=TIMES)
+    def lease_expired(self, limit: int, lasting: float) -> None:
+        leases = list(self.run(self.spool.lease(limit, now=self.now, until=self.now + lasting, expired=True)))
+        expired = {
+            task_id
+            for task_id, each in self.rows.items()
+            if each.envelope.expires_at is not None and each.envelope.expires_at <= self.now
+            if task_id not in self.held or self.held[task_id][1] <= self.now
+        }
+        assert {lease.row.envelope.task_id for lease in leases} <= expired
+        assert len(leases) == min(limit, len(expired))
+        self._leased(leases, lasting)
+
+    def _leased(self, leases: list[Lease], lasting: float) -> None:
+        taken = [lease.row.envelope.task_id for lease in leases]
         assert [lease.row for lease in leases] == [self.rows[each] for each in taken]
         assert [lease.row.due_at for lease in leases] == sorted(lease.row.due_at for lease in leases)
         assert len(set(taken)) == len(taken)
@@ -92,62 +204,94 @@ class SpoolMachine(RuleBasedStateMachine):
             self.held[lease.row.envelope.task_id] = (lease.token, self.now + lasting)
         self.leases += leases
 
-    @rule(data=st.data(), verdict=VERDICTS)
-    def settle(self, data: st.DataObject, verdict: Verdict) -> None:
+    @rule(data=st.data(), verdicts=st.lists(VERDICTS, max_size=4))
+    def settle(self, data: st.DataObject, verdicts: list[Verdict]) -> None:
+        """Together, perhaps one lease twice, and also those that were lost or settled long ago."""
         if not self.leases:
             return
-        lease = data.draw(st.sampled_from(self.leases[-8:]))  # also those that were lost or settled long ago
-        task_id = lease.row.envelope.task_id
-        ours = self.held.get(task_id, ("", 0.0))[0] == lease.token
-        assert self.run(self.spool.settle(lease, verdict)) is ours
-        if ours:
-            del self.held[task_id]
-            self._settled(task_id, self.rows[task_id], verdict)
+        batch = [(data.draw(st.sampled_from(self.leases[-8:])), verdict) for verdict in verdicts]
+        answers = self.run(self.spool.settle(batch))
+        for (lease, verdict), answer in zip(batch, answers, strict=True):
+            task_id = lease.row.envelope.task_id
+            ours = self.held.get(task_id, ("", 0.0))[0] == lease.token
+            assert answer is ours
+            if ours:
+                del self.held[task_id]
+                self._settled(task_id, self.rows[task_id], verdict)
 
     @rule()
     def one_dies(self) -> None:
         """What is rare by chance, and what replays and purges need."""
+        bury = Bury(self.now, 3, "nacked", 312, "why", (Attempted(self.now, "nacked"),))
         for lease in self.run(self.spool.lease(1, now=20.0, until=30.0)):
             task_id = lease.row.envelope.task_id
-            assert self.run(self.spool.settle(lease, Bury(self.now, 3, "nacked", 312, "why")))
+            assert self.run(self.spool.settle([(lease, bury)])) == [True]
             self.held.pop(task_id, None)
-            self._settled(task_id, self.rows[task_id], Bury(self.now, 3, "nacked", 312, "why"))
+            self._settled(task_id, self.rows[task_id], bury)
 
     def _settled(self, task_id: str, old: SpoolRow, verdict: Verdict) -> None:
         match verdict:
-            case Done():
+            case Done(confirmed_at=confirmed_at, keep_until=keep_until):
                 del self.rows[task_id]
-            case Again(due_at=due_at, attempts=attempts, cause=cause, text=text, alone=alone):
-                self.rows[task_id] = replace(old, due_at=due_at, attempts=attempts, cause=cause, text=text, alone=alone)
-            case Bury(died_at=died_at, attempts=attempts, reason=reason, code=code, text=text):
+                digest = content_digest(old.envelope)
+                self.records[task_id] = Record(
+                    task_id, "embed_vectors", digest, old.accepted_at, keep_until, confirmed_at, old.attempts
+                )
+            case Again(due_at, attempts, cause, text, alone, history):
+                self.rows[task_id] = SpoolRow(
+                    old.envelope, old.accepted_at, due_at, attempts, cause, text, alone, history
+                )
+            case Bury(died_at, attempts, reason, code, text, history):
                 del self.rows[task_id]
-                self.letters[task_id] = DeadLetter(old.envelope, old.accepted_at, died_at, attempts, reason, code, text)
+                self.letters[task_id] = DeadLetter(
+                    old.envelope, old.accepted_at, died_at, attempts, reason, code, text, history
+                )
+            case _:
+                assert_never(verdict)
+
+    def _audited(self, ids: list[str], action: str) -> tuple[Audit, list[str]]:
+        asked = Audit(self.now, "ada", action, "by id", tuple(ids))
+        found = [each for each in dict.fromkeys(ids) if each in self.letters]
+        if found:
+            self.audits.insert(0, replace(asked, task_ids=tuple(found)))
+        return asked, found
 
     @rule(ids=st.lists(IDS, min_size=1, max_size=6))
     def replay(self, ids: list[str]) -> None:
-        found = [each for each in dict.fromkeys(ids) if each in self.letters]
-        assert self.run(self.spool.replay(ids, now=self.now)) == len(found)
+        audit, found = self._audited(ids, "replay")
+        assert self.run(self.spool.replay(audit)) == len(found)
         for each in found:
             letter = self.letters.pop(each)
-            self.rows[each] = SpoolRow(letter.envelope, letter.accepted_at, self.now, cause="replayed")
+            self.rows[each] = SpoolRow(
+                letter.envelope, letter.accepted_at, self.now, cause="replayed", history=letter.history
+            )
 
     @rule(ids=st.lists(IDS, max_size=4))
     def purge(self, ids: list[str]) -> None:
-        found = [each for each in dict.fromkeys(ids) if each in self.letters]
-        assert self.run(self.spool.purge(ids)) == len(found)
+        audit, found = self._audited(ids, "purge")
+        assert self.run(self.spool.purge(audit)) == len(found)
         for each in found:
             del self.letters[each]
 
-    @rule(reason=st.sampled_from([None, "nacked", "returned"]), older_than=st.none() | TIMES, offset=st.integers(0, 2))
-    def dead(self, reason: str | None, older_than: float | None, offset: int) -> None:
-        where = DeadFilter(reason=reason, older_than=older_than)
+    @rule(
+        reason=st.sampled_from([None, "nacked", "returned"]),
+        older_than=st.none() | TIMES,
+        newer_than=st.none() | TIMES,
+        offset=st.integers(0, 2),
+    )
+    def dead(self, reason: str | None, older_than: float | None, newer_than: float | None, offset: int) -> None:
+        where = DeadFilter(reason=reason, older_than=older_than, newer_than=newer_than)
         chosen = [
             letter
             for letter in self.letters.values()
-            if (reason is None or letter.reason == reason) and (older_than is None or letter.died_at < older_than)
+            if reason is None or letter.reason == reason
+            if older_than is None or letter.died_at < older_than
+            if newer_than is None or letter.died_at >= newer_than
         ]
         chosen.sort(key=lambda letter: (-letter.died_at, letter.envelope.task_id))
-        assert list(self.run(self.spool.dead(where, limit=3, offset=offset))) == chosen[offset : offset + 3]
+        shown = [dead_entry(letter) for letter in chosen[offset : offset + 3]]
+        assert list(self.run(self.spool.dead(where, limit=3, offset=offset))) == shown
+        assert self.run(self.spool.count_dead(where)) == len(chosen)
 
     @invariant()
     def the_size_is_that_of_what_is_there(self) -> None:
@@ -160,10 +304,14 @@ class SpoolMachine(RuleBasedStateMachine):
     @invariant()
     def each_task_is_where_the_model_has_it(self) -> None:
         waiting = sorted(self.rows.values(), key=lambda each: (each.due_at, each.envelope.task_id))
-        assert list(self.run(self.spool.waiting(limit=10))) == waiting
-        for n in range(6):
-            expected = self.rows.get(f"t{n}") or self.letters.get(f"t{n}")
-            assert self.run(self.spool.find(f"t{n}")) == expected
+        assert list(self.run(self.spool.waiting(limit=10))) == [entry(each) for each in waiting]
+        ids = [f"t{n}" for n in range(6)]
+
+        async def all_at_once() -> list[Known | None]:
+            return await asyncio.gather(*(self.spool.find(each) for each in ids))
+
+        assert self.run(all_at_once()) == [self.known(each) for each in ids]
+        assert list(self.run(self.spool.audits(limit=3))) == self.audits[:3]
 
     def teardown(self) -> None:
         self.run(self.spool.close())
@@ -190,9 +338,51 @@ class SqliteMachine(SpoolMachine):
         self.folder.cleanup()
 
 
+class PostgresMachine(SpoolMachine):
+    """Two instances share it, and each call is of either; both stay open from one history to the next."""
+
+    url = ""
+    server: PrivatePostgres
+    tables = "mlproducer_waiting, mlproducer_dead_letters, mlproducer_records, mlproducer_audits, mlproducer_totals"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.instances = [PostgresSpool(self.url), PostgresSpool(self.url)]
+        for instance in self.instances:
+            self.run(instance.open())
+        self.server.sql(f"TRUNCATE {self.tables}", self.url.rpartition("/")[2])
+        self.turns: Iterator[int] = iter(range(1_000_000))
+
+    @property
+    def spool(self) -> Spool:
+        return self.instances[next(self.turns) % 2]
+
+    @spool.setter
+    def spool(self, _: Spool) -> None:
+        """The parent's own choice of a store."""
+
+    def teardown(self) -> None:
+        for instance in self.instances:
+            self.run(instance.close())
+        self.runner.close()
+
+
 TestMemoryMachine = SpoolMachine.TestCase
-TestMemoryMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestMemoryMachine.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
 TestSqliteMachine = SqliteMachine.TestCase
 TestSqliteMachine.settings = settings(
-    max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=15, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+def test_two_instances_on_one_postgresql_are_one_spool(
+    postgres: PrivatePostgres, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PostgresMachine, "url", postgres_url)
+    monkeypatch.setattr(PostgresMachine, "server", postgres, raising=False)
+    run_state_machine_as_test(
+        PostgresMachine,
+        settings=settings(
+            max_examples=6, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        ),
+    )

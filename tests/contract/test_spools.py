@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlproducer.spool.memory import MemorySpool
-from mlproducer.spool.sql import SqliteSpool
+from mlproducer.spool.sql import PostgresSpool, SqliteSpool
 from mlproducer.testing.spool_contract import MakeSpool, SpoolContract
 
 
@@ -21,3 +21,9 @@ class TestSqlite(SpoolContract):
     @pytest.fixture
     def make_spool(self, tmp_path: Path) -> MakeSpool:
         return lambda: SqliteSpool(tmp_path / "spool.db")
+
+
+class TestPostgres(SpoolContract):
+    @pytest.fixture
+    def make_spool(self, postgres_schema_url: str) -> MakeSpool:
+        return lambda: PostgresSpool(postgres_schema_url)

@@ -6,19 +6,23 @@ import asyncio
 import sqlite3
 import stat
 import traceback
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, event
 
 from mlproducer.errors import SettingsError, SpoolUnavailable
-from mlproducer.ports import Again, Bury, DeadFilter, Done
+from mlproducer.ports import Again, Bury, DeadFilter, DeadLetter, SpoolRow
 from mlproducer.spool import open_spool
-from mlproducer.spool.migrations import VERSION, m0001_initial
+from mlproducer.spool.columns import outbox_columns
+from mlproducer.spool.migrations import STEPS, VERSION
 from mlproducer.spool.schema import metadata
 from mlproducer.spool.sql import SqliteSpool
-from mlproducer.testing.spool_contract import NOW, row
+from mlproducer.task import Envelope
+from mlproducer.testing.spool_contract import DONE, NOW, audit, claim, confirmed, row, settle
 
 
 async def _filled(path: Path, count: int = 3) -> None:
@@ -48,7 +52,7 @@ async def test_leases_of_a_dead_owner_end_when_the_next_one_opens_the_file(tmp_p
     second = SqliteSpool(path)
     await second.open()
     assert len(await second.lease(3, now=NOW, until=NOW + 60)) == 3
-    assert not await second.settle(lease, Done())
+    assert not await settle(second, lease, DONE)
     await second.close()
 
 
@@ -116,11 +120,11 @@ async def test_a_visitor_lists_and_replays_next_to_the_owner(tmp_path: Path) -> 
     await owner.open()
     await owner.put(row("a"))
     (lease,) = await owner.lease(1, now=NOW, until=NOW + 60)
-    await owner.settle(lease, Bury(NOW, 3, "nacked", None, "why"))
+    await settle(owner, lease, Bury(NOW, 3, "nacked", None, "why"))
     visitor = open_spool(f"sqlite:///{tmp_path / 's.db'}", owner=False)
     await visitor.open()
     assert len(await visitor.dead(DeadFilter(), limit=10)) == 1
-    assert await visitor.replay(["a"], now=NOW) == 1
+    assert await visitor.replay(audit("a", at=NOW)) == 1
     await visitor.close()
     assert len(await owner.lease(1, now=NOW, until=NOW + 60)) == 1, "the owner finds what the visitor replayed"
     await owner.close()
@@ -151,46 +155,82 @@ async def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -
 async def test_every_commit_is_on_the_disk(tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     await spool.open()
-    assert spool._file is not None
-    with spool._file.writing.connect() as connection:
+    assert spool._store is not None
+    with spool._store.writing.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
     await spool.close()
 
 
-def _file_of_version_1(path: Path) -> None:
-    """A spool as version 1 left it, with a row, a dead letter and a lease."""
-    with closing(sqlite3.connect(path)) as old:
-        for statement in m0001_initial._DDL:
-            old.execute(statement)
-        old.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
-        old.execute("INSERT INTO schema_version VALUES (1)")
-        old.execute(
-            "INSERT INTO waiting VALUES ('old','embed_vectors','ml.embed',x'00',x'01',2,NULL,NULL,1,2,9e9,'t',0,'','',0)"
-        )
-        old.execute(
-            "INSERT INTO dead_letters VALUES ('dead','embed_vectors','q',x'00',x'02',2,NULL,7,1,3,3,'nacked',NULL,'')"
-        )
-        old.execute("UPDATE totals SET tasks = 1, bytes = 2, dead = 1")
-        old.commit()
+VERSION_1 = (
+    """
+    CREATE TABLE waiting (
+        task_id TEXT PRIMARY KEY NOT NULL, task_type TEXT NOT NULL, routing_key TEXT NOT NULL,
+        properties BLOB NOT NULL, body BLOB NOT NULL, size INTEGER NOT NULL, expires_at REAL, eta REAL,
+        accepted_at REAL NOT NULL, due_at REAL NOT NULL, free_at REAL NOT NULL, token TEXT,
+        attempts INTEGER NOT NULL, cause TEXT NOT NULL, text TEXT NOT NULL, alone INTEGER NOT NULL
+    )
+    """,
+    "CREATE INDEX waiting_free_at ON waiting (free_at)",
+    "CREATE INDEX waiting_accepted_at ON waiting (accepted_at)",
+    """
+    CREATE TABLE dead_letters (
+        task_id TEXT PRIMARY KEY NOT NULL, task_type TEXT NOT NULL, routing_key TEXT NOT NULL,
+        properties BLOB NOT NULL, body BLOB NOT NULL, size INTEGER NOT NULL, expires_at REAL, eta REAL,
+        accepted_at REAL NOT NULL, died_at REAL NOT NULL, attempts INTEGER NOT NULL, reason TEXT NOT NULL,
+        code INTEGER, text TEXT NOT NULL
+    )
+    """,
+    "CREATE INDEX dead_letters_died_at ON dead_letters (died_at)",
+    "CREATE TABLE totals (id INTEGER PRIMARY KEY, tasks INTEGER NOT NULL, bytes INTEGER NOT NULL, dead INTEGER NOT NULL)",
+    "CREATE TABLE schema_version (version INTEGER NOT NULL)",
+    "INSERT INTO schema_version VALUES (1)",
+    # A row that is held, a dead letter, and what they come to.
+    "INSERT INTO waiting VALUES ('old','embed_vectors','ml.embed',x'00',x'01',2,NULL,NULL,1,2,9e9,'t',0,'nacked','✓',1)",
+    "INSERT INTO dead_letters VALUES ('dead','embed_vectors','q',x'00',x'02',2,NULL,7,1,3,3,'nacked',312,'why')",
+    "INSERT INTO totals VALUES (1, 1, 2, 1)",
+)
+VERSION_2 = (
+    *VERSION_1,
+    "CREATE INDEX waiting_due_at ON waiting (due_at)",
+    "CREATE INDEX waiting_held ON waiting (token) WHERE token IS NOT NULL",
+    "UPDATE schema_version SET version = 2",
+)
+OLDER = pytest.mark.parametrize("older", [VERSION_1, VERSION_2], ids=["version 1", "version 2"])
 
 
-async def test_a_file_of_version_1_is_brought_up_with_its_rows(tmp_path: Path) -> None:
+def _write(path: Path, statements: Sequence[str]) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        for statement in statements:
+            db.execute(statement)
+        db.commit()
+
+
+@OLDER
+async def test_an_older_file_is_brought_up_with_its_rows_and_dead_letters_whole(
+    tmp_path: Path, older: tuple[str, ...]
+) -> None:
     path = tmp_path / "s.db"
-    _file_of_version_1(path)
+    _write(path, older)
     spool = SqliteSpool(path)
     await spool.open()
     size = await spool.measure()
     assert (size.tasks, size.bytes, size.dead) == (1, 2, 1)
-    assert await spool.find("dead") is not None
-    assert [lease.row.envelope.task_id for lease in await spool.lease(5, now=NOW, until=NOW + 60)] == ["old"]
+    envelope = Envelope("dead", "embed_vectors", "q", b"\x00", b"\x02", None, 7.0)
+    assert await spool.find("dead") == DeadLetter(envelope, 1.0, 3.0, 3, "nacked", 312, "why")
+    (lease,) = await spool.lease(5, now=NOW, until=NOW + 60)
+    envelope = Envelope("old", "embed_vectors", "ml.embed", b"\x00", b"\x01")
+    assert lease.row == SpoolRow(envelope, 1.0, 2.0, 0, "nacked", "✓", alone=True)
+    assert await settle(spool, lease, DONE)
+    assert await spool.replay(audit("dead")) == 1
     await spool.close()
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("SELECT version FROM schema_version").fetchall() == [(VERSION,)]
+        assert db.execute("SELECT version FROM mlproducer_schema_version").fetchall() == [(VERSION,)]
 
 
-async def test_an_older_file_becomes_the_same_as_a_new_one(tmp_path: Path) -> None:
-    _file_of_version_1(tmp_path / "old.db")
+@OLDER
+async def test_an_older_file_becomes_the_same_as_a_new_one(tmp_path: Path, older: tuple[str, ...]) -> None:
+    _write(tmp_path / "old.db", older)
     schemas = []
     for path in (tmp_path / "old.db", tmp_path / "new.db"):
         spool = SqliteSpool(path)
@@ -208,19 +248,15 @@ async def test_a_step_that_fails_leaves_the_older_file_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "s.db"
-    _file_of_version_1(path)
-
-    def half(connection: Connection) -> None:
-        connection.exec_driver_sql("CREATE TABLE half (id INTEGER)")
-        connection.exec_driver_sql("DROP TABLE nobody")
-
+    _write(path, VERSION_1)
+    half = ("CREATE TABLE half (id INTEGER)", "DROP TABLE nobody")
     with monkeypatch.context() as patch:
-        patch.setattr("mlproducer.spool.migrations.STEPS", (m0001_initial.upgrade, half))
+        patch.setitem(STEPS, "sqlite", (STEPS["sqlite"][0], half))
         with pytest.raises(SpoolUnavailable):
             await SqliteSpool(path).open()
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT version FROM schema_version").fetchall() == [(1,)]
-        assert not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'half'").fetchall()
+        assert not db.execute("SELECT 1 FROM sqlite_master WHERE name IN ('half', 'waiting_due_at')").fetchall()
     spool = SqliteSpool(path)
     await spool.open()
     assert await spool.find("old") is not None
@@ -228,26 +264,119 @@ async def test_a_step_that_fails_leaves_the_older_file_as_it_was(
 
 
 async def test_a_visitor_does_not_bring_an_older_file_up(tmp_path: Path) -> None:
-    _file_of_version_1(tmp_path / "s.db")
+    _write(tmp_path / "s.db", VERSION_1)
     with pytest.raises(SpoolUnavailable, match="older mlproducer"):
         await SqliteSpool(tmp_path / "s.db", owner=False).open()
+
+
+async def test_in_a_users_own_database_the_spool_leaves_the_users_tables_alone(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    mine = ("CREATE TABLE waiting (guest TEXT)", "CREATE TABLE schema_version (version INTEGER)")
+    _write(path, (*mine, "INSERT INTO waiting VALUES ('ada')", "INSERT INTO schema_version VALUES (77)"))
+    await _filled(path)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT * FROM waiting").fetchall() == [("ada",)]
+        assert db.execute("SELECT * FROM schema_version").fetchall() == [(77,)]
+
+
+async def test_a_visitor_of_a_database_without_a_spool_is_told_so(tmp_path: Path) -> None:
+    _write(tmp_path / "app.db", ("CREATE TABLE guests (name TEXT)",))
+    with pytest.raises(SpoolUnavailable, match="no producer has opened it yet"):
+        await SqliteSpool(tmp_path / "app.db", owner=False).open()
+
+
+def _put_as_the_outbox_does(db: sqlite3.Connection, envelope: Envelope) -> None:
+    columns = outbox_columns(envelope, NOW)
+    names, marks = ", ".join(columns), ", ".join(f":{name}" for name in columns)
+    db.execute(f"INSERT INTO mlproducer_waiting ({names}) VALUES ({marks})", columns)  # noqa: S608  # our own names
+
+
+async def test_what_the_users_own_transaction_put_is_measured_and_drained(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    spool = SqliteSpool(path)
+    await spool.open()
+    await spool.put(row("ours"))
+    with closing(sqlite3.connect(path)) as db:
+        _put_as_the_outbox_does(db, row("theirs", size=30).envelope)
+        assert (await spool.measure()).tasks == 1, "not committed yet"
+        db.commit()
+    size = await spool.measure()
+    assert (size.tasks, size.bytes) == (2, 10 + 10 + 30 + 10)
+    leases = await spool.lease(9, now=NOW, until=NOW + 60)
+    assert {lease.row.envelope.task_id for lease in leases} == {"ours", "theirs"}
+    assert (await spool.measure()).tasks == 2, "counted once, leased or not"
+    assert all(await spool.settle([(lease, DONE) for lease in leases]))
+    size = await spool.measure()
+    assert (size.tasks, size.bytes) == (0, 0)
+    await spool.close()
+
+
+async def test_no_question_of_each_second_reads_the_whole_table(tmp_path: Path) -> None:
+    spool = SqliteSpool(tmp_path / "s.db")
+    await spool.open()
+    assert spool._store is not None
+    asked: list[tuple[str, Any]] = []
+    for engine in (spool._store.reading, spool._store.writing):
+        event.listen(engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
+    await spool.put(row("a"))
+    await spool.measure()
+    await spool.find("a")
+    await spool.waiting(limit=10)
+    for expired in (False, True):
+        leases = await spool.lease(10, now=NOW + 60 + expired * 99, until=NOW + 70, expired=expired)
+        await spool.settle([(lease, Again(NOW, 1, "nacked", "", alone=False)) for lease in leases])
+    await spool.claim(claim("b"), now=NOW)
+    await spool.confirm(confirmed("b"))
+    await spool.forget(now=NOW + 1_000, limit=10)
+    with spool._store.reading.connect() as connection:
+        for statement, given in asked:
+            if statement.startswith(("SELECT", "UPDATE", "DELETE")) and not isinstance(given, list):
+                plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given).all()
+                steps = [str(step[3]) for step in plan]
+                whole = [step for step in steps if step.startswith("SCAN mlproducer_") and "INDEX" not in step]
+                assert all(step == "SCAN mlproducer_totals" for step in whole), (statement, steps)
+    assert len(asked) > 15
+    await spool.close()
+
+
+async def test_an_id_that_the_outbox_put_although_it_is_dead_or_confirmed_ends_in_one_place(tmp_path: Path) -> None:
+    path = tmp_path / "app.db"
+    spool = SqliteSpool(path)
+    await spool.open()
+    bury = Bury(NOW, 3, "nacked", None, "why")
+    for task_id, verdict in (("dead", bury), ("done", DONE)):
+        await spool.put(row(task_id))
+        (lease,) = await spool.lease(1, now=NOW, until=NOW + 60)
+        await settle(spool, lease, verdict)
+    with closing(sqlite3.connect(path)) as db:
+        for task_id in ("dead", "done"):
+            _put_as_the_outbox_does(db, row(task_id).envelope)
+        db.commit()
+    assert isinstance(await spool.find("dead"), SpoolRow)
+    assert await spool.replay(audit("dead")) == 0, "it waits already"
+    leases = await spool.lease(2, now=NOW, until=NOW + 60)
+    assert all(await spool.settle([(lease, bury) for lease in leases]))
+    size = await spool.measure()
+    assert (size.tasks, size.bytes, size.dead) == (0, 0, 2)
+    assert await spool.count_dead(DeadFilter(reason="nacked")) == 2
+    await spool.close()
 
 
 async def test_a_file_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     await _filled(path)
     with closing(sqlite3.connect(path)) as newer:
-        newer.execute("UPDATE schema_version SET version = ?", (VERSION + 1,))
+        newer.execute("UPDATE mlproducer_schema_version SET version = ?", (VERSION + 1,))
         newer.commit()
     with pytest.raises(SpoolUnavailable, match="newer mlproducer"):
         await SqliteSpool(path).open()
     with closing(sqlite3.connect(path)) as db:
-        assert db.execute("SELECT count(*) FROM waiting").fetchone() == (3,)
+        assert db.execute("SELECT count(*) FROM mlproducer_waiting").fetchone() == (3,)
 
 
 def _pragma(spool: SqliteSpool, pragma: str) -> None:
-    assert spool._file is not None
-    with closing(spool._file.writing.raw_connection()) as connection:
+    assert spool._store is not None
+    with closing(spool._store.writing.raw_connection()) as connection:
         connection.cursor().execute(f"PRAGMA {pragma}")
 
 
@@ -263,6 +392,25 @@ async def test_a_full_disk_refuses_new_rows_keeps_the_old_and_service_resumes(tm
     assert (await spool.measure()).tasks == 1
     _pragma(spool, "max_page_count=1000000")
     assert await spool.put(row("after", size=5_000))
+    await spool.close()
+
+
+async def test_a_disk_with_little_room_takes_nothing_new_and_gives_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = SqliteSpool(tmp_path / "s.db")
+    await spool.open()
+    for n in range(20):
+        await spool.put(row(f"t{n}", size=5_000))
+    kept = 50_000
+    monkeypatch.setattr("mlproducer.spool.file._room", lambda _: (kept - 1, kept))
+    with pytest.raises(SpoolUnavailable, match=r"disk is full.*ML_DATA_DIR"):
+        await spool.put(row("new"))
+    with pytest.raises(SpoolUnavailable, match="disk is full"):
+        await spool.claim(claim("mine"), now=NOW)
+    leases = await spool.lease(20, now=NOW, until=NOW + 60)
+    assert all(await spool.settle([(lease, DONE) for lease in leases]))
+    assert await spool.put(row("after")), "the file did not shrink: what was taken out makes room in it"
     await spool.close()
 
 
@@ -282,10 +430,10 @@ async def test_a_file_that_became_read_only_refuses_new_rows_and_service_resumes
 async def test_an_error_text_that_no_store_can_take_does_not_cost_the_row(tmp_path: Path) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     await spool.open()
-    assert await spool.put(row("a", text="no file \udcff ✓"))
-    assert await spool.find("a") == row("a", text="no file ? ✓")
+    assert await spool.put(row("a", text="no\0file \udcff ✓"))
+    assert await spool.find("a") == row("a", text="no?file ? ✓")
     (lease,) = await spool.lease(1, now=NOW, until=NOW + 60)
-    assert await spool.settle(lease, Bury(NOW, 3, "nacked", None, "\ud800"))
+    assert await settle(spool, lease, Bury(NOW, 3, "nacked", None, "\ud800"))
     (letter,) = await spool.dead(DeadFilter(text="?"), limit=1)
     assert letter.text == "?"
     await spool.close()
@@ -294,9 +442,9 @@ async def test_an_error_text_that_no_store_can_take_does_not_cost_the_row(tmp_pa
 async def test_a_burst_is_committed_in_groups_of_bounded_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     await spool.open()
-    assert spool._file is not None
+    assert spool._store is not None
     commits: list[Connection] = []
-    event.listen(spool._file.writing, "commit", commits.append)
+    event.listen(spool._store.writing, "commit", commits.append)
     assert all(await asyncio.gather(*(spool.put(row(f"a{n}", size=1_000)) for n in range(50))))
     assert len(commits) < 50, "one commit is for many"
     commits.clear()
@@ -324,8 +472,8 @@ async def test_what_fails_one_request_fails_only_that_one(tmp_path: Path) -> Non
     answers = await asyncio.gather(
         spool.put(row("a")),
         spool.put(row("bad", due_at=float("nan"))),
-        spool.settle(lease, Again(float("nan"), 1, "nacked", "", alone=False)),
-        spool.settle(lease, Done()),
+        settle(spool, lease, Again(float("nan"), 1, "nacked", "", alone=False)),
+        settle(spool, lease, DONE),
         spool.put(row("\ud800")),
         spool.put(row("b")),
         return_exceptions=True,
@@ -338,7 +486,7 @@ async def test_what_fails_one_request_fails_only_that_one(tmp_path: Path) -> Non
         SpoolUnavailable,
         True,
     ]
-    assert {found.envelope.task_id for found in await spool.waiting(limit=10)} == {"a", "b"}
+    assert {found.task_id for found in await spool.waiting(limit=10)} == {"a", "b"}
     assert (await spool.measure()).tasks == 2
     await spool.close()
 
@@ -370,7 +518,7 @@ async def test_a_file_that_was_moved_or_removed_takes_no_new_rows_but_gives_what
     with pytest.raises(SpoolUnavailable, match="moved or removed"):
         await spool.put(row("b"))
     (lease,) = await spool.lease(1, now=NOW, until=NOW + 60)
-    assert await spool.settle(lease, Done())
+    assert await settle(spool, lease, DONE)
     if what == "moved":
         (tmp_path / "elsewhere.db").rename(path)
         assert await spool.put(row("b")), "service resumes when the file is back"
@@ -456,8 +604,9 @@ async def test_a_closed_spool_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("postgresql://h/db", "not in this version"),
-        ("redis://h", "not in this version"),
+        ("postgresql://h:port/db", "must look like"),
+        ("postgresql://h/db?timeout=soon", "timeout"),
+        ("postgresql://h/db?timeout=0", "timeout"),
         ("mysql://h", "sqlite"),
         ("sqlite:///:memory:", "memory://"),
     ],

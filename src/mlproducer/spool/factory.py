@@ -7,14 +7,14 @@ from pathlib import Path
 from mlproducer.errors import SettingsError
 from mlproducer.ports import Spool
 from mlproducer.spool.memory import MemorySpool
-from mlproducer.spool.sql import SqliteSpool
+from mlproducer.spool.sql import PostgresSpool, SqliteSpool
 
 
 def open_spool(url: str, *, owner: bool = True) -> Spool:
     """The spool that `url` names; `await spool.open()` opens it.
 
-    A SQLite file has one owner, which puts and leases. `owner=False` looks at it, replays and purges, next to a
-    running owner or without one.
+    A SQLite file has one owner, which puts and leases. `owner=False` looks at a store, replays and purges, next to
+    running producers or without one, and makes none.
 
     Raises: SettingsError, naming `ML_SPOOL_URL`.
     """
@@ -29,7 +29,14 @@ def open_spool(url: str, *, owner: bool = True) -> Spool:
             return SqliteSpool(Path(rest[1:]), owner=owner)
         case "memory":
             return MemorySpool()
-        case "postgresql" | "postgres" | "redis" | "rediss":
-            raise SettingsError(f"ML_SPOOL_URL: {scheme}:// is not in this version; use sqlite:///path or memory://")
+        case "postgresql" | "postgres" | "postgresql+psycopg":
+            return PostgresSpool(url, owner=owner)
+        case "redis" | "rediss":
+            from mlproducer.spool.redis import RedisSpool  # noqa: PLC0415  # only who names a Redis needs its client
+
+            return RedisSpool(url)
         case _:
-            raise SettingsError("ML_SPOOL_URL: it must be sqlite:///path/to/file.db or memory://")
+            raise SettingsError(
+                "ML_SPOOL_URL: it must be sqlite:///path/to/file.db, postgresql://user:password@host/database, "
+                "redis://host or memory://"
+            )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,15 +19,30 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
 from mlproducer.errors import SpoolUnavailable
 from mlproducer.spool.migrations import check_for_visitor, migrate, version_of
 from mlproducer.spool.statements import release_all
+from mlproducer.spool.transaction import Transaction
 
 _BUSY_MS: Final = 5_000
 """How long a statement waits for another process's short transaction."""
 _PRAGMAS: Final = (
     "synchronous=FULL",  # a commit is on the disk when it returns, not only in the kernel
-    "cache_size=-65536",  # KiB: task ids are random, so the whole index of a full spool is in use
-    "wal_autocheckpoint=8000",  # pages, 32 MiB: a page that many commits change is copied back once
     "journal_size_limit=67108864",  # bytes: a log that a burst blew up is cut again
 )
+
+_WRITING_CACHE: Final = 32_768
+_READING_CACHE: Final = 4_096
+"""KiB a connection. Task ids are random, so the whole index of a full spool is in use; what of it is not here is in the
+kernel's cache, which nobody counts as ours.
+"""
+
+_LOG_BYTES: Final = 32 * 1024 * 1024
+"""Of the write-ahead log, until it is copied back: a page that many commits change is copied once."""
+_RESERVE: Final = 2 * _LOG_BYTES
+"""Bytes of the disk that new rows leave free. To remove what was published takes room first: for the log, and for the
+file as the log is copied back. A spool that took the last of its disk could never be emptied."""
+_RESERVED_SHARE: Final = 8
+"""Of a small disk an eighth is kept, and its log is as much shorter: better than to refuse everything there."""
+
+_UNUSED: Final = ("freelist_count", "page_size")
 
 _HINTS: Final = {
     "SQLITE_FULL": "the disk is full: make room, or move it with ML_DATA_DIR",
@@ -40,8 +56,8 @@ _HINTS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class OpenFile:
-    """An opened and migrated spool file. `close` ends the ownership too."""
+class SqliteStore:
+    """An opened and migrated spool file: a `store.Store`. `close` ends the ownership too."""
 
     path: Path
     writing: Engine
@@ -49,6 +65,13 @@ class OpenFile:
     lock: int | None
     """The descriptor whose lock says that we own the file; None for a visitor."""
     identity: tuple[int, int]
+    who: str = field(default_factory=lambda: secrets.token_hex(4))
+    slot: int = 0
+    patience: float | None = None  # its waits are bounded: see `_BUSY_MS`
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
 
     def close(self) -> None:
         self.reading.dispose()
@@ -56,24 +79,46 @@ class OpenFile:
         if self.lock is not None:
             os.close(self.lock)  # and with it goes the lock
 
-    def missing(self) -> str | None:
-        """Why a row committed now would not be found at `path` again; None if it would.
+    def cut(self, engine: Engine) -> None:
+        """Nothing is far away here."""
 
-        SQLite goes on writing to a file that was moved or removed, and says that all is well.
-        """
+    def explain(self, error: Exception) -> SpoolUnavailable:
+        return explain(self.path, error)
+
+    def blames_the_store(self, error: Exception) -> bool:
+        return isinstance(error, exc.OperationalError) or type(error) is exc.DatabaseError
+
+    def may_pass(self, error: Exception) -> bool:  # noqa: ARG002  # the answer is the same for each
+        """Nobody else writes at the same time."""
+        return False
+
+    def refusal(self) -> str | None:
+        """SQLite goes on writing to a file that was moved or removed, and says that all is well."""
         try:
-            in_place = _identity(self.path) == self.identity
+            if _identity(self.path) == self.identity:
+                return self._short_of_room()
         except OSError:
-            in_place = False
-        if in_place:
-            return None
+            pass  # it is not there
         return (
             f"the spool {self.path} was moved or removed under the running producer: put it back, "
             "or restart with another ML_DATA_DIR or ML_SPOOL_URL"
         )
 
+    def _short_of_room(self) -> str | None:
+        free, kept = _room(self.path)
+        if free < kept:
+            with self.reading.connect() as connection:  # a file does not shrink: what was taken out makes room in it
+                unused, page = (connection.exec_driver_sql(f"PRAGMA {what}").scalar() for what in _UNUSED)
+            free += (unused or 0) * (page or 0)
+        if free >= kept:
+            return None
+        return (
+            f"the spool {self.path} takes nothing new, since the last {max(1, kept >> 20)} MiB of its disk are kept "
+            f"for publishing what waits: {_HINTS['SQLITE_FULL']}"
+        )
 
-def open_file(path: Path, *, owner: bool) -> OpenFile:
+
+def open_file(path: Path, *, owner: bool) -> SqliteStore:
     """Blocks on the disk. Raises: SpoolUnavailable; then nothing stays open."""
     try:
         # Two names of one file (a symbolic link) must meet at one lock.
@@ -85,15 +130,16 @@ def open_file(path: Path, *, owner: bool) -> OpenFile:
         lock = _own(path) if owner else None
     except OSError as error:
         raise _unusable(path, error) from error
-    writing, reading = _engine(path, owner=owner, begin="BEGIN IMMEDIATE"), _engine(path, owner=owner, begin="BEGIN")
+    writing = _engine(path, owner=owner, begin="BEGIN IMMEDIATE", cache=_WRITING_CACHE)
+    reading = _engine(path, owner=owner, begin="BEGIN", cache=_READING_CACHE)
     try:
         with writing.begin() as connection:
             if owner:
                 migrate(connection)
-                release_all(connection)
+                release_all(Transaction(connection))
             else:
                 check_for_visitor(version_of(connection))
-        return OpenFile(path, writing, reading, lock, _identity(path))
+        return SqliteStore(path, writing, reading, lock, _identity(path))
     except BaseException as error:
         reading.dispose()
         writing.dispose()
@@ -106,22 +152,19 @@ def open_file(path: Path, *, owner: bool) -> OpenFile:
         raise
 
 
-def explain(path: Path, error: exc.SQLAlchemyError) -> SpoolUnavailable:
-    """What the store said, the likely cause, and the setting to change; never what was to be stored."""
+def explain(path: Path, error: Exception) -> SpoolUnavailable:
+    """See `Store.explain`."""
     fault = error.orig if isinstance(error, exc.DBAPIError) else None
-    if fault is None:
-        return SpoolUnavailable(f"the spool {path} cannot be used now ({type(error).__name__})")
-    code = str(getattr(fault, "sqlite_errorname", ""))
-    if "no such table" in str(fault):
-        hint = "it is no spool, or no producer has opened it yet: see ML_SPOOL_URL"
+    if not isinstance(error, exc.SQLAlchemyError):
+        told = SpoolUnavailable(f"the spool {path} cannot store this ({type(error).__name__})")
+    elif fault is None:
+        told = SpoolUnavailable(f"the spool {path} cannot be used now ({type(error).__name__})")
     else:
+        code = str(getattr(fault, "sqlite_errorname", ""))
         hint = next((words for prefix, words in _HINTS.items() if code.startswith(prefix)), "see ML_SPOOL_URL")
-    return SpoolUnavailable(f"the spool {path} cannot be used ({fault}): {hint}")
-
-
-def blames_the_store(error: Exception) -> bool:
-    """True for a full disk, a lock, damage: all that would fail any other row as well."""
-    return isinstance(error, exc.OperationalError) or type(error) is exc.DatabaseError
+        told = SpoolUnavailable(f"the spool {path} cannot be used ({fault}): {hint}")
+    told.__cause__ = error
+    return told
 
 
 def _own(path: Path) -> int:
@@ -152,16 +195,23 @@ def _unusable(path: Path, error: OSError) -> SpoolUnavailable:
     return SpoolUnavailable(f"the spool {path} cannot be used: {error.strerror}: see ML_DATA_DIR or ML_SPOOL_URL")
 
 
+def _room(path: Path) -> tuple[int, int]:
+    """Bytes that are free on its disk, and how many of them new rows leave free."""
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize, min(_RESERVE, disk.f_blocks * disk.f_frsize // _RESERVED_SHARE)
+
+
 def _identity(path: Path) -> tuple[int, int]:
     found = path.stat()
     return found.st_dev, found.st_ino
 
 
-def _engine(path: Path, *, owner: bool, begin: str) -> Engine:
+def _engine(path: Path, *, owner: bool, begin: str, cache: int) -> Engine:
     # Errors must not quote the parameters: they are users' content.
     engine = create_engine(URL.create("sqlite", database=str(path)), pool_size=2, max_overflow=2, hide_parameters=True)
     # A visitor takes the journal mode as the owner left it: the file may be something else than a spool.
-    pragmas = (f"busy_timeout={_BUSY_MS}", *(("journal_mode=WAL",) if owner else ()), *_PRAGMAS)
+    pragmas = (f"busy_timeout={_BUSY_MS}", *(("journal_mode=WAL",) if owner else ()), f"cache_size=-{cache}", *_PRAGMAS)
+    log = min(_LOG_BYTES, _room(path)[1] // 2)
 
     @event.listens_for(engine, "connect")
     def _connected(dbapi: Any, _record: object) -> None:  # noqa: ANN401  # the driver's own type
@@ -169,6 +219,8 @@ def _engine(path: Path, *, owner: bool, begin: str) -> Engine:
         cursor = dbapi.cursor()
         for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
+        page = cursor.execute("PRAGMA page_size").fetchone()[0]
+        cursor.execute(f"PRAGMA wal_autocheckpoint={max(1, log // page)}")
         cursor.close()
 
     @event.listens_for(engine, "begin")

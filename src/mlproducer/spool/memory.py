@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
+from msgspec.structs import replace
+from typing_extensions import TypeIs
+
+from mlproducer.core.digest import content_digest
 from mlproducer.ports import (
+    LEASE_BYTES,
     Again,
+    Audit,
     Bury,
+    DeadEntry,
     DeadFilter,
     DeadLetter,
     Done,
+    Known,
     Lease,
+    Record,
+    Settlement,
     SpoolRow,
     SpoolSize,
     Verdict,
+    WaitingEntry,
 )
 
 
@@ -30,13 +42,22 @@ class _Held:
         """When it may be leased next: when it is due, or when its lease ends."""
         return self.until if self.token else self.row.due_at
 
+    def is_free(self, now: float, *, expired: bool) -> bool:
+        """`expired`: it need not be due, but must not be held."""
+        if not expired:
+            return self.free_at <= now
+        expires_at = self.row.envelope.expires_at
+        return expires_at is not None and expires_at <= now and (not self.token or self.until <= now)
+
 
 class MemorySpool:
-    """`ports.Spool` over two dicts; each call is whole, since none of them waits."""
+    """`ports.Spool` over dicts; each call is whole, since none of them waits."""
 
     def __init__(self) -> None:
         self._rows: dict[str, _Held] = {}
         self._dead: dict[str, DeadLetter] = {}
+        self._records: dict[str, Record] = {}
+        self._audits: list[Audit] = []
         self._tokens = itertools.count(1)
 
     async def open(self) -> None:
@@ -45,38 +66,50 @@ class MemorySpool:
     async def close(self) -> None:
         """Nothing to close; the rows stay while the object does."""
 
+    def watch(self, added: Callable[[], None]) -> None:
+        """There are no others."""
+
     async def put(self, row: SpoolRow) -> bool:
         task_id = row.envelope.task_id
-        if task_id in self._rows or task_id in self._dead:
+        known = self._known(task_id)
+        if known is not None and not _is_claim(known):
             return False
+        self._records.pop(task_id, None)
         self._rows[task_id] = _Held(row)
         return True
 
-    async def lease(self, limit: int, *, now: float, until: float) -> Sequence[Lease]:
-        free = sorted((held for held in self._rows.values() if held.free_at <= now), key=lambda held: held.free_at)
-        leases = []
+    async def claim(self, claim: Record, *, now: float) -> Known | None:
+        known = self._known(claim.task_id)
+        if known is None or (_is_claim(known) and (known.held_until or 0.0) <= now):
+            self._records[claim.task_id] = claim
+            return None
+        return known
+
+    async def confirm(self, record: Record) -> None:
+        known = self._known(record.task_id)
+        if known is None or _is_claim(known):
+            self._records[record.task_id] = record
+
+    async def release(self, task_id: str, token: str) -> None:
+        known = self._records.get(task_id)
+        if known is not None and _is_claim(known) and known.token == token:
+            del self._records[task_id]
+
+    async def lease(self, limit: int, *, now: float, until: float, expired: bool = False) -> Sequence[Lease]:
+        free = [held for held in self._rows.values() if held.is_free(now, expired=expired)]
+        free.sort(key=lambda held: held.free_at)
+        leases: list[Lease] = []
+        size = 0
         for held in sorted(free[:limit], key=lambda held: held.row.due_at):
+            size += held.row.envelope.size
+            if leases and size > LEASE_BYTES:
+                break
             held.token, held.until = str(next(self._tokens)), until
             leases.append(Lease(held.row, held.token))
         return leases
 
-    async def settle(self, lease: Lease, verdict: Verdict) -> bool:
-        envelope = lease.row.envelope
-        held = self._rows.get(envelope.task_id)
-        if held is None or held.token != lease.token:
-            return False
-        row = held.row
-        match verdict:
-            case Done():
-                del self._rows[envelope.task_id]
-            case Again(due_at=due_at, attempts=attempts, cause=cause, text=text, alone=alone):
-                again = SpoolRow(envelope, row.accepted_at, due_at, attempts, cause, text, alone)
-                self._rows[envelope.task_id] = _Held(again)
-            case Bury(died_at=died_at, attempts=attempts, reason=reason, code=code, text=text):
-                del self._rows[envelope.task_id]
-                letter = DeadLetter(envelope, row.accepted_at, died_at, attempts, reason, code, text)
-                self._dead[envelope.task_id] = letter
-        return True
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        return [self._settle(lease, verdict) for lease, verdict in settlements]
 
     async def measure(self) -> SpoolSize:
         rows = [held.row for held in self._rows.values()]
@@ -88,30 +121,81 @@ class MemorySpool:
             next_due_at=min((held.free_at for held in self._rows.values()), default=None),
         )
 
-    async def find(self, task_id: str) -> SpoolRow | DeadLetter | None:
-        held = self._rows.get(task_id)
-        return held.row if held is not None else self._dead.get(task_id)
+    async def find(self, task_id: str) -> Known | None:
+        return self._known(task_id)
 
-    async def waiting(self, *, limit: int, offset: int = 0) -> Sequence[SpoolRow]:
+    async def waiting(self, *, limit: int, offset: int = 0) -> Sequence[WaitingEntry]:
         rows = sorted((held.row for held in self._rows.values()), key=lambda row: (row.due_at, row.envelope.task_id))
-        return rows[offset : offset + limit]
+        return [_waiting_entry(row) for row in rows[offset : offset + limit]]
 
-    async def dead(self, where: DeadFilter, *, limit: int, offset: int = 0) -> Sequence[DeadLetter]:
-        letters = sorted(
-            (letter for letter in self._dead.values() if _matches(letter, where)),
-            key=lambda letter: (-letter.died_at, letter.envelope.task_id),
-        )
-        return letters[offset : offset + limit]
+    async def dead(self, where: DeadFilter, *, limit: int, offset: int = 0) -> Sequence[DeadEntry]:
+        letters = sorted(self._matching(where), key=lambda letter: (-letter.died_at, letter.envelope.task_id))
+        return [_dead_entry(letter) for letter in letters[offset : offset + limit]]
 
-    async def replay(self, task_ids: Sequence[str], *, now: float) -> int:
-        found = [self._dead.pop(task_id) for task_id in dict.fromkeys(task_ids) if task_id in self._dead]
+    async def count_dead(self, where: DeadFilter) -> int:
+        return len(self._matching(where))
+
+    async def replay(self, audit: Audit) -> int:
+        found = self._take_dead(audit)
         for letter in found:
-            row = SpoolRow(letter.envelope, letter.accepted_at, now, cause="replayed")
+            row = SpoolRow(letter.envelope, letter.accepted_at, audit.at, cause="replayed", history=letter.history)
             self._rows[letter.envelope.task_id] = _Held(row)
         return len(found)
 
-    async def purge(self, task_ids: Sequence[str]) -> int:
-        return sum(self._dead.pop(task_id, None) is not None for task_id in dict.fromkeys(task_ids))
+    async def purge(self, audit: Audit) -> int:
+        return len(self._take_dead(audit))
+
+    async def audits(self, *, limit: int, offset: int = 0) -> Sequence[Audit]:
+        return self._audits[::-1][offset : offset + limit]
+
+    async def forget(self, *, now: float, limit: int) -> int:
+        over = [record.task_id for record in self._records.values() if record.keep_until <= now][:limit]
+        for task_id in over:
+            del self._records[task_id]
+        return len(over)
+
+    def _known(self, task_id: str) -> Known | None:
+        held = self._rows.get(task_id)
+        if held is not None:
+            return held.row
+        return self._dead.get(task_id) or self._records.get(task_id)
+
+    def _settle(self, lease: Lease, verdict: Verdict) -> bool:
+        task_id = lease.row.envelope.task_id
+        held = self._rows.get(task_id)
+        if held is None or held.token != lease.token:
+            return False
+        row = held.row
+        match verdict:
+            case Done(confirmed_at=confirmed_at, keep_until=keep_until):
+                del self._rows[task_id]
+                digest, kind = content_digest(row.envelope), row.envelope.task_type
+                self._records[task_id] = Record(
+                    task_id, kind, digest, row.accepted_at, keep_until, confirmed_at, row.attempts
+                )
+            case Again(due_at, attempts, cause, text, alone, history):
+                again = SpoolRow(row.envelope, row.accepted_at, due_at, attempts, cause, text, alone, history)
+                self._rows[task_id] = _Held(again)
+            case Bury(died_at, attempts, reason, code, text, history):
+                del self._rows[task_id]
+                letter = DeadLetter(row.envelope, row.accepted_at, died_at, attempts, reason, code, text, history)
+                self._dead[task_id] = letter
+            case _:
+                assert_never(verdict)
+        return True
+
+    def _matching(self, where: DeadFilter) -> list[DeadLetter]:
+        return [letter for letter in self._dead.values() if _matches(letter, where)]
+
+    def _take_dead(self, audit: Audit) -> list[DeadLetter]:
+        found = tuple(task_id for task_id in dict.fromkeys(audit.task_ids) if task_id in self._dead)
+        if found:
+            self._audits.append(replace(audit, task_ids=found))
+        return [self._dead.pop(task_id) for task_id in found]
+
+
+def _is_claim(known: Known) -> TypeIs[Record]:
+    return isinstance(known, Record) and known.confirmed_at is None
 
 
 def _matches(letter: DeadLetter, where: DeadFilter) -> bool:
@@ -119,5 +203,39 @@ def _matches(letter: DeadLetter, where: DeadFilter) -> bool:
         (where.task_type is None or letter.envelope.task_type == where.task_type)
         and (where.reason is None or letter.reason == where.reason)
         and (where.older_than is None or letter.died_at < where.older_than)
+        and (where.newer_than is None or letter.died_at >= where.newer_than)
         and (where.text is None or where.text.lower() in letter.text.lower())
+    )
+
+
+def _waiting_entry(row: SpoolRow) -> WaitingEntry:
+    task = row.envelope
+    return WaitingEntry(
+        task.task_id,
+        task.task_type,
+        task.routing_key,
+        task.size,
+        row.accepted_at,
+        row.due_at,
+        row.attempts,
+        row.cause,
+        row.text,
+        row.history,
+    )
+
+
+def _dead_entry(letter: DeadLetter) -> DeadEntry:
+    task = letter.envelope
+    return DeadEntry(
+        task.task_id,
+        task.task_type,
+        task.routing_key,
+        task.size,
+        letter.accepted_at,
+        letter.died_at,
+        letter.attempts,
+        letter.reason,
+        letter.code,
+        letter.text,
+        letter.history,
     )

@@ -1,4 +1,4 @@
-"""The embedded spool: SQLite through SQLAlchemy Core, in WAL mode with every commit on disk (`synchronous=FULL`)."""
+"""The spool over SQLAlchemy Core, for SQLite and PostgreSQL: one behaviour, two stores (`file`, `server`)."""
 
 from __future__ import annotations
 
@@ -12,114 +12,197 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, exc
 
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.ports import DeadFilter, DeadLetter, Lease, SpoolRow, SpoolSize, Verdict
-from mlproducer.spool.file import OpenFile, explain, open_file
-from mlproducer.spool.statements import (
-    dead_rows,
-    find_row,
-    lease_rows,
-    measure_rows,
-    purge_rows,
-    replay_rows,
-    waiting_rows,
+from mlproducer.ports import (
+    Audit,
+    DeadEntry,
+    DeadFilter,
+    Known,
+    Lease,
+    Record,
+    Settlement,
+    SpoolRow,
+    SpoolSize,
+    WaitingEntry,
 )
-from mlproducer.spool.writer import Put, Run, Settle, Writer
+from mlproducer.spool import queries, statements
+from mlproducer.spool.file import open_file
+from mlproducer.spool.listening import Listening
+from mlproducer.spool.server import Address, open_server, parse
+from mlproducer.spool.store import Store
+from mlproducer.spool.writer import Claim, Command, Confirm, Put, Run, Settle, Writer
 
 T = TypeVar("T")
 
 
-class SqliteSpool:
-    """`ports.Spool` in one file. `owner=False` reads, replays and purges next to an owner.
+class SqlSpool:
+    """`ports.Spool` in a database that `opening` opens, on a thread; `name` is for people."""
 
-    The id of a dead letter is taken: `put` of it answers False, since the task is kept, and `replay` brings it back.
-    """
-
-    def __init__(self, path: Path, *, owner: bool = True) -> None:
-        self._path = path
-        self._owner = owner
-        self._file: OpenFile | None = None
+    def __init__(self, name: str, opening: Callable[[], Store]) -> None:
+        self._name = name
+        self._opening = opening
+        self._store: Store | None = None
         self._writer: Writer | None = None
-        self._tokens = (f"{secrets.token_hex(4)}-{n}" for n in itertools.count(1))
+        self._added: Callable[[], None] | None = None
+        self._reading: set[asyncio.Future[Any]] = set()
+        self._tokens = (f"{prefix}-{n}" for prefix in [secrets.token_hex(8)] for n in itertools.count(1))
 
     def __repr__(self) -> str:
-        return f"<SqliteSpool {self._path} {'open' if self._writer is not None else 'closed'}>"
+        return f"<{type(self).__name__} {self._name} {'open' if self._writer is not None else 'closed'}>"
 
     async def open(self) -> None:
-        """Raises: SpoolUnavailable, if the file cannot be used, is another's, or is of a newer version."""
+        """Raises: SpoolUnavailable, if the store cannot be used, is another's, or is of a newer version."""
         if self._writer is not None:
             return
-        opening = asyncio.ensure_future(asyncio.to_thread(open_file, self._path, owner=self._owner))
+        opening = asyncio.ensure_future(asyncio.to_thread(self._opening))
         try:
-            self._file = await asyncio.shield(opening)
+            self._store = await asyncio.shield(opening)
         except asyncio.CancelledError:
             # The thread opens it all the same: close it then, or we would hold the lock for as long as we live.
             opening.add_done_callback(_close_unwanted)
             raise
-        self._writer = Writer(self._file)
+        self._writer = Writer(self._store)
 
     async def close(self) -> None:
-        """Commit what is queued, then let go of the file. Cancelled, it still ends, in its thread."""
+        """Commit what is queued, then let go of the store. Cancelled, it still ends, in its thread."""
         writer, self._writer = self._writer, None
-        file, self._file = self._file, None
-        if writer is not None and file is not None:
-            await asyncio.shield(asyncio.to_thread(_finish, writer, file))
+        store, self._store = self._store, None
+        if writer is not None and store is not None:
+            await asyncio.shield(self._finish(writer, store))
+
+    def watch(self, added: Callable[[], None]) -> None:
+        self._added = added
 
     async def put(self, row: SpoolRow) -> bool:
         return bool(await self._write(Put(row)))
 
-    async def lease(self, limit: int, *, now: float, until: float) -> Sequence[Lease]:
+    async def claim(self, claim: Record, *, now: float) -> Known | None:
+        known: Known | None = await self._write(Claim(claim, now))
+        return known
+
+    async def confirm(self, record: Record) -> None:
+        await self._write(Confirm(record))
+
+    async def release(self, task_id: str, token: str) -> None:
+        await self._write(Run(lambda tx: statements.release_claim(tx, task_id, token)))
+
+    async def lease(self, limit: int, *, now: float, until: float, expired: bool = False) -> Sequence[Lease]:
         token = next(self._tokens)
         leases: list[Lease] = await self._write(
-            Run(lambda connection: lease_rows(connection, limit, now, until, token))
+            Run(lambda tx: statements.lease_rows(tx, limit, now, until, token, expired=expired))
         )
         return leases
 
-    async def settle(self, lease: Lease, verdict: Verdict) -> bool:
-        return bool(await self._write(Settle(lease, verdict)))
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        held: list[bool] = await self._write(Settle(settlements)) if settlements else []
+        return held
 
     async def measure(self) -> SpoolSize:
-        return await self._read(measure_rows)
+        return await self._read(queries.measure_rows)
 
-    async def find(self, task_id: str) -> SpoolRow | DeadLetter | None:
-        return await self._read(lambda connection: find_row(connection, task_id))
+    async def find(self, task_id: str) -> Known | None:
+        return await self._read(lambda connection: queries.find_row(connection, task_id))
 
-    async def waiting(self, *, limit: int, offset: int = 0) -> Sequence[SpoolRow]:
-        return await self._read(lambda connection: waiting_rows(connection, limit, offset))
+    async def waiting(self, *, limit: int, offset: int = 0) -> Sequence[WaitingEntry]:
+        return await self._read(lambda connection: queries.waiting_rows(connection, limit, offset))
 
-    async def dead(self, where: DeadFilter, *, limit: int, offset: int = 0) -> Sequence[DeadLetter]:
-        return await self._read(lambda connection: dead_rows(connection, where, limit, offset))
+    async def dead(self, where: DeadFilter, *, limit: int, offset: int = 0) -> Sequence[DeadEntry]:
+        return await self._read(lambda connection: queries.dead_rows(connection, where, limit, offset))
 
-    async def replay(self, task_ids: Sequence[str], *, now: float) -> int:
-        return int(await self._write(Run(lambda connection: replay_rows(connection, task_ids, now))))
+    async def count_dead(self, where: DeadFilter) -> int:
+        return await self._read(lambda connection: queries.count_dead_rows(connection, where))
 
-    async def purge(self, task_ids: Sequence[str]) -> int:
-        return int(await self._write(Run(lambda connection: purge_rows(connection, task_ids))))
+    async def replay(self, audit: Audit) -> int:
+        return int(await self._write(Run(lambda tx: statements.replay_rows(tx, audit))))
 
-    async def _write(self, command: Put | Settle | Run) -> Any:  # noqa: ANN401  # the command's own result
+    async def purge(self, audit: Audit) -> int:
+        return int(await self._write(Run(lambda tx: statements.purge_rows(tx, audit))))
+
+    async def audits(self, *, limit: int, offset: int = 0) -> Sequence[Audit]:
+        return await self._read(lambda connection: queries.audit_rows(connection, limit, offset))
+
+    async def forget(self, *, now: float, limit: int) -> int:
+        return int(await self._write(Run(lambda tx: statements.forget_records(tx, now, limit))))
+
+    async def _write(self, command: Command) -> Any:  # noqa: ANN401  # the command's own result
         if self._writer is None:
-            raise SpoolUnavailable(f"the spool {self._path} is not open")
+            raise SpoolUnavailable(f"the spool {self._name} is not open")
         return await self._writer.do(command)
 
+    async def _finish(self, writer: Writer, store: Store) -> None:
+        await asyncio.gather(*self._reading, return_exceptions=True)
+        await asyncio.to_thread(_end, writer, store)
+
     async def _read(self, query: Callable[[Connection], T]) -> T:
-        file = self._file
-        if file is None:
-            raise SpoolUnavailable(f"the spool {self._path} is not open")
+        store = self._store
+        if store is None:
+            raise SpoolUnavailable(f"the spool {self._name} is not open")
 
         def read() -> T:
-            with file.reading.connect() as connection:
+            with store.reading.begin() as connection:
                 return query(connection)
 
+        # Race: the caller is cancelled, the thread reads on, and the store is closed: its connection would then go back
+        # into a pool that is no more, and stay open. So what reads is known to `close`, and has its end in any case.
+        reading = asyncio.ensure_future(asyncio.to_thread(read))
+        self._reading.add(reading)
+        reading.add_done_callback(self._read_ended)
+        if store.patience is not None:
+            cut = asyncio.get_running_loop().call_later(store.patience, store.cut, store.reading)
+            reading.add_done_callback(lambda _: cut.cancel())
         try:
-            return await asyncio.to_thread(read)
+            return await asyncio.shield(reading)
         except exc.SQLAlchemyError as error:
-            raise explain(file.path, error) from error
+            told = store.explain(error)
+            raise told from told.__cause__
+
+    def _read_ended(self, reading: asyncio.Future[Any]) -> None:
+        self._reading.discard(reading)
+        if not reading.cancelled():
+            reading.exception()  # its caller may be gone
 
 
-def _finish(writer: Writer, file: OpenFile) -> None:
+class SqliteSpool(SqlSpool):
+    """In one file, WAL mode, every commit on disk (`synchronous=FULL`). It has one owner, which puts and leases.
+
+    `owner=False` reads, replays and purges next to an owner. Nobody else puts rows unheard, but for the outbox, and
+    of that the file cannot tell: `watch` never calls.
+    """
+
+    def __init__(self, path: Path, *, owner: bool = True) -> None:
+        super().__init__(str(path), lambda: open_file(path, owner=owner))
+
+
+class PostgresSpool(SqlSpool):
+    """In a database that many instances share. `owner=False` makes no tables; else it is the same.
+
+    Raises: SettingsError, if `url` is none or the driver is not installed.
+    """
+
+    def __init__(self, url: str, *, owner: bool = True) -> None:
+        address: Address = parse(url)
+        super().__init__(str(address), lambda: open_server(address, owner=owner))
+        self._address = address
+        self._listening: Listening | None = None
+
+    async def open(self) -> None:
+        await super().open()
+        if self._added is not None and self._listening is None and self._store is not None:
+            self._listening = Listening(self._address, self._store.who, self._added)
+
+    async def close(self) -> None:
+        listening, self._listening = self._listening, None
+        try:
+            if listening is not None:
+                await listening.stop()
+        finally:
+            await super().close()
+
+
+def _end(writer: Writer, store: Store) -> None:
     writer.end()
-    file.close()
+    store.close()
 
 
-def _close_unwanted(opening: asyncio.Future[OpenFile]) -> None:
+def _close_unwanted(opening: asyncio.Future[Store]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()

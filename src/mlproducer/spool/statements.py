@@ -1,34 +1,83 @@
-"""What the spool does to its tables, in one transaction of the caller's. Plain functions over a connection."""
+"""What the spool writes, in one transaction of the caller's. Plain functions, the same for SQLite and PostgreSQL.
+
+Where an id is, decided without a lock of our own
+-------------------------------------------------
+An id waits, is dead, has a record, or is unknown, and three tables hold that. SQLite lets one transaction write at a
+time, so what is looked up stays true. On PostgreSQL (READ COMMITTED: each *statement* sees what had been committed
+when it began) instances write at once, and a look before the write proves nothing:
+
+    A looks: no record of x.  B settles x as done: its row goes, its record comes.  A inserts x: published twice.
+
+So whoever takes an id inserts first and looks after. The primary key makes the insert wait for any other transaction
+that is inserting or removing the same id in the same table, and the look, being a later statement, then sees what that
+one committed. What must not be there is taken back in the same transaction, so that nobody ever saw it.
+
+- put against put, and put against replay: both insert into `waiting`; the key lets one in.
+- put against settle: the put conflicts with the row (False), or waits until the row is gone, gets in, looks, finds the
+  record or the dead letter, and takes its row back (False).
+- put against confirm of a claim: the put deletes the claim, which waits for a confirm that has updated it; then it is
+  no claim any more, and the look finds it (False). If the put was first, the confirm finds the row that waits.
+- claim against claim, and claim against confirm or settle: all insert into `records`; the key lets one in.
+- claim against put: neither sees the other if they commit at the same moment. Then both were told yes, as they would
+  have been one after the other (a put takes the place of a claim), and the claim stays behind as a dead leaf. The same
+  may be left by confirm against put. Therefore the rule, here and in `queries`: **where an id waits or is dead, its
+  record means nothing**; the row's own end overwrites it, and `forget` removes it.
+
+Rows are locked in order of id wherever many are, so that two groups rarely can wait for each other in a circle; if
+they do, PostgreSQL ends one, and `writer` runs that one again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, assert_never
 
-from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, update
-from sqlalchemy.engine import RowMapping
+from sqlalchemy import (
+    Connection,
+    RowMapping,
+    Select,
+    Update,
+    bindparam,
+    delete,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
 
-from mlproducer.ports import Again, Bury, DeadFilter, DeadLetter, Done, Lease, SpoolRow, SpoolSize, Verdict
-from mlproducer.spool.schema import (
-    REPLAYED,
+from mlproducer.core.digest import content_digest
+from mlproducer.errors import SpoolUnavailable
+from mlproducer.ports import (
+    LEASE_BYTES,
+    Again,
+    Audit,
+    Bury,
+    DeadLetter,
+    Done,
+    Known,
+    Lease,
+    Record,
+    Settlement,
+    SpoolRow,
+)
+from mlproducer.spool.bulk import among, by_id, chunks, ids_in, insert_new, is_postgresql, remember
+from mlproducer.spool.columns import (
+    audit_columns,
     dead_columns,
-    dead_letters,
-    letter_from,
-    replayed,
+    history_text,
+    record_columns,
+    record_from,
     row_from,
     storable,
-    totals,
-    waiting,
     waiting_columns,
 )
+from mlproducer.spool.queries import find_row
+from mlproducer.spool.schema import audits, dead_letters, records, waiting
+from mlproducer.spool.transaction import Transaction
 
-T = TypeVar("T")
-
-_CHUNK: Final = 500
-"""Ids in one IN list: well under SQLite's limit on variables, and few distinct statements to compile."""
-
-_DELETE = delete(waiting).where(waiting.c.task_id == bindparam("id_"))
-_RELEASE = (
+_AGAIN: Final = (
     update(waiting)
     .where(waiting.c.task_id == bindparam("id_"))
     .values(
@@ -39,172 +88,279 @@ _RELEASE = (
         cause=bindparam("cause_"),
         text=bindparam("text_"),
         alone=bindparam("alone_"),
+        history=bindparam("history_"),
     )
 )
-_HOLD = (
-    update(waiting)
-    .where(waiting.c.task_id == bindparam("id_"))
-    .values(free_at=bindparam("until_"), token=bindparam("token_"))
-)
+_KEPT: Final = ("task_id", "task_type", "routing_key", "properties", "body", "size", "expires_at", "eta", "accepted_at")
+_TURNS: Final = 5
+"""How often a claim looks again at an id that others move at the same moments."""
 
 
-def put_rows(connection: Connection, rows: Sequence[SpoolRow]) -> list[bool]:
-    """Insert those whose id is not there yet, waiting or dead."""
-    there = {found["task_id"] for found in _by_id(connection, select(waiting.c.task_id), waiting.c.task_id, _ids(rows))}
-    there |= {
-        found["task_id"]
-        for found in _by_id(connection, select(dead_letters.c.task_id), dead_letters.c.task_id, _ids(rows))
-    }
-    stored: list[bool] = []
-    fresh: list[dict[str, object]] = []
-    size = 0
+def put_rows(tx: Transaction, rows: Sequence[SpoolRow]) -> list[bool]:
+    """Insert those whose id does not wait, is not dead and not confirmed; they take the place of claims."""
+    first: dict[str, SpoolRow] = {}
     for row in rows:
-        new = row.envelope.task_id not in there
-        stored.append(new)
-        if new:
-            there.add(row.envelope.task_id)
-            fresh.append(waiting_columns(row))
-            size += row.envelope.size
-    if fresh:
-        connection.execute(insert(waiting), fresh)
-        _count(connection, tasks=len(fresh), size=size)
-    return stored
+        first.setdefault(row.envelope.task_id, row)
+    new = insert_new(tx.connection, waiting, [waiting_columns(row) for row in first.values()])
+    if new:
+        _delete(tx, records, new, records.c.confirmed_at.is_(None))
+        taken = ids_in(tx.connection, dead_letters, new) | ids_in(tx.connection, records, new)
+        _delete(tx, waiting, taken)
+        new -= taken
+    if new:
+        tx.count(tasks=len(new), size=sum(first[task_id].envelope.size for task_id in new))
+        tx.added = True
+    return [row.envelope.task_id in new and first[row.envelope.task_id] is row for row in rows]
 
 
-def lease_rows(connection: Connection, limit: int, now: float, until: float, token: str) -> list[Lease]:
-    """By when a row became free, from one index; a row whose lease ended queues up at that end, behind its elders."""
-    found = (
-        connection.execute(select(waiting).where(waiting.c.free_at <= now).order_by(waiting.c.free_at).limit(limit))
-        .mappings()
-        .all()
-    )
-    if found:
-        connection.execute(_HOLD, [{"id_": each["task_id"], "until_": until, "token_": token} for each in found])
-    return sorted((Lease(row_from(each), token) for each in found), key=lambda lease: lease.row.due_at)
+def lease_rows(tx: Transaction, limit: int, now: float, until: float, token: str, *, expired: bool) -> list[Lease]:
+    """By when a row became free, from one index; a row whose lease ended queues up at that end, behind its elders.
+
+    Rows that another instance is leasing at this moment are passed over: they will be its own when it commits.
+    """
+    if expired:
+        unheld = or_(waiting.c.token.is_(None), waiting.c.free_at <= now)
+        query = select(waiting).where(waiting.c.expires_at <= now, unheld).order_by(waiting.c.expires_at).limit(limit)
+    else:
+        query = select(waiting).where(waiting.c.free_at <= now).order_by(waiting.c.free_at).limit(limit)
+    held = update(waiting).values(free_at=until, token=token, counted=1)
+    take = _take_by_size if is_postgresql(tx.connection) else _take_row_by_row
+    rows, uncounted = take(tx.connection, query, held)
+    tx.count(tasks=len(uncounted), size=sum(uncounted))
+    return sorted((Lease(row_from(each), token) for each in rows), key=lambda lease: lease.row.due_at)
 
 
-def settle_rows(connection: Connection, settlements: Sequence[tuple[Lease, Verdict]]) -> list[bool]:
+_Taken = tuple[list[RowMapping], list[int]]
+"""The rows, and the sizes of those that were not in the totals yet."""
+
+
+def _take_by_size(connection: Connection, query: Select[Any], held: Update) -> _Taken:
+    """PostgreSQL keeps large content apart from its row, and the driver has the whole answer before we see a row."""
+    sizes = query.with_only_columns(waiting.c.task_id, waiting.c.size, waiting.c.counted)
+    chosen = _within_bytes(connection.execute(sizes.with_for_update(skip_locked=True)).mappings())
+    rows: list[RowMapping] = []
+    for chunk in chunks(each["task_id"] for each in chosen):
+        taken = held.where(among(connection, waiting.c.task_id, chunk)).returning(waiting)
+        rows += connection.execute(taken).mappings()
+    return rows, [each["size"] for each in chosen if not each["counted"]]
+
+
+def _take_row_by_row(connection: Connection, query: Select[Any], held: Update) -> _Taken:
+    """SQLite gives one row after the other. To ask for sizes alone would read the content, which lies before them."""
+    found = connection.execute(query)
+    rows = _within_bytes(found.mappings())
+    found.close()
+    for chunk in chunks(each["task_id"] for each in rows):
+        connection.execute(held.where(among(connection, waiting.c.task_id, chunk)))
+    return rows, [each["size"] for each in rows if not each["counted"]]
+
+
+def _within_bytes(found: Iterable[RowMapping]) -> list[RowMapping]:
+    chosen: list[RowMapping] = []
+    size = 0
+    for each in found:
+        size += each["size"]
+        if chosen and size > LEASE_BYTES:
+            break
+        chosen.append(each)
+    return chosen
+
+
+def settle_rows(tx: Transaction, settlements: Sequence[Settlement]) -> list[bool]:
     """Apply the verdicts of those whose lease still holds."""
-    columns = select(waiting.c.task_id, waiting.c.token)
-    ids = [lease.row.envelope.task_id for lease, _ in settlements]
-    tokens = {found["task_id"]: found["token"] for found in _by_id(connection, columns, waiting.c.task_id, ids)}
+    columns = select(waiting.c.task_id, waiting.c.token).order_by(waiting.c.task_id).with_for_update()
+    ids = {lease.row.envelope.task_id for lease, _ in settlements}
+    tokens = {found["task_id"]: found["token"] for found in by_id(tx.connection, columns, waiting, ids)}
     held: list[bool] = []
-    gone: list[SpoolRow] = []
-    released: list[dict[str, object]] = []
-    letters: list[DeadLetter] = []
+    done: list[tuple[SpoolRow, Done]] = []
+    again: list[tuple[SpoolRow, Again]] = []
+    buried: list[tuple[SpoolRow, Bury]] = []
     for lease, verdict in settlements:
-        row = lease.row
-        task_id = row.envelope.task_id
+        task_id = lease.row.envelope.task_id
         held.append(tokens.get(task_id) == lease.token)
         if not held[-1]:
             continue
         tokens[task_id] = None  # a lease settles once
         match verdict:
             case Done():
-                gone.append(row)
-            case Again(due_at=due_at, attempts=attempts, cause=cause, text=text, alone=alone):
-                values = {"due_at_": due_at, "attempts_": attempts, "cause_": cause, "text_": storable(text)}
-                released.append({"id_": task_id, "alone_": int(alone), **values})
-            case Bury(died_at=died_at, attempts=attempts, reason=reason, code=code, text=text):
-                gone.append(row)
-                letters.append(DeadLetter(row.envelope, row.accepted_at, died_at, attempts, reason, code, text))
-    _remove(connection, gone)
-    if released:
-        connection.execute(_RELEASE, released)
-    if letters:
-        connection.execute(insert(dead_letters), [dead_columns(letter) for letter in letters])
-        _count(connection, dead=len(letters))
+                done.append((lease.row, verdict))
+            case Again():
+                again.append((lease.row, verdict))
+            case Bury():
+                buried.append((lease.row, verdict))
+            case _:
+                assert_never(verdict)
+    _remove(tx, [row for row, _ in (*done, *buried)])
+    remember(tx.connection, [record_columns(_record(row, verdict)) for row, verdict in done])
+    if again:
+        tx.connection.execute(_AGAIN, [_again_columns(row, verdict) for row, verdict in again])
+    _bury(tx, [_letter(row, verdict) for row, verdict in buried])
     return held
 
 
-def release_all(connection: Connection) -> None:
-    """End every lease: their owner is dead."""
-    connection.execute(update(waiting).where(waiting.c.token.is_not(None)).values(free_at=waiting.c.due_at, token=None))
+def claim_rows(tx: Transaction, claims: Sequence[tuple[Record, float]]) -> list[Known | None]:
+    """Each claim with its own `now`; for each what `Spool.claim` answers."""
+    answers: dict[int, Known | None] = {}
+    left = list(enumerate(claims))
+    for _ in range(_TURNS + len(claims)):
+        if not left:
+            return [answers[n] for n in range(len(claims))]
+        # One of each id at a time: the second of two equals is to find the first.
+        turn = {claim.task_id: (n, claim, now) for n, (claim, now) in reversed(left)}
+        taken = _claim(tx, [(claim, now) for _, claim, now in turn.values()])
+        for task_id, (n, _, _) in turn.items():
+            known = None if task_id in taken else find_row(tx.connection, task_id)
+            if known is not None or task_id in taken:
+                answers[n] = known
+            # Else it was forgotten, released or moved between two of our statements: once more.
+        left = [each for each in left if each[0] not in answers]
+    raise SpoolUnavailable("the id of this task changes hands at this very moment: ask again")
 
 
-def replay_rows(connection: Connection, task_ids: Sequence[str], now: float) -> int:
+def _claim(tx: Transaction, claims: Sequence[tuple[Record, float]]) -> set[str]:
+    """The ids, distinct, that are ours now."""
+    now_of = {claim.task_id: now for claim, now in claims}
+    locked = by_id(tx.connection, select(records).order_by(records.c.task_id).with_for_update(), records, now_of)
+    there = {found["task_id"]: record_from(found) for found in locked}
+    over = {task_id for task_id, record in there.items() if _is_over(record, now_of[task_id])}
+    _delete(tx, records, over)
+    fresh = [record_columns(claim) for claim, _ in claims if claim.task_id not in there or claim.task_id in over]
+    taken = insert_new(tx.connection, records, fresh)
+    kept = _waiting_or_dead(tx, taken)
+    _delete(tx, records, kept)
+    return taken - kept
+
+
+def confirm_rows(tx: Transaction, confirmed: Sequence[Record]) -> None:
+    """Of two confirms of one id, the first is the one that is remembered."""
+    first: dict[str, Record] = {}
+    for record in confirmed:
+        first.setdefault(record.task_id, record)
+    remember(tx.connection, [record_columns(record) for record in first.values()])
+    _delete(tx, records, _waiting_or_dead(tx, first))
+
+
+def release_claim(tx: Transaction, task_id: str, token: str) -> None:
+    _delete(tx, records, [task_id], records.c.confirmed_at.is_(None), records.c.token == token)
+
+
+def replay_rows(tx: Transaction, audit: Audit) -> int:
     """Moved inside the database: the bodies of many letters need not pass through this process."""
-    moved = 0
-    for chunk in _chunks(dict.fromkeys(task_ids)):
-        chosen = dead_letters.c.task_id.in_(chunk)
-        tasks, size = connection.execute(select(func.count(), func.sum(dead_letters.c.size)).where(chosen)).one()
-        if tasks:
-            connection.execute(insert(waiting).from_select(REPLAYED, replayed(now).where(chosen)))
-            connection.execute(delete(dead_letters).where(chosen))
-            _count(connection, tasks=tasks, size=size, dead=-tasks)
-            moved += tasks
-    return moved
+
+    def move(chunk: list[str]) -> set[str]:
+        values = {"due_at": audit.at, "free_at": audit.at, "attempts": 0, "cause": "replayed", "text": "", "alone": 0}
+        chosen = select(
+            *(dead_letters.c[name] for name in _KEPT),
+            *(literal(value) for value in values.values()),
+            dead_letters.c.history,
+            literal(1),
+        ).where(among(tx.connection, dead_letters.c.task_id, chunk))
+        columns = (*_KEPT, *values, "history", "counted")
+        new = postgresql.insert(waiting) if is_postgresql(tx.connection) else sqlite.insert(waiting)
+        # An id that waits as well (the outbox does not ask whether it is dead) stays dead until that one is done.
+        moving = new.from_select(columns, chosen.order_by(dead_letters.c.task_id)).on_conflict_do_nothing()
+        moved = tx.connection.execute(moving.returning(waiting.c.task_id, waiting.c.size))
+        sizes: dict[str, int] = {found[0]: found[1] for found in moved}
+        _delete(tx, dead_letters, sizes)
+        tx.count(tasks=len(sizes), size=sum(sizes.values()), dead=-len(sizes))
+        tx.added = tx.added or bool(sizes)
+        return set(sizes)
+
+    return _audited(tx, audit, move)
 
 
-def purge_rows(connection: Connection, task_ids: Sequence[str]) -> int:
-    removed = 0
-    for chunk in _chunks(dict.fromkeys(task_ids)):
-        removed += connection.execute(delete(dead_letters).where(dead_letters.c.task_id.in_(chunk))).rowcount
-    if removed:
-        _count(connection, dead=-removed)
-    return removed
+def purge_rows(tx: Transaction, audit: Audit) -> int:
+    def remove(chunk: list[str]) -> set[str]:
+        chosen = delete(dead_letters).where(among(tx.connection, dead_letters.c.task_id, chunk))
+        found = set(tx.connection.execute(chosen.returning(dead_letters.c.task_id)).scalars())
+        tx.count(dead=-len(found))
+        return found
+
+    return _audited(tx, audit, remove)
 
 
-def measure_rows(connection: Connection) -> SpoolSize:
-    sums = connection.execute(select(totals)).mappings().one()
-    oldest = connection.execute(select(func.min(waiting.c.accepted_at))).scalar()
-    free = connection.execute(select(func.min(waiting.c.free_at))).scalar()
-    return SpoolSize(sums["tasks"], sums["bytes"], oldest, sums["dead"], free)
+def forget_records(tx: Transaction, now: float, limit: int) -> int:
+    query = select(records.c.task_id).where(records.c.keep_until <= now).order_by(records.c.keep_until).limit(limit)
+    over = tx.connection.execute(query.with_for_update(skip_locked=True)).scalars().all()
+    _delete(tx, records, over)
+    return len(over)
 
 
-def find_row(connection: Connection, task_id: str) -> SpoolRow | DeadLetter | None:
-    found = connection.execute(select(waiting).where(waiting.c.task_id == task_id)).mappings().first()
-    if found is not None:
-        return row_from(found)
-    for letter in _dead_by_id(connection, [task_id]):
-        return letter_from(letter)
-    return None
+def release_all(tx: Transaction) -> None:
+    """End every lease: their owner is dead. For a store with one owner."""
+    held = update(waiting).where(waiting.c.token.is_not(None))
+    tx.connection.execute(held.values(free_at=waiting.c.due_at, token=None))
 
 
-def waiting_rows(connection: Connection, limit: int, offset: int) -> list[SpoolRow]:
-    query = select(waiting).order_by(waiting.c.due_at, waiting.c.task_id).limit(limit).offset(offset)
-    return [row_from(found) for found in connection.execute(query).mappings()]
+def _is_over(record: Record, now: float) -> bool:
+    return record.confirmed_at is None and (record.held_until or 0.0) <= now
 
 
-def dead_rows(connection: Connection, where: DeadFilter, limit: int, offset: int) -> list[DeadLetter]:
-    query = select(dead_letters).order_by(dead_letters.c.died_at.desc(), dead_letters.c.task_id)
-    if where.task_type is not None:
-        query = query.where(dead_letters.c.task_type == where.task_type)
-    if where.reason is not None:
-        query = query.where(dead_letters.c.reason == where.reason)
-    if where.older_than is not None:
-        query = query.where(dead_letters.c.died_at < where.older_than)
-    if where.text is not None:
-        query = query.where(dead_letters.c.text.icontains(where.text, autoescape=True))
-    return [letter_from(found) for found in connection.execute(query.limit(limit).offset(offset)).mappings()]
+def _waiting_or_dead(tx: Transaction, ids: Iterable[str]) -> set[str]:
+    """Those that are in one of the two tables: asked in one statement, or a letter replayed meanwhile is in neither."""
+    there: set[str] = set()
+    for chunk in chunks(ids):
+        queries = [select(table.c.task_id).where(among(tx.connection, table.c.task_id, chunk)) for table in _CONTENT]
+        there.update(tx.connection.execute(queries[0].union_all(queries[1])).scalars())
+    return there
 
 
-def _ids(rows: Iterable[SpoolRow]) -> list[str]:
-    return [row.envelope.task_id for row in rows]
+_CONTENT: Final = (waiting, dead_letters)
 
 
-def _remove(connection: Connection, rows: Sequence[SpoolRow]) -> None:
-    if rows:
-        connection.execute(_DELETE, [{"id_": row.envelope.task_id} for row in rows])
-        _count(connection, tasks=-len(rows), size=-sum(row.envelope.size for row in rows))
+def _delete(tx: Transaction, table: Any, ids: Iterable[str], *where: Any) -> None:  # noqa: ANN401  # a Table, clauses
+    for chunk in chunks(ids):
+        tx.connection.execute(delete(table).where(among(tx.connection, table.c.task_id, chunk), *where))
 
 
-def _count(connection: Connection, *, tasks: int = 0, size: int = 0, dead: int = 0) -> None:
-    connection.execute(
-        update(totals).values(tasks=totals.c.tasks + tasks, bytes=totals.c.bytes + size, dead=totals.c.dead + dead)
+def _remove(tx: Transaction, rows: Sequence[SpoolRow]) -> None:
+    _delete(tx, waiting, [row.envelope.task_id for row in rows])
+    tx.count(tasks=-len(rows), size=-sum(row.envelope.size for row in rows))
+
+
+def _bury(tx: Transaction, letters: Sequence[DeadLetter]) -> None:
+    if not letters:
+        return
+    # Letters of these ids may be there: the outbox does not ask whether an id is dead. The newer takes its place.
+    older = ids_in(tx.connection, dead_letters, [letter.envelope.task_id for letter in letters])
+    _delete(tx, dead_letters, older)
+    tx.connection.execute(insert(dead_letters), [dead_columns(letter) for letter in letters])
+    tx.count(dead=len(letters) - len(older))
+
+
+def _record(row: SpoolRow, done: Done) -> Record:
+    task = row.envelope
+    digest = content_digest(task)
+    return Record(
+        task.task_id, task.task_type, digest, row.accepted_at, done.keep_until, done.confirmed_at, row.attempts
     )
 
 
-def _dead_by_id(connection: Connection, task_ids: Sequence[str]) -> Iterator[RowMapping]:
-    return _by_id(connection, select(dead_letters), dead_letters.c.task_id, list(dict.fromkeys(task_ids)))
+def _letter(row: SpoolRow, bury: Bury) -> DeadLetter:
+    return DeadLetter(
+        row.envelope, row.accepted_at, bury.died_at, bury.attempts, bury.reason, bury.code, bury.text, bury.history
+    )
 
 
-def _by_id(connection: Connection, query: Select[T], column: object, task_ids: Sequence[str]) -> Iterator[RowMapping]:
-    for chunk in _chunks(task_ids):
-        yield from connection.execute(query.where(column.in_(chunk))).mappings()  # type: ignore[attr-defined]  # a Column
+def _again_columns(row: SpoolRow, again: Again) -> dict[str, object]:
+    return {
+        "id_": row.envelope.task_id,
+        "due_at_": again.due_at,
+        "attempts_": again.attempts,
+        "cause_": again.cause,
+        "text_": storable(again.text),
+        "alone_": int(again.alone),
+        "history_": history_text(again.history),
+    }
 
 
-def _chunks(task_ids: Iterable[str]) -> Iterator[list[str]]:
-    ids = list(task_ids)
-    for at in range(0, len(ids), _CHUNK):
-        yield ids[at : at + _CHUNK]
+def _audited(tx: Transaction, audit: Audit, act: Callable[[list[str]], set[str]]) -> int:
+    """Do it to the ids, chunk by chunk, and note in the same transaction which were found."""
+    asked = dict.fromkeys(audit.task_ids)
+    found: set[str] = set()
+    for chunk in chunks(asked):
+        found |= act(chunk)
+    if found:
+        in_order = tuple(task_id for task_id in asked if task_id in found)
+        tx.connection.execute(insert(audits).values(audit_columns(audit, in_order)))
+    return len(found)

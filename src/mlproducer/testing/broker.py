@@ -57,6 +57,12 @@ class FakeBroker:
             asyncio.get_running_loop().call_soon(self._answer, self._next)
 
     @property
+    def obstacle(self) -> NotSentCause | None:
+        if not self._connected:
+            return NotSentCause.NOT_CONNECTED
+        return NotSentCause.BLOCKED if self.blocked else None
+
+    @property
     def paused(self) -> bool:
         return False
 

@@ -175,11 +175,19 @@ class PrivateRabbit:
 
     def add_vhost(self, name: str) -> str:
         """A fresh virtual host with full permissions; returns its URL."""
+        return self.add_vhosts(name)[0]
+
+    def add_vhosts(self, *names: str) -> list[str]:
+        """Several at once, for what one costs."""
         self.eval(
-            f'rabbit_vhost:add(<<"{name}">>, <<"test">>), rabbit_auth_backend_internal:set_permissions('
-            f'<<"{self.user}">>, <<"{name}">>, <<".*">>, <<".*">>, <<".*">>, <<"test">>).'
+            ", ".join(
+                f'rabbit_vhost:add(<<"{name}">>, <<"test">>), rabbit_auth_backend_internal:set_permissions('
+                f'<<"{self.user}">>, <<"{name}">>, <<".*">>, <<".*">>, <<".*">>, <<"test">>)'
+                for name in names
+            )
+            + "."
         )
-        return self.url_of(name)
+        return [self.url_of(name) for name in names]
 
     def sync(self) -> None:
         """Bring the names of quorum queues that were just declared onto the disk.

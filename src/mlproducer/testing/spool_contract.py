@@ -10,18 +10,73 @@ from collections.abc import Callable
 
 import pytest
 
-from mlproducer.ports import Again, Bury, DeadFilter, DeadLetter, Done, Spool, SpoolRow
+from mlproducer.core.digest import content_digest
+from mlproducer.ports import (
+    LEASE_BYTES,
+    Again,
+    Attempted,
+    Audit,
+    Bury,
+    DeadEntry,
+    DeadFilter,
+    DeadLetter,
+    Done,
+    Lease,
+    Record,
+    Spool,
+    SpoolRow,
+    Verdict,
+    WaitingEntry,
+)
 from mlproducer.task import Envelope
 
 MakeSpool = Callable[[], Spool]
 NOW = 1_800_000_000.0
+DONE = Done(NOW + 1, NOW + 100)
+HISTORY = (Attempted(NOW - 4, "returned", 312, "NO_ROUTE ✓"), Attempted(NOW - 2, "nacked"))
 
 
 def row(task_id: str, *, due_at: float = NOW, size: int = 10, **given: object) -> SpoolRow:
     """A row with all there is to remember; `given` overrides fields of `SpoolRow`."""
     envelope = Envelope(task_id, "embed_vectors", "ml.embed", b"\x00\xff" * 5, b"x" * size, NOW + 60, None)
-    fields: dict[str, object] = {"attempts": 1, "cause": "nacked", "text": "naïve ✓", "alone": True, **given}
+    fields: dict[str, object] = {"attempts": 1, "cause": "nacked", "text": "naïve ✓", "alone": True}
+    fields |= {"history": HISTORY, **given}
     return SpoolRow(envelope, NOW - 5, due_at, **fields)  # type: ignore[arg-type]  # the caller's own fields
+
+
+def entry(of: SpoolRow) -> WaitingEntry:
+    """The row as lists show it."""
+    task = of.envelope
+    shown = (task.task_id, task.task_type, task.routing_key, task.size)
+    return WaitingEntry(*shown, of.accepted_at, of.due_at, of.attempts, of.cause, of.text, of.history)
+
+
+def dead_entry(of: DeadLetter) -> DeadEntry:
+    """The dead letter as lists show it."""
+    task = of.envelope
+    shown = (task.task_id, task.task_type, task.routing_key, task.size)
+    return DeadEntry(*shown, of.accepted_at, of.died_at, of.attempts, of.reason, of.code, of.text, of.history)
+
+
+def claim(task_id: str, *, token: str = "me", until: float = NOW + 10, **given: object) -> Record:
+    """A claim on the id of `row(task_id)`; `given` overrides fields of `Record`."""
+    fields: dict[str, object] = {"held_until": until, "token": token, "digest": content_digest(row(task_id).envelope)}
+    fields |= {"accepted_at": NOW - 5, "keep_until": NOW + 100, **given}
+    return Record(task_id, "embed_vectors", **fields)  # type: ignore[arg-type]  # as above
+
+
+def confirmed(task_id: str, **given: object) -> Record:
+    """The record of a confirmed task."""
+    return claim(task_id, **{"held_until": None, "token": "", "confirmed_at": NOW + 1, **given})  # type: ignore[arg-type]
+
+
+def audit(*task_ids: str, at: float = NOW + 7, action: str = "replay") -> Audit:
+    return Audit(at, "ada", action, "by id ✓", task_ids)
+
+
+async def settle(spool: Spool, lease: Lease, verdict: Verdict) -> bool:
+    (held,) = await spool.settle([(lease, verdict)])
+    return held
 
 
 class SpoolContract:
@@ -37,7 +92,7 @@ class SpoolContract:
     async def test_a_row_comes_back_as_it_was_put(self, spool: Spool) -> None:
         assert await spool.put(row("a"))
         assert await spool.find("a") == row("a")
-        assert list(await spool.waiting(limit=10)) == [row("a")]
+        assert list(await spool.waiting(limit=10)) == [entry(row("a"))]
 
     async def test_an_id_that_is_there_already_stays_as_it_was(self, spool: Spool) -> None:
         await spool.put(row("a"))
@@ -56,21 +111,28 @@ class SpoolContract:
         assert [lease.row.envelope.task_id for lease in leases] == ["a", "b"]
         assert len(await spool.lease(10, now=NOW + 1, until=NOW + 60)) == 1
 
+    async def test_a_lease_holds_no_more_content_than_fits_into_memory(self, spool: Spool) -> None:
+        for task_id, size in (("a", LEASE_BYTES // 2), ("b", LEASE_BYTES // 2), ("c", 10)):
+            await spool.put(row(task_id, size=size, due_at=NOW - 1 if task_id == "c" else NOW - 2))
+        taken = [await spool.lease(100, now=NOW, until=NOW + 60) for _ in range(3)]
+        ids = [sorted(lease.row.envelope.task_id for lease in leases) for leases in taken]
+        assert ids in ([["a"], ["b", "c"], []], [["b"], ["a", "c"], []])
+
     async def test_a_leased_row_is_nobody_elses_until_the_lease_ends(self, spool: Spool) -> None:
         await spool.put(row("a"))
         (first,) = await spool.lease(10, now=NOW, until=NOW + 60)
         assert not await spool.lease(10, now=NOW + 59, until=NOW + 120)
         (second,) = await spool.lease(10, now=NOW + 60, until=NOW + 120)
         assert second.token != first.token
-        assert not await spool.settle(first, Done()), "the first lease was lost"
+        assert not await settle(spool, first, DONE), "the first lease was lost"
         assert await spool.find("a") is not None
-        assert await spool.settle(second, Done())
+        assert await settle(spool, second, DONE)
 
     async def test_a_lease_that_ended_still_settles_while_nobody_else_took_the_row(self, spool: Spool) -> None:
         await spool.put(row("a"))
         (lease,) = await spool.lease(1, now=NOW, until=NOW + 60)
         assert not await spool.lease(0, now=NOW + 90, until=NOW + 120)
-        assert await spool.settle(lease, Done()), "it was published: publishing it again would help nobody"
+        assert await settle(spool, lease, DONE), "it was published: publishing it again would help nobody"
 
     async def test_a_held_row_is_next_due_when_its_lease_ends(self, spool: Spool) -> None:
         await spool.put(row("a"))
@@ -80,14 +142,14 @@ class SpoolContract:
     async def test_a_lease_settles_once(self, spool: Spool) -> None:
         await spool.put(row("a"))
         (lease,) = await spool.lease(1, now=NOW, until=NOW + 60)
-        answers = await asyncio.gather(spool.settle(lease, Done()), spool.settle(lease, Done()))
+        answers = await asyncio.gather(settle(spool, lease, DONE), settle(spool, lease, DONE))
         assert sorted(answers) == [False, True]
-        assert await spool.find("a") is None
+        assert not isinstance(await spool.find("a"), SpoolRow)
 
     async def test_done_removes_the_row(self, spool: Spool) -> None:
         await spool.put(row("a"))
         (lease,) = await spool.lease(1, now=NOW, until=NOW + 60)
-        assert await spool.settle(lease, Done())
+        assert await settle(spool, lease, DONE)
         size = await spool.measure()
         assert (size.tasks, size.bytes, size.dead) == (0, 0, 0)
         assert size.oldest_accepted_at is None
@@ -96,9 +158,11 @@ class SpoolContract:
     async def test_again_keeps_the_row_for_later_with_what_was_learnt(self, spool: Spool) -> None:
         await spool.put(row("a"))
         (lease,) = await spool.lease(1, now=NOW, until=NOW + 60)
-        assert await spool.settle(lease, Again(NOW + 9, 2, "returned", "312 NO_ROUTE", alone=False))
+        assert await settle(
+            spool, lease, Again(NOW + 9, 2, "returned", "312 NO_ROUTE", alone=False, history=HISTORY[:1])
+        )
         assert await spool.find("a") == row(
-            "a", due_at=NOW + 9, attempts=2, cause="returned", text="312 NO_ROUTE", alone=False
+            "a", due_at=NOW + 9, attempts=2, cause="returned", text="312 NO_ROUTE", alone=False, history=HISTORY[:1]
         )
         assert not await spool.lease(1, now=NOW + 8, until=NOW + 60)
         assert len(await spool.lease(1, now=NOW + 9, until=NOW + 60)) == 1
@@ -106,7 +170,7 @@ class SpoolContract:
     async def test_bury_moves_the_row_to_the_dead_letters(self, spool: Spool) -> None:
         letter = await self._buried(spool, "a")
         assert await spool.find("a") == letter
-        assert list(await spool.dead(DeadFilter(), limit=10)) == [letter]
+        assert list(await spool.dead(DeadFilter(), limit=10)) == [dead_entry(letter)]
         assert not await spool.waiting(limit=10)
         size = await spool.measure()
         assert (size.tasks, size.bytes, size.dead) == (0, 0, 1)
@@ -114,10 +178,11 @@ class SpoolContract:
 
     async def test_replay_brings_a_dead_letter_back_with_no_attempts_spent(self, spool: Spool) -> None:
         await self._buried(spool, "a")
-        assert await spool.replay(["a", "a", "nobody"], now=NOW + 7) == 1
+        assert await spool.replay(audit("a", "a", "nobody")) == 1
         found = await spool.find("a")
         assert isinstance(found, SpoolRow)
-        assert (found.attempts, found.due_at, found.alone) == (0, NOW + 7, False)
+        assert (found.attempts, found.due_at, found.alone, found.cause) == (0, NOW + 7, False, "replayed")
+        assert found.history == HISTORY
         assert found.envelope == row("a").envelope
         size = await spool.measure()
         assert (size.tasks, size.bytes, size.dead) == (1, row("a").envelope.size, 0)
@@ -126,7 +191,7 @@ class SpoolContract:
     async def test_purge_removes_dead_letters_and_nothing_else(self, spool: Spool) -> None:
         await self._buried(spool, "a")
         await spool.put(row("b"))
-        assert await spool.purge(["a", "b", "nobody"]) == 1
+        assert await spool.purge(audit("a", "b", "nobody", action="purge")) == 1
         assert await spool.find("a") is None
         assert await spool.find("b") is not None
 
@@ -135,22 +200,25 @@ class SpoolContract:
             await self._buried(spool, task_id, reason=reason, died_at=NOW + n, text=f"Because 100%_{task_id}")
 
         async def ids(where: DeadFilter) -> list[str]:
-            return [letter.envelope.task_id for letter in await spool.dead(where, limit=10)]
+            return [letter.task_id for letter in await spool.dead(where, limit=10)]
 
         assert await ids(DeadFilter()) == ["c", "b", "a"]
         assert await ids(DeadFilter(reason="nacked")) == ["c", "a"]
         assert await ids(DeadFilter(older_than=NOW + 1)) == ["a"]
+        assert await ids(DeadFilter(newer_than=NOW + 1)) == ["c", "b"]
         assert await ids(DeadFilter(text="because 100%_b")) == ["b"]
         assert await ids(DeadFilter(text="%")) == ["c", "b", "a"]
         assert await ids(DeadFilter(text="100_")) == []
         assert await ids(DeadFilter(task_type="summarize_llm")) == []
-        assert [letter.envelope.task_id for letter in await spool.dead(DeadFilter(), limit=1, offset=1)] == ["b"]
+        assert [letter.task_id for letter in await spool.dead(DeadFilter(), limit=1, offset=1)] == ["b"]
+        assert await spool.count_dead(DeadFilter()) == 3
+        assert await spool.count_dead(DeadFilter(reason="nacked", text="_C")) == 1
 
     async def test_waiting_is_paged_by_when_rows_are_due(self, spool: Spool) -> None:
         for n in range(5):
             await spool.put(row(f"t{n}", due_at=NOW - n))
         page = await spool.waiting(limit=2, offset=1)
-        assert [found.envelope.task_id for found in page] == ["t3", "t2"]
+        assert [found.task_id for found in page] == ["t3", "t2"]
 
     async def test_the_size_is_that_of_what_waits(self, spool: Spool) -> None:
         await spool.put(row("a", due_at=NOW + 3, size=100))
@@ -165,7 +233,7 @@ class SpoolContract:
         assert (await spool.measure()).tasks == 3_000
         leases = await spool.lease(3_000, now=NOW, until=NOW + 60)
         assert len({lease.row.envelope.task_id for lease in leases}) == 3_000
-        assert all(await asyncio.gather(*(spool.settle(lease, Done()) for lease in leases)))
+        assert all(await spool.settle([(lease, DONE) for lease in leases]))
         assert (await spool.measure()).tasks == 0
 
     async def test_a_cancelled_put_leaves_the_row_whole_or_not_at_all(self, spool: Spool) -> None:
@@ -181,6 +249,107 @@ class SpoolContract:
         size = await spool.measure()
         assert size.tasks == len(await spool.waiting(limit=100))
 
+    async def test_verdicts_settled_together_fall_each_on_its_own_row(self, spool: Spool) -> None:
+        for n, task_id in enumerate("abcd"):
+            await spool.put(row(task_id, due_at=NOW - 4 + n))
+        a, b, c, d = await spool.lease(4, now=NOW, until=NOW + 60)
+        again = Again(NOW + 5, 2, "nacked", "", alone=False, history=HISTORY)
+        bury = Bury(NOW, 3, "returned", 312, "no route", HISTORY)
+        lost = Lease(d.row, "somebody else's")
+        held = await spool.settle([(a, DONE), (b, again), (lost, DONE), (c, bury), (a, DONE)])
+        assert list(held) == [True, True, False, True, False]
+        size = await spool.measure()
+        assert (size.tasks, size.dead) == (2, 1)
+        assert isinstance(await spool.find("d"), SpoolRow)
+
+    async def test_nothing_to_settle_is_nothing_done(self, spool: Spool) -> None:
+        assert not await spool.settle([])
+
+    async def test_expired_rows_are_leased_whether_due_or_not_unless_somebody_holds_them(self, spool: Spool) -> None:
+        await spool.put(row("a", due_at=NOW + 9_000))  # row() expires at NOW + 60
+        assert not await spool.lease(10, now=NOW + 59, until=NOW + 120, expired=True)
+        (lease,) = await spool.lease(10, now=NOW + 60, until=NOW + 120, expired=True)
+        assert lease.row.envelope.task_id == "a"
+        assert not await spool.lease(10, now=NOW + 119, until=NOW + 180, expired=True)
+        assert await settle(spool, lease, Bury(NOW, 1, "expired", None, "too late"))
+
+    async def test_a_confirmed_row_leaves_a_record_until_it_is_forgotten(self, spool: Spool) -> None:
+        await spool.put(row("a"))
+        (lease,) = await spool.lease(1, now=NOW, until=NOW + 60)
+        await settle(spool, lease, DONE)
+        assert await spool.find("a") == confirmed("a", attempts=1)
+        assert not await spool.put(row("a")), "it is confirmed: a second put must not publish it again"
+        assert await spool.forget(now=NOW + 99, limit=10) == 0
+        assert await spool.forget(now=NOW + 100, limit=10) == 1
+        assert await spool.find("a") is None
+
+    async def test_forgetting_is_bounded(self, spool: Spool) -> None:
+        for n in range(5):
+            await spool.confirm(confirmed(f"t{n}"))
+        assert await spool.forget(now=NOW + 100, limit=3) == 3
+        assert await spool.forget(now=NOW + 100, limit=3) == 2
+
+    async def test_one_of_many_claims_of_an_id_wins(self, spool: Spool) -> None:
+        answers = await asyncio.gather(*(spool.claim(claim("a", token=f"t{n}"), now=NOW) for n in range(10)))
+        assert answers.count(None) == 1
+        winner = await spool.find("a")
+        assert all(answer in (None, winner) for answer in answers)
+
+    async def test_a_claim_that_is_over_is_taken_over_whatever_its_content(self, spool: Spool) -> None:
+        assert await spool.claim(claim("a"), now=NOW) is None
+        assert await spool.claim(claim("a", token="you"), now=NOW + 9.9) == claim("a")
+        taken = claim("a", token="you", until=NOW + 20, digest=b"another content!")
+        assert await spool.claim(taken, now=NOW + 10) is None
+        assert await spool.find("a") == taken
+
+    async def test_a_claim_finds_what_waits_what_is_dead_and_what_is_confirmed(self, spool: Spool) -> None:
+        letter = await self._buried(spool, "dead")
+        await spool.put(row("waits"))
+        await spool.confirm(confirmed("confirmed"))
+        assert await spool.claim(claim("waits"), now=NOW + 1_000) == row("waits")
+        assert await spool.claim(claim("dead"), now=NOW + 1_000) == letter
+        assert await spool.claim(claim("confirmed"), now=NOW + 1_000) == confirmed("confirmed")
+
+    async def test_a_claimed_task_that_is_confirmed_is_remembered(self, spool: Spool) -> None:
+        await spool.claim(claim("a"), now=NOW)
+        await spool.confirm(confirmed("a"))
+        assert await spool.find("a") == confirmed("a")
+        await spool.confirm(confirmed("a", confirmed_at=NOW + 50))
+        assert await spool.find("a") == confirmed("a"), "the first confirm is the one that is remembered"
+
+    async def test_a_put_takes_the_place_of_a_claim(self, spool: Spool) -> None:
+        await spool.claim(claim("a"), now=NOW)
+        assert await spool.put(row("a"))
+        assert await spool.find("a") == row("a")
+        await spool.confirm(confirmed("a"))
+        assert await spool.find("a") == row("a"), "what waits is published by the drain, which tells of it"
+
+    async def test_a_released_claim_is_gone_if_it_was_ours(self, spool: Spool) -> None:
+        await spool.claim(claim("a"), now=NOW)
+        await spool.release("a", "you")
+        assert await spool.find("a") == claim("a")
+        await spool.release("a", "me")
+        assert await spool.find("a") is None
+        await spool.confirm(confirmed("a"))
+        await spool.release("a", "")
+        assert await spool.find("a") == confirmed("a")
+
+    async def test_claims_and_records_do_not_count_as_tasks(self, spool: Spool) -> None:
+        await spool.claim(claim("a"), now=NOW)
+        await spool.confirm(confirmed("b"))
+        size = await spool.measure()
+        assert (size.tasks, size.bytes, size.dead, size.next_due_at) == (0, 0, 0, None)
+
+    async def test_who_replayed_and_who_purged_is_kept(self, spool: Spool) -> None:
+        for task_id in "abc":
+            await self._buried(spool, task_id)
+        await spool.replay(audit("b", "a", "nobody", at=NOW + 1))
+        await spool.purge(audit("c", at=NOW + 2, action="purge"))
+        await spool.purge(audit("nobody", at=NOW + 3, action="purge"))
+        kept = [audit("c", at=NOW + 2, action="purge"), audit("b", "a", at=NOW + 1)]
+        assert list(await spool.audits(limit=10)) == kept
+        assert list(await spool.audits(limit=1, offset=1)) == kept[1:]
+
     async def _buried(self, spool: Spool, task_id: str, **given: object) -> DeadLetter:
         died: dict[str, object] = {
             "died_at": NOW,
@@ -188,9 +357,10 @@ class SpoolContract:
             "reason": "nacked",
             "code": 312,
             "text": "why",
+            "history": HISTORY,
             **given,
         }
         await spool.put(row(task_id))
         (lease,) = await spool.lease(1, now=NOW, until=NOW + 60)
-        assert await spool.settle(lease, Bury(**died))  # type: ignore[arg-type]  # the caller's own fields
+        assert await settle(spool, lease, Bury(**died))  # type: ignore[arg-type]  # the caller's own fields
         return DeadLetter(lease.row.envelope, lease.row.accepted_at, **died)  # type: ignore[arg-type]  # as above

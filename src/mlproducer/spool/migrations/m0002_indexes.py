@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
+from typing import Final
 
-
-def upgrade(connection: Connection) -> None:
+UPGRADE: Final = (
     # The list of what waits. Not over `task_id` too: ids are random, and each put would touch one more random page
     # for the sake of ties.
-    connection.exec_driver_sql("CREATE INDEX waiting_due_at ON waiting (due_at)")
+    "CREATE INDEX waiting_due_at ON waiting (due_at)",
     # The leases of a dead owner, which end when the file is opened.
-    connection.exec_driver_sql("CREATE INDEX waiting_held ON waiting (token) WHERE token IS NOT NULL")
+    "CREATE INDEX waiting_held ON waiting (token) WHERE token IS NOT NULL",
+)

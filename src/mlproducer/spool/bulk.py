@@ -1,0 +1,145 @@
+"""Many rows in one statement: the few places where what is quick differs between SQLite and PostgreSQL.
+
+SQLite runs a prepared INSERT again and again within the process; on PostgreSQL each execution would be a message over
+the network, so the rows travel as one array a column. On both, the text of a statement is the same for any number of
+rows or ids: there is nothing to compile.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Double,
+    Integer,
+    LargeBinary,
+    RowMapping,
+    Select,
+    Table,
+    Text,
+    any_,
+    func,
+    literal,
+    select,
+)
+
+from mlproducer.spool.schema import records
+
+T = TypeVar("T")
+Values = dict[str, object]
+
+_CHUNK: Final = 2_000
+"""Ids in one statement: a bound on what a replay of all dead letters holds at once."""
+_ARRAYS: Final[tuple[tuple[type[object], str], ...]] = (
+    (Text, "text[]"),
+    (LargeBinary, "bytea[]"),
+    (BigInteger, "bigint[]"),
+    (Integer, "integer[]"),
+    (Double, "double precision[]"),
+)
+
+_UNCONFIRMED: Final = (
+    "ON CONFLICT (task_id) DO UPDATE SET "
+    + ", ".join(f"{column.name} = excluded.{column.name}" for column in records.c if column.name != "task_id")
+    + " WHERE mlproducer_records.confirmed_at IS NULL"
+)
+
+
+def is_postgresql(connection: Connection) -> bool:
+    return connection.dialect.name == "postgresql"
+
+
+def insert_new(connection: Connection, table: Table, rows: Sequence[Values]) -> set[str]:
+    """Insert the rows whose task id is not in `table` yet; the ids that went in. The ids given are distinct."""
+    if not rows:
+        return set()
+    if is_postgresql(connection):
+        # Another instance may be inserting the same id. Then this waits until that one committed or rolled back.
+        statement = f"{_from_arrays(table)} ON CONFLICT (task_id) DO NOTHING RETURNING task_id"
+        return set(connection.exec_driver_sql(statement, _arrays(table, rows)).scalars())
+    # The transaction is exclusive: what is not there now will not be there in a moment. No INSERT with RETURNING
+    # either, since that cannot be run for many rows at once.
+    there = ids_in(connection, table, (str(row["task_id"]) for row in rows))
+    fresh = [row for row in rows if row["task_id"] not in there]
+    if fresh:
+        connection.exec_driver_sql(_one_by_one(table), _tuples(table, fresh))
+    return {str(row["task_id"]) for row in fresh}
+
+
+def remember(connection: Connection, rows: Sequence[Values]) -> None:
+    """Insert records of confirmed tasks, or let them take the place of claims. The ids given are distinct."""
+    if not rows:
+        return
+    if is_postgresql(connection):
+        connection.exec_driver_sql(f"{_from_arrays(records)} {_UNCONFIRMED}", _arrays(records, rows))
+        return
+    connection.exec_driver_sql(f"{_one_by_one(records)} {_UNCONFIRMED}", _tuples(records, rows))
+
+
+def among(connection: Connection, column: Column[Any], ids: Sequence[str]) -> ColumnElement[bool]:
+    """`column` is one of `ids`, which are one of `chunks`."""
+    if is_postgresql(connection):
+        return column == any_(literal(ids, ARRAY(Text)))
+    return column.in_(select(func.json_each(json.dumps(ids)).table_valued("value").c.value))
+
+
+def by_id(connection: Connection, query: Select[Any], table: Table, task_ids: Iterable[str]) -> Iterator[RowMapping]:
+    """`query` over `table`, of these ids."""
+    for chunk in chunks(task_ids):
+        yield from connection.execute(query.where(among(connection, table.c.task_id, chunk))).mappings()
+
+
+def ids_in(connection: Connection, table: Table, task_ids: Iterable[str]) -> set[str]:
+    """Those of the ids that `table` has."""
+    return {found["task_id"] for found in by_id(connection, select(table.c.task_id), table, task_ids)}
+
+
+def chunks(task_ids: Iterable[str]) -> Iterator[list[str]]:
+    """In order of id, so that two transactions that lock the same rows lock them in the same order."""
+    ids = sorted(task_ids)
+    for at in range(0, len(ids), _CHUNK):
+        yield ids[at : at + _CHUNK]
+
+
+@cache
+def _one_by_one(table: Table) -> str:
+    marks = ", ".join("?" for _ in table.c)
+    return f"INSERT INTO {table.name} ({_names(table)}) VALUES ({marks})"  # noqa: S608  # our own names
+
+
+def _tuples(table: Table, rows: Sequence[Values]) -> list[tuple[Any, ...]]:
+    names = [column.name for column in table.c]
+    return [tuple([row[name] for name in names]) for row in rows]
+
+
+@cache
+def _from_arrays(table: Table) -> str:
+    # %b: in the binary format, which needs no quoting.
+    arrays = ", ".join(f"%({column.name})b::{_array_type(column)}" for column in table.c)
+    return f"INSERT INTO {table.name} ({_names(table)}) SELECT * FROM unnest({arrays})"  # noqa: S608  # our own names
+
+
+def _names(table: Table) -> str:
+    return ", ".join(column.name for column in table.c)
+
+
+def _array_type(column: Column[Any]) -> str:
+    return next(name for kind, name in _ARRAYS if isinstance(column.type, kind))
+
+
+def _arrays(table: Table, rows: Sequence[Values]) -> dict[str, list[Any]]:
+    """One list a column, in order of id (see `chunks`)."""
+    ordered = sorted(rows, key=lambda row: str(row["task_id"]))
+    arrays: dict[str, list[Any]] = {column.name: [row[column.name] for row in ordered] for column in table.c}
+    for column in table.c:
+        if isinstance(column.type, Double):  # the driver wants one type in a list, and a time may be a whole number
+            arrays[column.name] = [value if value is None else float(value) for value in arrays[column.name]]
+    return arrays

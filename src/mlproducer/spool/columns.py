@@ -1,0 +1,162 @@
+"""Between the port's values and the tables' columns, both ways."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from sqlalchemy import RowMapping
+
+from mlproducer.ports import Audit, DeadEntry, DeadLetter, History, Record, SpoolRow, WaitingEntry
+from mlproducer.task import Envelope
+
+_encode_json: Final = msgspec.json.Encoder().encode
+_decode_history: Final = msgspec.json.Decoder(History).decode
+_decode_ids: Final = msgspec.json.Decoder(tuple[str, ...]).decode
+
+
+def storable(text: str) -> str:
+    """Words for people may hold half a character (a lone surrogate, as in a bad file name) or a NUL; not every store
+    takes those.
+    """
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.encode("utf-8", "replace").decode().replace("\0", "?")
+
+
+def envelope_columns(envelope: Envelope) -> dict[str, object]:
+    return {
+        "task_id": envelope.task_id,
+        "task_type": envelope.task_type,
+        "routing_key": envelope.routing_key,
+        "properties": envelope.properties,
+        "body": envelope.body,
+        "size": envelope.size,
+        "expires_at": envelope.expires_at,
+        "eta": envelope.eta,
+    }
+
+
+def waiting_columns(row: SpoolRow, *, counted: bool = True) -> dict[str, object]:
+    """Every column of `schema.waiting`. `counted=False` is for the outbox: see `outbox_columns`."""
+    return {
+        **envelope_columns(row.envelope),
+        "accepted_at": row.accepted_at,
+        "due_at": row.due_at,
+        "free_at": row.due_at,
+        "token": None,
+        "attempts": row.attempts,
+        "cause": row.cause,
+        "text": storable(row.text),
+        "alone": int(row.alone),
+        "history": history_text(row.history),
+        "counted": int(counted),
+    }
+
+
+def outbox_columns(envelope: Envelope, now: float) -> dict[str, object]:
+    """What an INSERT into `schema.waiting` inside the user's own transaction writes: every column, not counted yet.
+
+    Due at once, or at the task's eta. The totals must be left alone; on PostgreSQL, `pg_notify(schema.CHANNEL, '')`
+    in the same transaction wakes the drains when it commits.
+    """
+    due_at = now if envelope.eta is None else max(now, envelope.eta)
+    return waiting_columns(SpoolRow(envelope, now, due_at, cause="outbox"), counted=False)
+
+
+def dead_columns(letter: DeadLetter) -> dict[str, object]:
+    return {
+        **envelope_columns(letter.envelope),
+        "accepted_at": letter.accepted_at,
+        "died_at": letter.died_at,
+        "attempts": letter.attempts,
+        "reason": letter.reason,
+        "code": letter.code,
+        "text": storable(letter.text),
+        "history": history_text(letter.history),
+    }
+
+
+def record_columns(record: Record) -> dict[str, object]:
+    return {name: getattr(record, name) for name in Record.__struct_fields__}
+
+
+def audit_columns(audit: Audit, found: tuple[str, ...]) -> dict[str, object]:
+    """`found`: the ids that were there."""
+    return {
+        "at": audit.at,
+        "who": storable(audit.by),
+        "action": audit.action,
+        "detail": storable(audit.detail),
+        "task_ids": _encode_json(found).decode(),
+    }
+
+
+def history_text(history: History) -> str:
+    """JSON; empty for none, which is what most rows have."""
+    if not history:
+        return ""
+    return _encode_json([msgspec.structs.replace(each, text=storable(each.text)) for each in history]).decode()
+
+
+def row_from(found: RowMapping) -> SpoolRow:
+    return SpoolRow(
+        _envelope_from(found),
+        found["accepted_at"],
+        found["due_at"],
+        found["attempts"],
+        found["cause"],
+        found["text"],
+        bool(found["alone"]),
+        _history_from(found["history"]),
+    )
+
+
+def letter_from(found: RowMapping) -> DeadLetter:
+    return DeadLetter(
+        _envelope_from(found),
+        found["accepted_at"],
+        found["died_at"],
+        found["attempts"],
+        found["reason"],
+        found["code"],
+        found["text"],
+        _history_from(found["history"]),
+    )
+
+
+def record_from(found: RowMapping) -> Record:
+    return Record(**{name: found[name] for name in Record.__struct_fields__})
+
+
+def audit_from(found: RowMapping) -> Audit:
+    return Audit(found["at"], found["who"], found["action"], found["detail"], _decode_ids(found["task_ids"]))
+
+
+WAITING_SHOWN: Final = tuple(WaitingEntry.__struct_fields__)
+DEAD_SHOWN: Final = tuple(DeadEntry.__struct_fields__)
+"""The columns of a list entry have the names of its fields."""
+
+
+def waiting_entry(found: RowMapping) -> WaitingEntry:
+    return WaitingEntry(**{**found, "history": _history_from(found["history"])})
+
+
+def dead_entry(found: RowMapping) -> DeadEntry:
+    return DeadEntry(**{**found, "history": _history_from(found["history"])})
+
+
+def _history_from(text: str) -> History:
+    return _decode_history(text) if text else ()
+
+
+def _envelope_from(found: RowMapping) -> Envelope:
+    return Envelope(
+        found["task_id"],
+        found["task_type"],
+        found["routing_key"],
+        found["properties"],
+        found["body"],
+        found["expires_at"],
+        found["eta"],
+    )

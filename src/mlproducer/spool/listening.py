@@ -1,0 +1,51 @@
+"""Hearing of rows that others put: LISTEN, on a connection of its own that is made again whenever it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Final
+
+from mlproducer.spool.schema import CHANNEL
+from mlproducer.spool.server import Address
+
+_FIRST: Final = 0.2
+_LONGEST: Final = 5.0
+"""Seconds between two tries to connect again. Meanwhile the drain's poll finds what is put."""
+
+
+class Listening:
+    """Calls `added` on the event loop when another than `who` says that it committed rows."""
+
+    def __init__(self, address: Address, who: str, added: Callable[[], None]) -> None:
+        self._address = address
+        self._who = who
+        self._added = added
+        self._task = asyncio.create_task(self._listen(), name="mlproducer-spool-listening")
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        import psycopg  # noqa: PLC0415  # only who names a PostgreSQL needs its driver
+
+        wait = _FIRST
+        while True:
+            try:
+                async with asyncio.timeout(self._address.timeout * 2):
+                    connection = await psycopg.AsyncConnection.connect(**self._address.libpq, autocommit=True)
+                async with connection:
+                    async with asyncio.timeout(self._address.timeout):
+                        await connection.execute(f"LISTEN {CHANNEL}".encode())
+                    # Who committed while nobody listened was not heard.
+                    self._added()
+                    wait = _FIRST
+                    async for notify in connection.notifies():
+                        if notify.payload != self._who:
+                            self._added()
+            except (psycopg.Error, OSError):  # a timeout is an OSError
+                pass  # the spool's own calls tell of a lost server, with its cause
+            await asyncio.sleep(wait * (1.0 + random.random()))
+            wait = min(wait * 2, _LONGEST)

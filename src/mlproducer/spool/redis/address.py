@@ -1,0 +1,134 @@
+"""What `ML_SPOOL_URL` says of a Redis server: `redis://[user:password@]host[:port][/db][?options]`, or `rediss://`.
+
+Our own reading of it, so that no option reaches the client library that the spool does not know of: a `retry` or a
+`decode_responses` in the URL would break promises here.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from mlproducer.errors import SettingsError
+
+_PORT: Final = 6379
+_PREFIX: Final = re.compile(r"[!-z|~]{1,64}")
+"""Printable ASCII without blanks and braces: the braces around it are the hash tag of Redis Cluster."""
+
+_TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_TLS: Final = (*_TLS_FILES, "ssl_cert_reqs", "ssl_check_hostname")
+_OPTIONS: Final = ("persistence", "prefix", "timeout", "client_name")
+
+
+class Persistence(StrEnum):
+    """How durable the server must be, or `open` refuses it. See `look.refusal`."""
+
+    AOF = "aof"
+    """The default: an append-only file, with a warning where it is not synced with each commit."""
+    ALWAYS = "always"
+    """An append-only file that is synced with each commit (`appendfsync always`), and a server that says so."""
+    UNSAFE = "unsafe"
+    """Whatever the server does: what was accepted may be gone with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One server, or any node of a cluster."""
+
+    host: str
+    port: int
+    db: int
+    user: str | None
+    password: str | None = field(repr=False)
+    prefix: str
+    persistence: Persistence
+    timeout: float
+    """Seconds that a server may take to answer."""
+    options: dict[str, Any] = field(repr=False)
+    """More arguments for the client's connections: TLS and the client's name."""
+
+    @property
+    def node(self) -> str:
+        """As errors and logs may show it: never a password."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @classmethod
+    def parse(cls, url: str, *, prefix: str) -> Address:
+        """`prefix` is what holds where the URL has no `?prefix=`. Raises: SettingsError, naming `ML_SPOOL_URL`."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port or _PORT
+        except ValueError as error:  # its words may quote the URL, and with it the password
+            raise _wrong("it is no URL: is there an unescaped / or @ in the password?") from error.with_traceback(None)
+        if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+            raise _wrong("it must be redis://[user:password@]host:port/db, or rediss:// for TLS")
+        given = dict(parse_qsl(parts.query, keep_blank_values=True))
+        tls = parts.scheme == "rediss"
+        for name in given:
+            if name not in _OPTIONS and not (tls and name in _TLS):
+                raise _wrong(f"there is no option {name!r}; there are {', '.join(_OPTIONS + (_TLS if tls else ()))}")
+        return cls(
+            parts.hostname,
+            port,
+            _db(parts.path),
+            unquote(parts.username) if parts.username else None,
+            unquote(parts.password) if parts.password else None,
+            _prefix(given.get("prefix", prefix)),
+            _persistence(given.get("persistence", Persistence.AOF)),
+            _seconds(given.get("timeout", "5")),
+            _client_options(given, tls=tls),
+        )
+
+
+def _db(path: str) -> int:
+    text = path.strip("/")
+    if not text:
+        return 0
+    if not text.isdecimal():
+        raise _wrong(f"the part after the host is the number of the database, not {text!r}")
+    return int(text)
+
+
+def _prefix(text: str) -> str:
+    if not _PREFIX.fullmatch(text):
+        raise _wrong("`prefix` is 1 to 64 printable ASCII characters without blanks and braces")
+    return text
+
+
+def _persistence(text: str) -> Persistence:
+    try:
+        return Persistence(text)
+    except ValueError:
+        raise _wrong(f"`persistence` is one of {', '.join(Persistence)}") from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.05 <= seconds <= 60:  # noqa: PLR2004  # the sentence below has them
+        raise _wrong("`timeout` is the seconds that the server may take to answer, 0.05 to 60")
+    return seconds
+
+
+def _client_options(given: dict[str, str], *, tls: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {"client_name": given.get("client_name", "mlproducer")}
+    if tls:
+        options |= {name: given[name] for name in _TLS_FILES if name in given}
+        options["ssl_cert_reqs"] = given.get("ssl_cert_reqs", "required")
+        named = given.get("ssl_check_hostname", "true").lower()
+        if options["ssl_cert_reqs"] not in ("required", "optional", "none") or named not in ("true", "false"):
+            raise _wrong("`ssl_cert_reqs` is required, optional or none; `ssl_check_hostname` is true or false")
+        # Without a certificate to look at there is no name to check in it.
+        options["ssl_check_hostname"] = named == "true" and options["ssl_cert_reqs"] != "none"
+        options["ssl"] = True
+    return options
+
+
+def _wrong(words: str) -> SettingsError:
+    return SettingsError(f"ML_SPOOL_URL: {words}")

@@ -1,0 +1,276 @@
+"""The scripts that change something, each one a transaction. `lua` says what the keys are, and what to write first."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from mlproducer.spool.redis.lua import KNOWN, PAIR, TELL, Script
+
+ADOPT: Final = Script(
+    ("version",),
+    """
+local found = call('GET', version)
+if found then return found end
+call('SET', version, args[1])
+return args[1]
+""",
+)
+"""args: our version. The version of what is there, which is ours if nothing was."""
+
+PUT: Final = Script(
+    ("rows", "bodies", "free", "due", "accepted", "expires", "dead", "records", "claims", "kept", "bytes", "added"),
+    TELL
+    + PAIR
+    + """
+local answer, new, size = {}, {}, 0
+local content, entry, at, accepted_at, expires_at, claimed = {}, {}, {}, {}, {}, {}
+for n = 2, #args, 6 do
+  local id = args[n]
+  local record = call('HEXISTS', records, id) == 1
+  local there = new[id] or call('HEXISTS', rows, id) == 1 or call('HEXISTS', dead, id) == 1
+    or (record and call('HEXISTS', claims, id) == 0)
+  answer[#answer + 1] = there and 0 or 1
+  if not there then
+    new[id] = true
+    pair(entry, id, args[n + 1])
+    pair(content, id, args[n + 2])
+    pair(at, args[n + 3], id)
+    pair(accepted_at, args[n + 4], id)
+    if args[n + 5] ~= '' then pair(expires_at, args[n + 5], id) end
+    if record then claimed[#claimed + 1] = id end
+    size = size + #args[n + 2] - 4
+  end
+end
+if #entry > 0 then
+  call('HSET', bodies, unpack(content))
+  call('HSET', rows, unpack(entry))
+  call('ZADD', free, unpack(at))
+  call('ZADD', due, unpack(at))
+  call('ZADD', accepted, unpack(accepted_at))
+  if #expires_at > 0 then call('ZADD', expires, unpack(expires_at)) end
+  if #claimed > 0 then
+    call('HDEL', records, unpack(claimed))
+    call('HDEL', claims, unpack(claimed))
+    call('ZREM', kept, unpack(claimed))
+  end
+  call('INCRBY', bytes, size)
+  tell(args[1])
+end
+return answer
+""",
+)
+"""args: who puts; then for each row: id, entry, content, due_at, accepted_at, expires_at or ''. 1 for each stored."""
+
+CLAIM: Final = Script(
+    ("rows", "bodies", "dead", "records", "claims", "kept"),
+    KNOWN
+    + """
+local answer = {}
+for n = 1, #args, 5 do
+  local id, now, record, keep_until, claim = unpack(args, n, n + 4)
+  local found = known(id)
+  if found and found[1] == 'record' then
+    local ends = string.match(call('HGET', claims, id) or '', '^%S+')
+    if ends and tonumber(ends) <= tonumber(now) then found = false end
+  end
+  if not found then
+    call('HSET', records, id, record)
+    call('HSET', claims, id, claim)
+    call('ZADD', kept, keep_until, id)
+  end
+  answer[#answer + 1] = found or false
+end
+return answer
+""",
+)
+"""args for each: id, now, record, keep_until, 'end token'. For each what is there, or nil: it is the caller's."""
+
+CONFIRM: Final = Script(
+    ("rows", "dead", "records", "claims", "kept"),
+    """
+for n = 1, #args, 3 do
+  local id, record, keep_until = unpack(args, n, n + 2)
+  if call('HEXISTS', rows, id) == 0 and call('HEXISTS', dead, id) == 0
+    and (call('HEXISTS', records, id) == 0 or call('HEXISTS', claims, id) == 1) then
+    call('HDEL', claims, id)
+    call('HSET', records, id, record)
+    call('ZADD', kept, keep_until, id)
+  end
+end
+return #args / 3
+""",
+)
+"""args for each: id, record, keep_until."""
+
+RELEASE: Final = Script(
+    ("records", "claims", "kept"),
+    """
+for n = 1, #args, 2 do
+  local id, token = args[n], args[n + 1]
+  if string.match(call('HGET', claims, id) or '', '^%S+ (.*)$') == token then
+    call('HDEL', claims, id)
+    call('HDEL', records, id)
+    call('ZREM', kept, id)
+  end
+end
+return #args / 2
+""",
+)
+"""args for each: id, token."""
+
+LEASE: Final = Script(
+    ("rows", "bodies", "tokens", "free", "expires"),
+    PAIR
+    + """
+local limit, now, ends, token, by, most = unpack(args)
+local ids = call('ZRANGEBYSCORE', by == 'expires' and expires or free, '-inf', now, 'LIMIT', 0, limit)
+local answer, taken, held, till, late, size = {}, {}, {}, {}, {}, 0
+for _, id in ipairs(ids) do
+  local content = call('HGET', bodies, id)
+  size = size + #content
+  if size > tonumber(most) and #taken > 0 then break end
+  local entry = call('HGET', rows, id)
+  answer[#answer + 1] = struct.pack('>I4I4I4', #id, #entry, #content) .. id .. entry .. content
+  taken[#taken + 1] = id
+  pair(held, id, token)
+  pair(till, ends, id)
+  local expires_at = call('ZSCORE', expires, id)
+  if expires_at and tonumber(expires_at) < tonumber(ends) then pair(late, ends, id) end
+end
+if #taken > 0 then
+  call('HDEL', tokens, unpack(taken))
+  call('HSET', tokens, unpack(held))
+  call('ZADD', free, unpack(till))
+  if #late > 0 then call('ZADD', expires, unpack(late)) end
+end
+return table.concat(answer)
+""",
+)
+"""args: limit, now, end, token, 'free' or 'expires', the most bytes of content.
+
+For each its id, entry and content, behind their lengths; all in one string, since taking an answer apart piece by
+piece is what costs the client most.
+"""
+
+SETTLE: Final = Script(
+    ("rows", "bodies", "tokens", "free", "due", "accepted", "expires", "dead", "died", "records", "kept", "bytes"),
+    PAIR
+    + """
+local answer, held, place, gone, done, size = {}, {}, {}, {}, {}, 0
+for n = 1, #args, 6 do
+  local verdict, id, token = unpack(args, n, n + 2)
+  local ours = not place[id] and call('HGET', tokens, id) == token  -- a lease settles once
+  answer[#answer + 1] = ours and 1 or 0
+  if ours then
+    held[#held + 1], place[id] = id, n
+    if verdict == 'done' then done[#done + 1] = id end
+    if verdict ~= 'again' then
+      gone[#gone + 1] = id
+      size = size + call('HSTRLEN', bodies, id) - 4
+    end
+  end
+end
+if #held == 0 then return answer end
+call('HDEL', tokens, unpack(held))
+if #gone > 0 then
+  call('HDEL', rows, unpack(gone))
+  for _, set in ipairs({free, due, accepted, expires}) do call('ZREM', set, unpack(gone)) end
+  call('DECRBY', bytes, size)
+end
+if #done > 0 then call('HDEL', bodies, unpack(done)) end
+local record, keep = {}, {}
+for _, id in ipairs(held) do
+  local verdict, _, _, value, at, expires_at = unpack(args, place[id], place[id] + 5)
+  if verdict == 'done' then
+    pair(record, id, value)
+    pair(keep, at, id)
+  elseif verdict == 'bury' then
+    call('HSET', dead, id, value)
+    call('ZADD', died, at, id)
+  else
+    call('HSET', rows, id, value)
+    call('ZADD', free, at, id)
+    call('ZADD', due, at, id)
+    if expires_at ~= '' then call('ZADD', expires, expires_at, id) end
+  end
+end
+if #done > 0 then
+  call('HSET', records, unpack(record))
+  call('ZADD', kept, unpack(keep))
+end
+return answer
+""",
+)
+"""args for each: 'done', 'again' or 'bury'; id; token; record or entry; keep_until, due_at or -died_at; expires_at or
+''. 1 for each whose lease held."""
+
+_TAKE: Final = """
+local function found(first)
+  local ids = {}
+  for n = first, #args do
+    if call('HEXISTS', dead, args[n]) == 1 then ids[#ids + 1] = args[n] end
+  end
+  return ids
+end
+local function keep(ids) call('LPUSH', audits, struct.pack('>I4', #args[1]) .. args[1] .. cmsgpack.pack(ids)) end
+"""
+
+REPLAY: Final = Script(
+    ("rows", "bodies", "free", "due", "accepted", "expires", "dead", "died", "bytes", "audits", "added"),
+    TELL
+    + _TAKE
+    + """
+local _, from, at, told = unpack(args, 1, 4)
+local ids, size = found(5), 0
+if #ids == 0 then return 0 end
+for _, id in ipairs(ids) do
+  local entry = call('HGET', dead, id)
+  local kept = struct.unpack('>I4', entry)
+  local task = cmsgpack.unpack(string.sub(entry, 5, 4 + kept))
+  call('ZREM', died, id)
+  call('HDEL', dead, id)
+  call('HSET', rows, id, string.sub(entry, 1, 4 + kept) .. told)
+  call('ZADD', free, at, id)
+  call('ZADD', due, at, id)
+  call('ZADD', accepted, task[2], id)
+  if task[3] then call('ZADD', expires, task[3], id) end
+  size = size + call('HSTRLEN', bodies, id) - 4
+end
+call('INCRBY', bytes, size)
+keep(ids)
+tell(from)
+return #ids
+""",
+)
+"""args: the audit without ids; who replays; due_at; what is told of each row; ids. How many there were."""
+
+PURGE: Final = Script(
+    ("bodies", "dead", "died", "audits"),
+    _TAKE
+    + """
+local ids = found(2)
+if #ids == 0 then return 0 end
+for _, id in ipairs(ids) do
+  call('ZREM', died, id)
+  call('HDEL', dead, id)
+  call('HDEL', bodies, id)
+end
+keep(ids)
+return #ids
+""",
+)
+"""args: the audit without ids; ids. How many there were."""
+
+FORGET: Final = Script(
+    ("records", "claims", "kept"),
+    """
+local ids = call('ZRANGEBYSCORE', kept, '-inf', args[1], 'LIMIT', 0, args[2])
+for _, id in ipairs(ids) do
+  call('ZREM', kept, id)
+  call('HDEL', records, id)
+  call('HDEL', claims, id)
+end
+return #ids
+""",
+)
+"""args: now, limit. How many there were."""

@@ -1,0 +1,71 @@
+"""What the spool does to its keys: one Lua script for each call, so that each call is whole, also among many producers.
+
+The keys, all under one hash tag (`{prefix}:…`), and so in one slot of a cluster:
+
+    rows       hash  id → entry of a waiting row      free      zset  id by when it may be leased next
+    bodies     hash  id → content, waiting or dead    due       zset  id by `due_at`, for lists
+    tokens     hash  id → token of its lease          accepted  zset  id by `accepted_at`, for the oldest age
+    dead       hash  id → entry of a dead letter      expires   zset  id by `expires_at`, of those that have one
+    records    hash  id → record                      died      zset  id by -`died_at`: newest first, then by id
+    claims     hash  id → when it ends, and its token kept      zset  id of a record by `keep_until`
+    audits     list  newest first                     bytes     string, the content's size of all waiting rows
+    version    string
+
+Entries, records and audits are opaque here but for what `codec` promises: an entry is a length, that many bytes that
+stay with a task when it is replayed, and the rest that is told anew; content is four bytes longer than a task's size.
+
+`free` is `due_at`, or the end of the lease while somebody holds the row; `expires` likewise is not before that end.
+
+**Memory limits.** A server over its `maxmemory` (`noeviction`) refuses a script at its first write, if that is one
+which may need memory; after any write a script is let through to its end. So what takes new tasks (put, claim) writes
+its big value first, and is refused whole; what gets tasks out or settles them removes something first, and goes on
+working: else a full server could never be emptied.
+
+Scripts take the time from their caller, never from the server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha1
+from typing import Final
+
+CONTENT_HEAD: Final = 4
+"""Bytes that content is longer than `Envelope.size`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Lua text; `keys` are the names that it uses, passed in KEYS and known by these names in the text."""
+
+    keys: tuple[str, ...]
+    body: str
+    text: str = field(init=False)
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = ", ".join(self.keys)
+        places = ", ".join(f"KEYS[{n}]" for n in range(1, len(self.keys) + 1))
+        text = f"local {names} = {places}\nlocal call, args = redis.call, ARGV\n{self.body}"
+        object.__setattr__(self, "text", text)
+        object.__setattr__(self, "sha", sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+KNOWN: Final = """
+local function known(id)
+  local entry = call('HGET', rows, id)
+  if entry then return {'row', entry, call('HGET', bodies, id)} end
+  entry = call('HGET', dead, id)
+  if entry then return {'dead', entry, call('HGET', bodies, id)} end
+  local record = call('HGET', records, id)
+  return record and {'record', record}
+end
+"""
+
+PAIR: Final = "local function pair(list, a, b) list[#list + 1] = a list[#list + 1] = b end\n"
+"""Rows are written together: for each command there is a price, beside that for each row."""
+
+TELL: Final = """
+-- A user without rights on channels may still put rows: others then find them by their poll.
+local function tell(from) redis.pcall('PUBLISH', added, from) end
+"""

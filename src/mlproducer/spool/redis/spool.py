@@ -1,0 +1,314 @@
+"""`ports.Spool` on a Redis server, alone or as a cluster."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, assert_never
+
+from mlproducer.errors import SettingsError, SpoolUnavailable
+from mlproducer.ports import (
+    LEASE_BYTES,
+    Again,
+    Audit,
+    Bury,
+    DeadEntry,
+    DeadFilter,
+    Done,
+    Known,
+    Lease,
+    Record,
+    Settlement,
+    SpoolRow,
+    SpoolSize,
+    WaitingEntry,
+)
+from mlproducer.spool.redis import changes, codec, queries
+from mlproducer.spool.redis.address import Address
+from mlproducer.spool.redis.codec import number, optional
+from mlproducer.spool.redis.group import Args, Group
+from mlproducer.spool.redis.lua import Script
+
+if TYPE_CHECKING:
+    from mlproducer.spool.redis.link import Link
+    from mlproducer.spool.redis.watch import Watch
+
+_AT_ONCE: Final = 500
+"""Rows in one script, while which the server does nothing else."""
+_LOOKED_AT: Final = 1_000
+"""Entries of a list that one script looks at."""
+_FOUND: Final = 50
+"""Tasks whose content is asked for in one script."""
+_ALL: Final = "inf"
+_NONE: Final = "-inf"
+
+
+class RedisSpool:
+    """Many producers may share one spool: each call is one script, which the server runs alone and whole.
+
+    A spool is one hash slot (`{prefix}:…`): a script may only touch keys of one slot, and moving a task from one
+    place to another must be one script. So one spool lives on one node of a cluster, and does not grow with it; other
+    prefixes are other spools, and other slots.
+
+    What was answered is in the server's append-only file; `open` refuses a server that has none (`look.refusal`). Two
+    things are outside of the promise: a replica that takes over without the last commits, since we wait for none
+    (WAIT), and a server that somebody reconfigures under way, since we look when a connection is made.
+
+    `url` is `redis://[user:password@]host:port/db`, or `rediss://` for TLS; options: `persistence` (`aof`, `always`,
+    `unsafe`), `prefix`, `timeout` (seconds), `client_name`, and `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`,
+    `ssl_cert_reqs`, `ssl_check_hostname`.
+
+    Raises: SettingsError, for a wrong URL, or where the `redis` library is not installed.
+    """
+
+    def __init__(self, url: str, *, prefix: str = "mlproducer") -> None:
+        self._address = Address.parse(url, prefix=prefix)
+        self._link: Link = _link(self._address)
+        self._origin = secrets.token_hex(8)
+        """Who we are: in the tokens of our leases, and in what we say on the channel."""
+        self._tokens = (f"{self._origin}-{n}" for n in itertools.count(1))
+        self._added: Callable[[], None] | None = None
+        self._watch: Watch | None = None
+        self._puts: Group[int] = Group(self._put_together)
+        self._claims: Group[Any] = Group(lambda group: self._run(changes.CLAIM, group))
+        self._finds: Group[Any] = Group(lambda group: self._run(queries.FIND, group), largest=_FOUND)
+        self._confirms: Group[None] = Group(lambda group: self._run_silent(changes.CONFIRM, group))
+        self._releases: Group[None] = Group(lambda group: self._run_silent(changes.RELEASE, group))
+
+    def __repr__(self) -> str:
+        return f"<RedisSpool {self._address.node}/{self._address.db} {self._address.prefix}>"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is less safe at the server than it could be; logged too, once."""
+        return self._link.warnings
+
+    async def open(self) -> None:
+        """Raises: SpoolUnavailable, if the server cannot be used, or is not durable."""
+        await self._link.open()
+        try:
+            await self._adopt()
+            if self._added is not None:
+                await self._listen(self._added)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Finish what is under way, then let go of the connections."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            await watch.end()
+        for group in (self._puts, self._claims, self._finds, self._confirms, self._releases):
+            await group.end()
+        await self._link.close()
+
+    def watch(self, added: Callable[[], None]) -> None:
+        self._added = added
+
+    async def put(self, row: SpoolRow) -> bool:
+        """After an answer that was lost, a second put finds the row of the first, and says False: it is safe."""
+        task = row.envelope
+        return bool(
+            await self._puts.ask(
+                task.task_id,
+                codec.row_entry(row),
+                codec.content(task),
+                number(row.due_at),
+                number(row.accepted_at),
+                optional(task.expires_at),
+            )
+        )
+
+    async def claim(self, claim: Record, *, now: float) -> Known | None:
+        """After an answer that was lost, a second one finds our own claim, and returns it; its token says so."""
+        held = f"{number(claim.held_until or 0.0)} {claim.token}"
+        found = await self._claims.ask(claim.task_id, number(now), codec.pack(claim), number(claim.keep_until), held)
+        return codec.known_from(claim.task_id, found)
+
+    async def confirm(self, record: Record) -> None:
+        await self._confirms.ask(record.task_id, codec.pack(record), number(record.keep_until))
+
+    async def release(self, task_id: str, token: str) -> None:
+        await self._releases.ask(task_id, token)
+
+    async def lease(self, limit: int, *, now: float, until: float, expired: bool = False) -> Sequence[Lease]:
+        """With `expired`, those that expired first."""
+        token = next(self._tokens)
+        leases: list[Lease] = []
+        room = LEASE_BYTES
+        by = "expires" if expired else "free"
+        while len(leases) < limit and room > 0:
+            asked = min(limit - len(leases), _AT_ONCE)
+            args: list[str | int] = [asked, number(now), number(until), token, by, room]
+            try:
+                found = await self._link.run(changes.LEASE, args)
+            except SpoolUnavailable:
+                if leases:
+                    break  # these are ours all the same, and the next call meets the fault again
+                raise
+            before = len(leases)
+            leases += (Lease(row, token) for row in codec.rows_from(found))
+            room -= len(found)
+            if len(leases) - before < asked:
+                break
+        leases.sort(key=lambda lease: lease.row.due_at)
+        return leases
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
+        """One script, and so one transaction, for each 500.
+
+        After an answer that was lost, a second settle says False of what the first one settled: the lease is gone.
+        """
+        held: list[bool] = []
+        for at in range(0, len(settlements), _AT_ONCE):
+            args = [_verdict(settlement) for settlement in settlements[at : at + _AT_ONCE]]
+            held += map(bool, await self._run(changes.SETTLE, args))
+        return held
+
+    async def measure(self) -> SpoolSize:
+        tasks, size, oldest, dead, next_due = await self._link.run(queries.MEASURE, [])
+        return SpoolSize(
+            tasks,
+            int(size),
+            None if oldest is None else float(oldest),
+            dead,
+            None if next_due is None else float(next_due),
+        )
+
+    async def find(self, task_id: str) -> Known | None:
+        return codec.known_from(task_id, await self._finds.ask(task_id))
+
+    async def waiting(self, *, limit: int, offset: int = 0) -> Sequence[WaitingEntry]:
+        found: dict[str, bytes] = {}  # by id: a row may move between two pages
+        async for _, page in self._pages(queries.WAITING, ["first", _NONE, offset], _ALL, "all", b"", limit):
+            found.update((task_id.decode(), entry) for task_id, entry in page)
+            if len(found) >= limit:
+                break
+        return [codec.waiting_entry(*each) for each in itertools.islice(found.items(), limit)]
+
+    async def dead(self, where: DeadFilter, *, limit: int, offset: int = 0) -> Sequence[DeadEntry]:
+        """A filter for more than time looks at one letter after the other, a thousand in a script, newest first."""
+        wanted = codec.wanted(where)
+        start, last = _between(where)
+        skip = offset if wanted else 0
+        first: list[str | int] = ["first", start, 0 if wanted else offset]
+        found: dict[str, bytes] = {}  # by id: a letter may move between two pages
+        if limit > 0:
+            asked = _LOOKED_AT if wanted else limit
+            pages = self._pages(queries.DEAD, first, last, "some" if wanted else "all", codec.pack(wanted), asked)
+            async for _, page in pages:
+                found.update((task_id.decode(), entry) for task_id, entry in page)
+                if len(found) >= skip + limit:
+                    break
+        return [codec.dead_entry(*each) for each in itertools.islice(found.items(), skip, skip + limit)]
+
+    async def count_dead(self, where: DeadFilter) -> int:
+        wanted = codec.wanted(where)
+        start, last = _between(where)
+        if not wanted:
+            after = start if start == _NONE else f"({start}"
+            return int(await self._link.run(queries.COUNT_DEAD, [after, last]))
+        pages = self._pages(queries.DEAD, ["first", start, 0], last, "count", codec.pack(wanted), _LOOKED_AT)
+        return sum([count async for count, _ in pages])
+
+    async def replay(self, audit: Audit) -> int:
+        """One script, and so one transaction, however many ids: about 100,000 of them keep the server for a second."""
+        how = (self._origin, number(audit.at), codec.replayed(audit.at))
+        ids = dict.fromkeys(audit.task_ids)
+        return int(await self._link.run(changes.REPLAY, [codec.audit_head(audit), *how, *ids]))
+
+    async def purge(self, audit: Audit) -> int:
+        """As `replay`."""
+        ids = dict.fromkeys(audit.task_ids)
+        return int(await self._link.run(changes.PURGE, [codec.audit_head(audit), *ids]))
+
+    async def audits(self, *, limit: int, offset: int = 0) -> Sequence[Audit]:
+        if limit <= 0:
+            return []
+        return [codec.audit_from(each) for each in await self._link.run(queries.AUDITS, [offset, offset + limit - 1])]
+
+    async def forget(self, *, now: float, limit: int) -> int:
+        gone = 0
+        while gone < limit:
+            asked = min(limit - gone, _AT_ONCE)
+            found = int(await self._link.run(changes.FORGET, [number(now), asked]))
+            gone += found
+            if found < asked:
+                break
+        return gone
+
+    async def _put_together(self, group: Sequence[Args]) -> Sequence[int]:
+        stored: list[int] = await self._link.run(changes.PUT, [self._origin, *itertools.chain.from_iterable(group)])
+        return stored
+
+    async def _run(self, script: Script, group: Sequence[Args]) -> Sequence[Any]:
+        answers: list[Any] = await self._link.run(script, list(itertools.chain.from_iterable(group)))
+        return answers
+
+    async def _run_silent(self, script: Script, group: Sequence[Args]) -> Sequence[None]:
+        await self._link.run(script, list(itertools.chain.from_iterable(group)))
+        return [None] * len(group)
+
+    async def _pages(
+        self, script: Script, place: list[Any], last: str, want: str, wanted: bytes, limit: int
+    ) -> AsyncIterator[tuple[int, list[tuple[bytes, bytes]]]]:
+        """Part after part of a list, from `place`. Whoever has enough stops asking."""
+        while True:
+            asked = min(limit, _LOOKED_AT)
+            if asked <= 0:
+                return
+            score, task_id, count, page = await self._link.run(script, [*place, last, asked, want, wanted])
+            yield count, page
+            if task_id is None:
+                return
+            place = ["after", score, task_id]
+
+    async def _adopt(self) -> None:
+        version = int(await self._link.run(changes.ADOPT, [codec.VERSION]))
+        if version > codec.VERSION:
+            raise SpoolUnavailable(
+                f"the Redis spool at {self._address.node} is of a newer mlproducer (version {version}, here "
+                f"{codec.VERSION}): update this one, or name another prefix in ML_SPOOL_URL"
+            )
+
+    async def _listen(self, added: Callable[[], None]) -> None:
+        from mlproducer.spool.redis.watch import Watch  # noqa: PLC0415  # needs the extra, see `_link`
+
+        self._watch = Watch(self._address, f"{{{self._address.prefix}}}:added", self._origin, added)
+        await self._watch.start()
+
+
+def _link(address: Address) -> Link:
+    try:
+        from mlproducer.spool.redis.link import Link  # noqa: PLC0415  # redis is an extra: most spools do without
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "redis":
+            raise
+        raise SettingsError("ML_SPOOL_URL: redis:// needs more packages: pip install 'mlproducer[redis]'") from error
+    return Link(address)
+
+
+def _between(where: DeadFilter) -> tuple[str, str]:
+    """The scores of dead letters, -`died_at`, by time: up to the first is too new, after the second too old."""
+    start = _NONE if where.older_than is None else number(-where.older_than)
+    return start, _ALL if where.newer_than is None else number(-where.newer_than)
+
+
+def _verdict(settlement: Settlement) -> Args:
+    lease, verdict = settlement
+    row = lease.row
+    task = row.envelope
+    match verdict:
+        case Done(keep_until=keep_until):
+            said: Args = ("done", codec.done_record(row, verdict), number(keep_until), "")
+        case Again(due_at, attempts, cause, text, alone, history):
+            again = SpoolRow(task, row.accepted_at, due_at, attempts, cause, text, alone, history)
+            said = ("again", codec.row_entry(again), number(due_at), optional(task.expires_at))
+        case Bury(died_at=died_at):
+            said = ("bury", codec.letter_entry(row, verdict), number(-died_at), "")
+        case _:
+            assert_never(verdict)
+    kind, value, at, expires_at = said
+    return kind, task.task_id, lease.token, value, at, expires_at

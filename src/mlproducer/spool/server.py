@@ -1,0 +1,290 @@
+"""The PostgreSQL server: how it is reached, how long it may take, and what its faults mean in words.
+
+Many instances share one database. Nobody owns it: a lease ends when its time is over, whoever held it.
+
+`ML_SPOOL_URL=postgresql://user:password@host:5432/db?timeout=10`: `timeout` is ours, in seconds; whatever else is in
+the query goes to libpq (`sslmode`, `sslrootcert`, `target_session_attrs`, …). It bounds each call three times over:
+
+- the server itself ends a statement that takes longer, and waits a third of it for a row that another holds;
+- a connection is made within it;
+- a server that does not even answer that (hung, paused, its machine gone) is cut off by us. No socket option would do:
+  the kernel of a paused server goes on acknowledging what it gets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import threading
+import zlib
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+
+from mlproducer.errors import SettingsError, SpoolUnavailable
+from mlproducer.spool.migrations import VERSION, check_for_visitor, migrate, version_of
+
+DEFAULT_TIMEOUT: Final = 10.0
+SLOTS: Final = 64
+"""Rows of the totals: enough that few of a handful of writers share one."""
+
+_SQLSTATE_HINTS: Final = {
+    "28": "its user name or password is wrong",
+    "3D": "the database does not exist: create it, or name another",
+    "42501": "its user may not do this: it needs to create, read and write the mlproducer_ tables",
+    "42P01": "the mlproducer_ tables are gone: restart the producer, or name another database",
+    "25006": "the server takes no writes (a standby, or set read-only): name the primary",
+    "53100": "the server's disk is full: make room there",
+    "53300": "the server has no connection left: raise its max_connections, or run fewer producers",
+    "57014": "it took longer than the server was given: is it overloaded? See ?timeout=",
+    "57P": "the server is stopping or starting: it is tried again",
+    "55P03": "another transaction, such as one that holds an outbox task of the same id, has been open for long",
+}
+_WORDS_HINTS: Final = (
+    ("password authentication failed", _SQLSTATE_HINTS["28"]),
+    ("no password supplied", _SQLSTATE_HINTS["28"]),
+    ("pg_hba.conf", "the server does not let this user in from here: see its pg_hba.conf"),
+    ("does not exist", "the user or the database does not exist: create it, or name another"),
+    ("too many clients", _SQLSTATE_HINTS["53300"]),
+    ("remaining connection slots", _SQLSTATE_HINTS["53300"]),
+    ("starting up", _SQLSTATE_HINTS["57P"]),
+    ("shutting down", _SQLSTATE_HINTS["57P"]),
+    ("recovery mode", _SQLSTATE_HINTS["57P"]),
+    ("refused", "is the server up, and are host and port right?"),
+    ("resolve host", "is the host right?"),
+    ("translate host", "is the host right?"),
+    ("timeout", "the server does not answer: is it up? See host, port and ?timeout="),
+    ("SSL", "see sslmode and the certificates"),
+    ("closed", "the connection was lost, or the server did not answer within ?timeout="),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`ML_SPOOL_URL` in parts. Its text is without user and password."""
+
+    url: URL = field(repr=False)
+    timeout: float
+
+    def __str__(self) -> str:
+        host = self.url.host or str(self.url.query.get("host", "localhost"))
+        return f"postgresql://{host}:{self.url.port or 5432}/{self.url.database or ''}"
+
+    @property
+    def libpq(self) -> dict[str, Any]:
+        """Arguments of `psycopg.connect`, with the password."""
+        _, arguments = self.url.get_dialect()().create_connect_args(self.url)
+        return {**arguments, **self.connect_args}
+
+    @property
+    def connect_args(self) -> dict[str, Any]:
+        return {
+            "connect_timeout": max(2, round(self.timeout)),  # libpq knows none shorter
+            "fallback_application_name": "mlproducer",
+            # A machine that went away without a word is noticed while we only listen.
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+        }
+
+
+def parse(url: str) -> Address:
+    """Raises: SettingsError, which names ML_SPOOL_URL and quotes nothing of it."""
+    try:
+        import psycopg  # noqa: F401, PLC0415  # only who names a PostgreSQL needs its driver
+    except ImportError:
+        raise SettingsError(
+            "ML_SPOOL_URL: postgresql:// needs the driver psycopg 3: pip install 'mlproducer[postgresql]'"
+        ) from None
+    try:
+        parts = make_url(url)
+        timeout = float(cast("str", parts.query.get("timeout", DEFAULT_TIMEOUT)))
+    except (exc.ArgumentError, ValueError, TypeError):
+        parts, timeout = None, 0.0
+    if parts is None or not 0 < timeout <= 3600:  # noqa: PLR2004  # an hour
+        raise SettingsError(
+            "ML_SPOOL_URL: it must look like postgresql://user:password@host:5432/database?timeout=10 (in seconds)"
+        )
+    return Address(parts.set(drivername="postgresql+psycopg").difference_update_query(["timeout"]), timeout)
+
+
+class _Sockets:
+    """A descriptor of our own for each open connection, so that another thread can break it.
+
+    Not the driver's: it might close it, and the kernel give its number to a stranger, just before we act.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._of: dict[object, socket.socket] = {}
+
+    def watch(self, engine: Engine) -> None:
+        event.listen(engine, "connect", self._connected, insert=True)  # before SQLAlchemy asks its first questions
+        event.listen(engine, "close", self._closed)
+
+    def cut(self) -> None:
+        with self._lock:
+            for each in self._of.values():
+                with contextlib.suppress(OSError):  # it is broken already
+                    each.shutdown(socket.SHUT_RDWR)
+
+    def _connected(self, dbapi: Any, _record: object) -> None:  # noqa: ANN401  # the driver's own type
+        ours = socket.socket(fileno=os.dup(dbapi.fileno()))
+        with self._lock:
+            self._of[dbapi] = ours
+
+    def _closed(self, dbapi: object, _record: object) -> None:
+        with self._lock:
+            ours = self._of.pop(dbapi, None)
+        if ours is not None:
+            ours.close()
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresStore:
+    """An open and migrated database: a `store.Store`."""
+
+    address: Address
+    writing: Engine
+    reading: Engine
+    who: str = field(default_factory=lambda: secrets.token_hex(8))
+    sockets: dict[Engine, _Sockets] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return str(self.address)
+
+    @property
+    def slot(self) -> int:
+        return zlib.crc32(self.who.encode()) % SLOTS
+
+    @property
+    def patience(self) -> float | None:
+        """Longer than the server was told: it is the one to say that a statement took too long."""
+        return self.address.timeout + 1.0
+
+    def close(self) -> None:
+        self.reading.dispose()
+        self.writing.dispose()
+
+    def cut(self, engine: Engine) -> None:
+        self.sockets[engine].cut()
+
+    def refusal(self) -> str | None:
+        """A server that answers has its tables where it had them, or says so."""
+        return None
+
+    def explain(self, error: Exception) -> SpoolUnavailable:
+        return explain(self.address, error)
+
+    def blames_the_store(self, error: Exception) -> bool:
+        if not isinstance(error, exc.SQLAlchemyError):
+            return False
+        state = _sqlstate(error)
+        # Data that no table takes (22), a constraint (23), and an id that another transaction holds for long.
+        return state[:2] not in {"22", "23"} and state != "55P03" and not self.may_pass(error)
+
+    def may_pass(self, error: Exception) -> bool:
+        """A deadlock or a serialization failure: the server ended ours, so that the other could go on."""
+        return _sqlstate(error) in {"40P01", "40001"}
+
+
+def open_server(address: Address, *, owner: bool) -> PostgresStore:
+    """Blocks on the network. Raises: SpoolUnavailable; then nothing stays open.
+
+    Nothing is released here: leases are of instances that may well be alive.
+    """
+    # Our statements say at which isolation they are right; the database's default is another's business.
+    writing, reading = _engine(address, "READ COMMITTED", 1), _engine(address, "REPEATABLE READ", 4)
+    store = PostgresStore(address, writing, reading)
+    for engine in (writing, reading):
+        store.sockets[engine] = _Sockets()
+        store.sockets[engine].watch(engine)
+        event.listen(engine, "connect", _set_limits(address, durable=engine is writing))
+    stop_waiting = threading.Timer(store.patience or 0.0, store.cut, (writing,))
+    stop_waiting.daemon = True
+    stop_waiting.start()
+    try:
+        with writing.begin() as connection:
+            _bring_up(connection, owner=owner, stop_waiting=stop_waiting)
+    except BaseException as error:
+        store.close()
+        if isinstance(error, exc.SQLAlchemyError):
+            raise explain(address, error) from None
+        raise
+    finally:
+        stop_waiting.cancel()
+    return store
+
+
+def explain(address: Address, error: Exception) -> SpoolUnavailable:
+    """See `Store.explain`. Without a cause: PostgreSQL quotes the failing row in the details of an error."""
+    spool = f"the spool {address} (ML_SPOOL_URL)"
+    if not isinstance(error, exc.SQLAlchemyError):
+        return SpoolUnavailable(f"{spool} cannot store this ({type(error).__name__})")
+    fault = error.orig if isinstance(error, exc.DBAPIError) else None
+    if fault is None:
+        return SpoolUnavailable(f"{spool} cannot be used now ({type(error).__name__}): is the server overloaded?")
+    state = _sqlstate(error)
+    # Without a code it is libpq that speaks, of the connection: which host, port and user, and never of a row.
+    said = getattr(getattr(fault, "diag", None), "message_primary", None) if state else str(fault)
+    words = (said or type(fault).__name__).strip().splitlines()
+    hint = next((hint for code, hint in _SQLSTATE_HINTS.items() if state.startswith(code)), None)
+    if hint is None and not state:
+        hint = next((hint for part, hint in _WORDS_HINTS if part in str(fault)), None)
+    return SpoolUnavailable(f"{spool} cannot be used ({words[0]}){(hint and ': ' + hint) or ''}")
+
+
+def _engine(address: Address, isolation: Any, connections: int) -> Engine:  # noqa: ANN401  # a literal of SQLAlchemy's
+    return create_engine(
+        address.url,
+        connect_args=address.connect_args,
+        isolation_level=isolation,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=address.timeout,
+        pool_pre_ping=True,  # a connection that died while nobody used it is replaced before anything is sent
+        hide_parameters=True,  # errors must not quote them: they are users' content
+    )
+
+
+def _set_limits(address: Address, *, durable: bool) -> Any:  # noqa: ANN401  # an event's listener
+    limits = {
+        "statement_timeout": address.timeout,
+        "lock_timeout": address.timeout / 3,
+        # What a hung or paused producer holds is let go.
+        "idle_in_transaction_session_timeout": address.timeout * 2,
+    }
+    settings = [f"SET {name} = {max(1, round(seconds * 1_000))}" for name, seconds in limits.items()]
+    if durable:
+        # "Durable on return" is our promise; a server's weaker default is for its other users.
+        settings.append(
+            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+        )
+
+    def connected(dbapi: Any, _record: object) -> None:  # noqa: ANN401  # the driver's own type
+        before, dbapi.autocommit = dbapi.autocommit, True
+        with dbapi.cursor() as cursor:
+            cursor.execute("; ".join(settings))
+        dbapi.autocommit = before
+
+    return connected
+
+
+def _bring_up(connection: Connection, *, owner: bool, stop_waiting: threading.Timer) -> None:
+    found = version_of(connection)
+    if not owner:
+        check_for_visitor(found)
+    elif found != VERSION:
+        # An index over a large table takes its time, and so does another instance that is making it.
+        stop_waiting.cancel()
+        connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
+        migrate(connection)
+
+
+def _sqlstate(error: Exception) -> str:
+    return str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
