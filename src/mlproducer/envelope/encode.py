@@ -4,6 +4,8 @@ The bytes of a message, and when each is made:
 
     properties   flags · content type · encoding · headers{ per route │ per task } · mode · priority · correlation id
                  └──── once, in the constructor ─────────────────────┘ └───────── encode, once a task ──────────┘
+                 (a task without family, expiry and headers of its own differs from another one in its id alone: then
+                 the rest is made once for each length of an id)
                  · expiration · message id · timestamp                  attempt_properties, once an attempt
     body         [[], kwargs, {"callbacks": null, …}]                   encode
 
@@ -20,7 +22,7 @@ Two headers are not what Celery's own client sends:
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +32,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails, PydanticSerializationError, from_json, to_json
 
 from mlproducer.envelope.limits import HALF_A_PAIR, MAX_PROPERTIES, check_json, dotted
+from mlproducer.envelope.plain import writes_what_it_reads
+from mlproducer.envelope.reference import KEYWORD
 from mlproducer.envelope.reserved import why_reserved
 from mlproducer.errors import InvalidTask, TaskTooLarge
 from mlproducer.task import Envelope, Task
@@ -94,10 +98,15 @@ class _Prepared:
     headers: bytes
     validate: Callable[[object], Any]
     dump: Callable[..., Any]
+    write: Callable[[Any], bytes] | None
+    """The model as JSON text, if what it writes needs no second check (`envelope.plain`)."""
+    usual: dict[tuple[int, int], tuple[bytes, bytes, bytes]] = field(default_factory=dict)
+    """By length of the id and priority: what stands around the three ids in the properties of a usual task. At most
+    128 lengths and 10 priorities, made when they are met."""
 
 
 class Encoder:
-    """Turns tasks into envelopes; has no state that changes.
+    """Turns tasks into envelopes, from any thread; remembers nothing of a task but how long ids were.
 
     `origin` tells workers and their logs who sent a task, such as `mlproducer@host`. `max_bytes` bounds body and
     properties together (`ML_MAX_MESSAGE_BYTES`).
@@ -122,19 +131,17 @@ class Encoder:
         prepared = self._prepared.get((task.task_type, task.backend))
         if prepared is None:
             raise self._types.refusal(task)
-        kwargs = _keyword_arguments(prepared, task)
-        body = _BODY_HEAD + to_json(kwargs) + _BODY_TAIL
-        expires = task.expires
+        body = _body(prepared, task)
+        expires, eta = task.expires, task.eta
         expires_utc = None if expires is None else _utc(expires, "expires")
-        eta = None if task.eta is None else _utc(task.eta, "eta").timestamp()
+        eta_at = None if eta is None else _utc(eta, "eta").timestamp()
         properties = _properties(prepared, task, expires_utc)
-        size = len(body) + len(properties)
-        if size > self._max_bytes:
-            raise _too_large(kwargs, size, self._max_bytes)
+        if len(body) + len(properties) > self._max_bytes:
+            raise _too_large(body, len(body) + len(properties), self._max_bytes)
         expires_at = None if expires_utc is None else expires_utc.timestamp()
-        if eta is not None and expires_at is not None and expires_at <= eta:
+        if eta_at is not None and expires_at is not None and expires_at <= eta_at:
             raise InvalidTask("is not after eta, so the task could never run", field="expires")
-        return Envelope(task.id, prepared.task_type, prepared.queue, properties, body, expires_at, eta)
+        return Envelope(task.id, prepared.task_type, prepared.queue, properties, body, expires_at, eta_at)
 
 
 def attempt_properties(envelope: Envelope, message_id: bytes, now: float) -> bytes:
@@ -241,21 +248,30 @@ def _prepare(each: TaskType, route: Route, origin: str) -> _Prepared:
         headers=amqp.field_table(headers)[4:],  # without its length, which depends on the task's part
         validate=each.fields.__pydantic_validator__.validate_python,
         dump=each.fields.__pydantic_serializer__.to_python,
+        write=each.fields.__pydantic_serializer__.to_json if writes_what_it_reads(each.fields) else None,
     )
 
 
-def _keyword_arguments(prepared: _Prepared, task: Task) -> dict[str, Any]:
-    """The payload checked by its type's fields, defaults filled in, as plain JSON values."""
-    # Before the model sees it, because pydantic would write half a surrogate pair in a key as U+FFFD; and again what
-    # the model made of it, because that is what travels.
+def _body(prepared: _Prepared, task: Task) -> bytes:
+    """The payload checked by its type's fields, defaults filled in, as the keyword arguments of the message."""
+    # Before the model sees it, because pydantic would write half a surrogate pair in a key as U+FFFD.
     check_json(task.payload, "payload")
+    if KEYWORD in task.payload:
+        raise InvalidTask("the name is taken: it holds the reference to a stored payload", field=f"payload.{KEYWORD}")
     try:
-        kwargs: Any = prepared.dump(prepared.validate(task.payload), mode="json")
+        checked = prepared.validate(task.payload)
+        kwargs = to_json(_dumped(prepared, checked)) if prepared.write is None else prepared.write(checked)
     except ValidationError as exc:
         fault = exc.errors(include_url=False, include_input=False)[0]
         raise InvalidTask(_problem(fault), field=dotted(("payload", *fault["loc"]))) from None
     except PydanticSerializationError as exc:
         raise InvalidTask(f"cannot be written as JSON by the fields of its task type: {exc}", field="payload") from None
+    return b"".join((_BODY_HEAD, kwargs, _BODY_TAIL))
+
+
+def _dumped(prepared: _Prepared, checked: object) -> dict[str, Any]:
+    """What the model made of the payload, as plain JSON values, checked again: that is what travels."""
+    kwargs: Any = prepared.dump(checked, mode="json")
     if type(kwargs) is not dict:
         # A worker that finds no object in this place stops altogether, with every task that it holds.
         raise InvalidTask("the fields of its task type do not write an object", field="payload")
@@ -265,32 +281,57 @@ def _keyword_arguments(prepared: _Prepared, task: Task) -> dict[str, Any]:
 
 def _properties(prepared: _Prepared, task: Task, expires: datetime | None) -> bytes:
     task_id = task.id.encode("ascii")
-    headers = prepared.headers + _ID + _U32(len(task_id)) + task_id
+    if (
+        expires is None
+        and task.root_id is None
+        and task.parent_id is None
+        and task.group is None
+        and task.group_index is None
+        and not task.headers
+    ):
+        key = (len(task_id), task.priority)
+        before, between, after = prepared.usual.get(key) or _usual(prepared, *key)
+        return before + task_id + between + task_id + after + task_id
     root = task_id if task.root_id is None else task.root_id.encode("ascii")
-    headers += _ROOT + _U32(len(root)) + root
-    if task.parent_id is None and task.group is None and task.group_index is None:
-        headers += _NO_FAMILY
-    else:
-        headers += _family(task)
-    headers += _NO_EXPIRES if expires is None else _EXPIRES + _long_string(expires.isoformat(), "expires")
-    if task.headers:
-        headers += _extra_headers(task.headers)
-    if len(headers) > MAX_PROPERTIES:
+    headers = b"".join(
+        (
+            prepared.headers,
+            _ID + _U32(len(task_id)) + task_id,
+            _ROOT + _U32(len(root)) + root,
+            _family(task),
+            _NO_EXPIRES if expires is None else _EXPIRES + _long_string(expires.isoformat(), "expires"),
+            _extra_headers(task.headers),
+        )
+    )
+    flags = _TIMELESS if expires is None else _EXPIRING
+    return b"".join((_opened(flags, len(headers)), headers, _closed(task.priority, len(task_id)), task_id))
+
+
+def _usual(prepared: _Prepared, length: int, priority: int) -> tuple[bytes, bytes, bytes]:
+    """What stands before, between and after the ids, for ids of `length` bytes: id, root id, correlation id."""
+    before = prepared.headers + _ID + _U32(length)
+    between = _ROOT + _U32(length)
+    after = _NO_FAMILY + _NO_EXPIRES
+    opened = _opened(_TIMELESS, len(before) + length + len(between) + length + len(after))
+    made = (opened + before, between, after + _closed(priority, length))
+    prepared.usual[length, priority] = made
+    return made
+
+
+def _opened(flags: bytes, headers: int) -> bytes:
+    """The properties up to the headers, which have this many bytes."""
+    if headers > MAX_PROPERTIES:
         raise InvalidTask(
-            f"{len(headers)} bytes with Celery's own; all headers together may have {MAX_PROPERTIES}, because they "
+            f"{headers} bytes with Celery's own; all headers together may have {MAX_PROPERTIES}, because they "
             "travel in one frame",
             field="headers",
         )
-    return b"".join(
-        (
-            _TIMELESS if expires is None else _EXPIRING,
-            _CONTENT,
-            _U32(len(headers)),
-            headers,
-            bytes((_PERSISTENT, task.priority, len(task_id))),
-            task_id,
-        )
-    )
+    return flags + _CONTENT + _U32(headers)
+
+
+def _closed(priority: int, length: int) -> bytes:
+    """The properties after the headers, up to the bytes of the correlation id."""
+    return bytes((_PERSISTENT, priority, length))
 
 
 def _family(task: Task) -> bytes:
@@ -339,7 +380,8 @@ def _utc(moment: datetime, field: str) -> datetime:
         raise InvalidTask("is out of range in UTC", field=field) from None
 
 
-def _too_large(kwargs: dict[str, Any], size: int, limit: int) -> TaskTooLarge:
+def _too_large(body: bytes, size: int, limit: int) -> TaskTooLarge:
+    kwargs: dict[str, Any] = from_json(body)[1]
     largest = max(kwargs, key=lambda name: len(to_json(kwargs[name])), default=None)
     return TaskTooLarge(
         f"the message has {size} bytes and ML_MAX_MESSAGE_BYTES allows {limit}; send a reference to the content, "

@@ -15,12 +15,13 @@ body it cannot decode, with or without a dead letter exchange.
 from __future__ import annotations
 
 from math import isfinite
-from typing import TYPE_CHECKING, Final
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Final
 
 from mlproducer.errors import InvalidTask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 MAX_DEPTH: Final = 64
 """Levels of objects and arrays, the payload itself being the first."""
@@ -32,9 +33,19 @@ is 128 KiB: half of it, so that no default broker refuses what we accepted."""
 
 HALF_A_PAIR: Final = "half of a surrogate pair, which has no UTF-8 form; was the text cut in two?"
 
-_KOMBU_TYPE: Final = {"__type__", "__value__"}
+KOMBU_TYPE: Final = {"__type__", "__value__"}
 _SHOWN_KEY: Final = 40
 _SHOWN_LEVELS: Final = 8
+
+_FINE: Final[dict[type, Callable[[Any], bool]]] = {
+    str: str.isascii,
+    int: range(MIN_INT, MAX_INT + 1).__contains__,
+    float: isfinite,
+    bool: frozenset((False, True)).__contains__,
+    NoneType: frozenset((None,)).__contains__,
+}
+"""The common leaves and what shows at once that they are fine: most of a payload passes here, without a call of Python
+and without a path. What does not show it, such as a text that is not ASCII, is looked at by `_check`."""
 
 _Path = tuple["_Path | None", object]
 
@@ -71,10 +82,11 @@ def _check(value: object, path: _Path, depth: int) -> None:
         case dict():
             _check_object(value, path, depth)
         case list() | tuple():
-            _check_depth(path, depth)
+            if depth > MAX_DEPTH:
+                raise _too_deep(path)
             for index, item in enumerate(value):
-                # The common leaf is taken here, without a call and without a path.
-                if type(item) is not str or not item.isascii():
+                fine = _FINE.get(type(item))
+                if fine is None or not fine(item):
                     _check(item, (path, index), depth + 1)
         case _:
             problem = _leaf_problem(value)
@@ -97,25 +109,31 @@ def _leaf_problem(value: object) -> str | None:
 
 
 def _check_object(value: dict[object, object], path: _Path, depth: int) -> None:
-    _check_depth(path, depth)
-    if len(value) == len(_KOMBU_TYPE) and value.keys() == _KOMBU_TYPE:
+    if depth > MAX_DEPTH:
+        raise _too_deep(path)
+    if "__type__" in value and value.keys() == KOMBU_TYPE:
         raise _refuse(
             path,
             "an object of exactly `__type__` and `__value__` would be decoded as a Python type by the worker; "
             "rename a key",
         )
     for key, item in value.items():
-        if not isinstance(key, str):
-            raise _refuse((path, key), "a key must be a string")
-        if not key.isascii() and not _encodable(key):
-            raise _refuse((path, key), HALF_A_PAIR)
-        if type(item) is not str or not item.isascii():
+        if type(key) is not str or not key.isascii():
+            _check_key(key, path)
+        fine = _FINE.get(type(item))
+        if fine is None or not fine(item):
             _check(item, (path, key), depth + 1)
 
 
-def _check_depth(path: _Path, depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise _refuse(path, f"nested deeper than {MAX_DEPTH} levels")
+def _check_key(key: object, path: _Path) -> None:
+    if not isinstance(key, str):
+        raise _refuse((path, key), "a key must be a string")
+    if not _encodable(key):
+        raise _refuse((path, key), HALF_A_PAIR)
+
+
+def _too_deep(path: _Path) -> InvalidTask:
+    return _refuse(path, f"nested deeper than {MAX_DEPTH} levels")
 
 
 def _encodable(text: str) -> bool:

@@ -1,0 +1,140 @@
+"""Claims in SQL, over SQLAlchemy Core: one table, `mlproducer_once`, made when it is first needed.
+
+A row whose `until` is past counts as none at all: it is the lease of a run, or the end of the memory of a done task.
+PostgreSQL's own clock decides, so that workers' clocks may differ; SQLite's file is on one machine.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from mlproducer.errors import OnceUnavailable, SettingsError
+from mlproducer.worker.claims import Claim, Found
+
+try:
+    import sqlalchemy as sa
+    from sqlalchemy.dialects import postgresql, sqlite
+except ImportError as error:
+    raise SettingsError("ML_ONCE_URL: SQL needs `pip install sqlalchemy`, and psycopg for PostgreSQL") from error
+
+CLEAN_SHARE: Final = 1 / 64
+"""Of the finished tasks, how many remove rows whose time is past: rarely, so that it costs nothing."""
+CLEAN_ROWS: Final = 500
+"""At a time: more than 64, so that the table shrinks again."""
+_BUSY_SECONDS: Final = 10
+
+TABLE: Final = sa.Table(
+    "mlproducer_once",
+    sa.MetaData(),
+    sa.Column("task_id", sa.String(255), primary_key=True),
+    sa.Column("token", sa.String(64), nullable=False),
+    sa.Column("turn", sa.Integer, nullable=False),
+    sa.Column("done", sa.Boolean, nullable=False),
+    sa.Column("until", sa.Float(53), nullable=False, index=True),
+)
+_SERVER_NOW: Final = sa.literal_column("extract(epoch from clock_timestamp())::float8", sa.Float(53))
+
+
+class SqlClaims:
+    """A `ClaimStore`. Raises: SettingsError, if `url` is wrong or its driver is not installed."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = _engine(url)
+        self._sqlite = self._engine.dialect.name == "sqlite"
+        self._insert: Any = sqlite.insert if self._sqlite else postgresql.insert
+        self._ready = False
+
+    def claim(self, claim: Claim, lease: float) -> Found | None:
+        while True:
+            with self._explained(), self._engine.begin() as connection:
+                now = self._now()
+                taken: dict[str, Any] = {"token": claim.token, "turn": claim.turn, "done": False, "until": now + lease}
+                free = sa.or_(TABLE.c.until <= now, TABLE.c.token == claim.token)
+                statement = self._insert(TABLE).values(task_id=claim.task_id, **taken)
+                statement = statement.on_conflict_do_update(index_elements=["task_id"], set_=taken, where=free)
+                # SQLAlchemy counts the rows of an INSERT only if asked to.
+                if connection.execute(statement.execution_options(preserve_rowcount=True)).rowcount:
+                    return None
+                row = connection.execute(
+                    sa.select(TABLE.c.done, TABLE.c.turn).where(TABLE.c.task_id == claim.task_id, TABLE.c.until > now)
+                ).first()
+            if row is not None:
+                return Found(done=row.done, turn=row.turn)
+            # It was released between the two statements: it may be ours now.
+
+    def renew(self, claim: Claim, lease: float) -> bool:
+        with self._explained(), self._engine.begin() as connection:
+            statement = sa.update(TABLE).where(*_ours(claim)).values(until=self._now() + lease)
+            return bool(connection.execute(statement).rowcount)
+
+    def release(self, claim: Claim) -> None:
+        with self._explained(), self._engine.begin() as connection:
+            connection.execute(sa.delete(TABLE).where(*_ours(claim)))
+
+    def finish(self, claim: Claim, ttl: float) -> None:
+        with self._explained(), self._engine.begin() as connection:
+            now = self._now()
+            done: dict[str, Any] = {"token": claim.token, "turn": claim.turn, "done": True, "until": now + ttl}
+            statement = self._insert(TABLE).values(task_id=claim.task_id, **done)
+            connection.execute(statement.on_conflict_do_update(index_elements=["task_id"], set_=done))
+            if random.random() < CLEAN_SHARE:
+                past = sa.select(TABLE.c.task_id).where(TABLE.c.until <= now).limit(CLEAN_ROWS)
+                if not self._sqlite:
+                    past = past.with_for_update(skip_locked=True)  # another worker cleans too
+                connection.execute(sa.delete(TABLE).where(TABLE.c.task_id.in_(past)))
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _now(self) -> Any:  # noqa: ANN401  # a number, or PostgreSQL's expression for it
+        return time.time() if self._sqlite else _SERVER_NOW
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            if not self._ready:
+                self._create()
+                self._ready = True
+            yield
+        except sa.exc.SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            said = str(cause).strip().partition("\n")[0]
+            raise OnceUnavailable(
+                f"the database does not say which tasks were done ({type(cause).__name__}: {said}): see ML_ONCE_URL"
+            ) from error
+
+    def _create(self) -> None:
+        """Two workers that start at once both find no table, and one of them fails to make it."""
+        try:
+            TABLE.metadata.create_all(self._engine)
+        except sa.exc.DBAPIError:
+            if not sa.inspect(self._engine).has_table(TABLE.name):
+                raise
+
+
+def _ours(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+    return TABLE.c.task_id == claim.task_id, TABLE.c.token == claim.token, TABLE.c.done.is_(False)
+
+
+def _engine(url: str) -> sa.Engine:
+    try:
+        parsed = sa.make_url(url)
+        if parsed.drivername in {"postgres", "postgresql"}:
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        if parsed.get_backend_name() == "sqlite":
+            return sa.create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS})
+        # libpq's own names; a server that is not there any more must not hold a worker for minutes.
+        waits = {"connect_timeout": _BUSY_SECONDS, "tcp_user_timeout": _BUSY_SECONDS * 1000}
+        libpq = parsed.get_driver_name().startswith("psycopg")
+        return sa.create_engine(
+            parsed, pool_pre_ping=True, pool_size=1, max_overflow=4, connect_args=waits if libpq else {}
+        )
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
+        raise SettingsError(
+            f"ML_ONCE_URL: cannot be used ({type(error).__name__}): is it like postgresql://user@host/name, and is its "
+            "driver (psycopg) installed?"
+        ) from None
