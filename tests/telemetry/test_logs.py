@@ -152,6 +152,43 @@ def test_a_level_hides_what_is_below_it() -> None:
     ]
 
 
+def test_a_level_that_changes_at_run_time_counts_from_the_next_event_on() -> None:
+    lines = Lines("info")
+    for level, expected in (("DEBUG", 2), ("INFO", 2), ("DEBUG", 4)):
+        logging.getLogger("mlproducer").setLevel(level)
+        told = lines.of(
+            TaskConfirmed("t-1", "embed_vectors", 0.004),
+            AttemptSettled("t-1", "embed_vectors", Nacked(), 0.02, 10),
+        )
+        assert len(told) == expected
+
+
+def test_logging_disabled_altogether_hides_debug_lines() -> None:
+    lines = Lines("debug")
+    logging.disable(logging.CRITICAL)
+    try:
+        assert lines.of(TaskConfirmed("t-1", "embed_vectors", 0.004)) == []
+    finally:
+        logging.disable(logging.NOTSET)
+    assert len(lines.of(TaskConfirmed("t-1", "embed_vectors", 0.004))) == 1
+
+
+def test_the_handler_of_an_event_does_what_a_call_with_it_does() -> None:
+    events: list[Event] = [event for event, *_ in TASK_LINES]
+    events += [event for event, _ in OTHER_LINES]
+    events += [AttemptSettled("t-1", "embed_vectors", outcome, 0.02, 10) for outcome, *_ in OUTCOMES]
+    called = [without_time(line) for line in Lines().of(*events)]
+    lines = Lines()
+    assert set(lines.tell.handlers) == set(get_args(Event)) - SILENT
+    for event in events:
+        lines.tell.handlers[type(event)](event)
+    assert [without_time(line) for line in lines.of()] == called
+
+
+def without_time(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key != "timestamp"}
+
+
 def test_a_password_in_an_error_never_reaches_a_line() -> None:
     text = "refused: amqp://ml:hunter22@localhost:5672/ password=hunter22"
     (line,) = Lines().of(ConnectionFailed(ErrorType.AUTH, "localhost:5672", text))
@@ -216,6 +253,15 @@ def test_a_logger_of_ones_own_can_be_given(caplog: pytest.LogCaptureFixture) -> 
     with caplog.at_level(logging.INFO, "my.app"):
         LogListener(event_logger("my.app"))(TasksReplayed(2))
     assert [(r.name, r.getMessage()) for r in caplog.records] == [("my.app", "dead letters replayed count=2")]
+
+
+def test_a_logger_of_ones_own_has_its_own_level(caplog: pytest.LogCaptureFixture) -> None:
+    tell = LogListener(event_logger("my.app"))
+    with caplog.at_level(logging.DEBUG, "mlproducer"), caplog.at_level(logging.INFO, "my.app"):
+        tell(TaskConfirmed("t-1", "embed_vectors", 0.004))
+    with caplog.at_level(logging.DEBUG, "my.app"):
+        tell(TaskConfirmed("t-2", "embed_vectors", 0.004))
+    assert [r.getMessage().split()[2] for r in caplog.records] == ["task_id=t-2"]
 
 
 def test_a_library_user_who_configures_nothing_sees_nothing() -> None:

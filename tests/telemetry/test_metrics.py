@@ -50,6 +50,7 @@ from mlproducer.telemetry.metrics import Metrics
 
 TYPES = ("summarize_llm", "embed_vectors")
 QUEUES = ("ml.summarize", "ml.embed")
+UPTIME = "ml_producer_uptime_seconds"
 NOW = 1_700_000_000.0
 
 
@@ -311,6 +312,31 @@ def test_uptime_runs_on_the_given_clock() -> None:
     time[0] = 142.5
     assert value(metrics, "uptime_seconds") == 42.5
     assert metrics.json()["uptime_seconds"] == 42.5
+
+
+def test_the_handler_of_an_event_does_what_a_call_with_it_does(metrics: Metrics) -> None:
+    assert set(metrics.handlers) == set(get_args(Event))
+    for kind, event in EXAMPLES.items():
+        metrics.handlers[kind](event)
+    called = Metrics(TYPES, QUEUES, now=lambda: NOW)
+    for event in EXAMPLES.values():
+        called(event)
+    assert counted(metrics) == counted(called)
+
+
+def counted(metrics: Metrics) -> dict[tuple[str, ...], float]:
+    """Every value but those that move with the clock."""
+    samples = (s for family in metrics.registry.collect() for s in family.samples if family.name != UPTIME)
+    return {
+        (s.name, *s.labels.values()): s.value
+        for s in samples
+        if not s.name.startswith("process_") and not s.name.endswith("_created")
+    }
+
+
+def test_the_handlers_cannot_be_replaced(metrics: Metrics) -> None:
+    with pytest.raises(TypeError):
+        metrics.handlers[TaskAccepted] = print  # type: ignore[index]  # what the type says, the object keeps
 
 
 def test_the_events_of_this_test_are_all_that_there_are() -> None:

@@ -32,7 +32,9 @@ REFUSED_REASONS: Final = (
     errors.TaskTooLarge.__name__,
     errors.SpoolFull.__name__,
     errors.SpoolUnavailable.__name__,
+    errors.BlobStoreUnavailable.__name__,
     errors.TaskConflict.__name__,
     errors.NotAccepting.__name__,
+    errors.NotInTime.__name__,
     OTHER,
 )

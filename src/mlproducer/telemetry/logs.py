@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import structlog
@@ -44,20 +45,32 @@ from mlproducer.events import (
 )
 from mlproducer.outcome import Confirmed, Nacked, NotSent, Returned, Unsure
 from mlproducer.telemetry.labels import STATUS_OF
-from mlproducer.telemetry.logger import configure_logging, event_logger
+from mlproducer.telemetry.logger import LOGGER, configure_logging, event_logger
 
 __all__ = ["LogListener", "configure_logging"]
+
+DEBUG: Final = logging.DEBUG
+INFO: Final = logging.INFO
 
 SILENT: Final[frozenset[type[Event]]] = frozenset({TaskAccepted, SpoolMeasured, FlightMeasured, QueueMeasured})
 """An accepted task is also confirmed or spooled, which is the better line; measurements are metrics."""
 
 
 class LogListener:
-    """Called with each event. A confirmed task costs one level check unless debug lines are wanted."""
+    """Called with each event. A confirmed task costs one level check unless debug lines are wanted.
+
+    `handlers` has what each type of event leads to, for who tells many events and would rather look that up once;
+    what makes no line is not in it.
+    """
 
     def __init__(self, logger: structlog.stdlib.BoundLogger | None = None) -> None:
         self._log = event_logger() if logger is None else logger
-        self._handlers: dict[type[Event], Callable[[Any], None]] = {
+        # The standard library's own check, which remembers its answer until somebody sets a level anywhere.
+        self._enabled = logging.getLogger(LOGGER).isEnabledFor if logger is None else logger.isEnabledFor
+        self.handlers: Final[Mapping[type[Event], Callable[[Any], None]]] = MappingProxyType(self._all())
+
+    def _all(self) -> dict[type[Event], Callable[[Any], None]]:
+        return {
             AttemptSettled: self._settled,
             TaskConfirmed: self._confirmed,
             TaskSpooled: self._spooled,
@@ -78,12 +91,12 @@ class LogListener:
         }
 
     def __call__(self, event: Event) -> None:
-        handler = self._handlers.get(type(event))
+        handler = self.handlers.get(type(event))
         if handler is not None:
             handler(event)
 
     def _settled(self, event: AttemptSettled) -> None:
-        if type(event.outcome) is Confirmed or not self._log.isEnabledFor(logging.DEBUG):
+        if type(event.outcome) is Confirmed or not self._enabled(DEBUG):
             return
         self._log.debug(
             "attempt did not succeed",
@@ -95,7 +108,7 @@ class LogListener:
         )
 
     def _confirmed(self, event: TaskConfirmed) -> None:
-        if self._log.isEnabledFor(logging.DEBUG):
+        if self._enabled(DEBUG):
             self._log.debug(
                 "task confirmed",
                 task_id=event.task_id,
@@ -104,10 +117,11 @@ class LogListener:
             )
 
     def _spooled(self, event: TaskSpooled) -> None:
-        self._log.info("task spooled", task_id=event.task_id, task_type=event.task_type, cause=event.cause)
+        if self._enabled(INFO):
+            self._log.info("task spooled", task_id=event.task_id, task_type=event.task_type, cause=event.cause)
 
     def _retried(self, event: TaskRetried) -> None:
-        if self._log.isEnabledFor(logging.DEBUG):
+        if self._enabled(DEBUG):
             self._log.debug("task retried", task_id=event.task_id, task_type=event.task_type, attempt=event.attempt)
 
     def _dead_lettered(self, event: TaskDeadLettered) -> None:
@@ -156,7 +170,7 @@ class LogListener:
     def _health(self, event: HealthChecked) -> None:
         if not event.ok:
             self._log.warning("health check failed", seconds=round(event.duration, 3), text=event.text)
-        elif self._log.isEnabledFor(logging.DEBUG):
+        elif self._enabled(DEBUG):
             self._log.debug("health check passed", seconds=round(event.duration, 3))
 
     def _topology(self, event: TopologyDiffers) -> None:

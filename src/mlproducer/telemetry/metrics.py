@@ -6,8 +6,9 @@ Every series exists from the start at 0, so that rates and alerts work before th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -36,8 +37,9 @@ from mlproducer.events import (
     TasksReplayed,
     TopologyDiffers,
 )
+from mlproducer.telemetry.collector import TaskCollector
 from mlproducer.telemetry.link import LinkMetrics, StoreMetrics
-from mlproducer.telemetry.tasks import TaskMetrics
+from mlproducer.telemetry.tasks import RareTaskMetrics, TaskCounts
 from mlproducer.telemetry.view import as_document
 
 _Handler = Callable[[Any], None]
@@ -45,7 +47,9 @@ _Handler = Callable[[Any], None]
 
 
 class Metrics:
-    """Call it with events; read it with `prometheus()` and `json()`, from any thread.
+    """Call it with events, from one thread; read it with `prometheus()` and `json()`, from any.
+
+    `handlers` has what each type of event leads to, for who tells many events and would rather look that up once.
 
     `registry` is an own one by default, never prometheus-client's global one: two producers in one process would
     clash there. `now` gives Unix seconds, `monotonic` seconds that never go back.
@@ -66,13 +70,15 @@ class Metrics:
         uptime = Gauge("ml_producer_uptime_seconds", "Since this producer was made.", registry=self.registry)
         uptime.set_function(lambda: monotonic() - started)
         ProcessCollector(registry=self.registry)
-        tasks = TaskMetrics(task_types, self.registry, now)
-        self._handlers = _handlers(tasks, LinkMetrics(self.registry), StoreMetrics(queues, self.registry))
+        counts, rare = TaskCounts(task_types, now), RareTaskMetrics(task_types, self.registry)
+        self.registry.register(TaskCollector(counts, rare.created))
+        link, store = LinkMetrics(self.registry), StoreMetrics(queues, self.registry)
+        self.handlers: Final[Mapping[type[Event], _Handler]] = MappingProxyType(_handlers(counts, rare, link, store))
 
     def __call__(self, event: Event) -> None:
-        # A dictionary, not a `match`: this runs several times a task, and a `match` over 21 classes tries them in
+        # A dictionary, not a `match`: this may run several times a task, and a `match` over 21 classes tries them in
         # turn. That every event has its handler is what a test checks in place of `assert_never`.
-        self._handlers[type(event)](event)
+        self.handlers[type(event)](event)
 
     def prometheus(self, accept: str | None = None) -> tuple[bytes, str]:
         """The exposition and its content type: OpenMetrics if the `Accept` header asks for it, else plain text."""
@@ -87,16 +93,18 @@ class Metrics:
         return as_document(self.registry.collect(), self._now())
 
 
-def _handlers(tasks: TaskMetrics, link: LinkMetrics, store: StoreMetrics) -> dict[type[Event], _Handler]:
+def _handlers(
+    counts: TaskCounts, rare: RareTaskMetrics, link: LinkMetrics, store: StoreMetrics
+) -> dict[type[Event], _Handler]:
     return {
-        TaskAccepted: tasks.accepted,
-        AttemptSettled: tasks.settled,
-        TaskConfirmed: tasks.confirmed,
-        TaskSpooled: tasks.spooled,
-        TaskRetried: tasks.retried,
-        TaskDeadLettered: tasks.dead_lettered,
-        TaskRefused: tasks.refused,
-        TasksReplayed: tasks.replayed,
+        TaskAccepted: counts.accepted,
+        AttemptSettled: counts.settled,
+        TaskConfirmed: counts.confirmed,
+        TaskSpooled: counts.spooled,
+        TaskRetried: counts.retried,
+        TaskDeadLettered: rare.dead_lettered,
+        TaskRefused: rare.refused,
+        TasksReplayed: rare.replayed,
         ConnectionChanged: link.connection,
         ConnectionFailed: link.connection_failed,
         ReconnectScheduled: link.reconnect,
