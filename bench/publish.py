@@ -2,10 +2,13 @@
 
     .venv/bin/python bench/publish.py [--messages 20000] [--rounds 3] [--json]
 
-A private RabbitMQ; 1 KiB of text a task; a durable quorum queue; mandatory and persistent; confirms on. Four ways take
-turns, so that a machine that changes its speed changes it for all of them:
+A private RabbitMQ; 1 KiB of text a task; a durable quorum queue; mandatory and persistent; confirms on. The ways take
+turns, so that a machine that changes its speed changes it for all of them. All send the same message, one that a Celery
+worker runs: the same body, headers and properties.
 
 - `aio-pika`: the usual asyncio client, publisher confirms, 1,000 publishes at a time, a prepared body;
+- `aio-pika, bare`: the same with two headers instead of Celery's twenty, which no client of ours may leave out: what a
+  program saves that sends something else than tasks;
 - `publish`: this library, 1,000 concurrent `publish` calls, each from a `Task` to its `Receipt`;
 - `publish_many`: this library, one stream with a window of 1,000;
 - `ceiling`: prepared frames over a blocking socket, acks counted, the same window: what the broker can take.
@@ -23,7 +26,10 @@ import struct
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import aio_pika
@@ -32,6 +38,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mlproducer import Producer, Receipt, Settings, Task
+from mlproducer.envelope.encode import Encoder, describe
+from mlproducer.envelope.types import TaskTypes
 from mlproducer.testing.rabbitmq import PrivateRabbit
 
 WINDOW = 1_000
@@ -43,21 +51,39 @@ def task(n: int) -> Task:
     return Task(task_type="embed_vectors", payload={"share_id": str(n), "content": TEXT})
 
 
-async def with_aio_pika(url: str, count: int) -> float:
+@dataclass(frozen=True)
+class Message:
+    """What every way sends."""
+
+    body: bytes
+    headers: dict[str, Any]
+
+
+def message() -> Message:
+    envelope = Encoder(TaskTypes.builtin(), "mlproducer@bench", 1 << 20).encode(task(1))
+    return Message(envelope.body, describe(envelope)["headers"])
+
+
+async def with_aio_pika(url: str, count: int, *, bare: bool = False) -> float:
+    sent = message()
+    bare_headers = {"task": sent.headers["task"], "id": sent.headers["id"]}
     connection = await aio_pika.connect(url)
     async with connection:
         channel = await connection.channel(publisher_confirms=True)
         exchange = await channel.get_exchange("ml.tasks")
-        body = json.dumps([[], {"share_id": "1", "content": TEXT}, {}]).encode()
         window = asyncio.Semaphore(WINDOW)
 
         async def one(n: int) -> None:
             message = aio_pika.Message(
-                body,
+                sent.body,
                 content_type="application/json",
-                headers={"task": "vector_service.tasks.generate_embeddings", "id": str(n)},
+                content_encoding="utf-8",
+                headers=bare_headers if bare else {**sent.headers, "id": str(n), "root_id": str(n)},
                 delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+                priority=0,
+                correlation_id=str(n),
                 message_id=str(n),
+                timestamp=int(time.time()),
             )
             async with window:
                 await exchange.publish(message, routing_key=QUEUE, mandatory=True)
@@ -132,8 +158,18 @@ class RawPublisher:
         self._socket.close()
 
     def _prepared(self) -> bytes:
-        body = json.dumps([[], {"share_id": "1", "content": TEXT}, {}]).encode()
-        properties = commands.Basic.Properties(content_type="application/json", delivery_mode=2, headers={"id": "1"})
+        sent = message()
+        body = sent.body
+        properties = commands.Basic.Properties(
+            content_type="application/json",
+            content_encoding="utf-8",
+            headers=sent.headers,
+            delivery_mode=2,
+            priority=0,
+            correlation_id=sent.headers["id"],
+            message_id="1",
+            timestamp=datetime.now(UTC),
+        )
         publish = commands.Basic.Publish(exchange="ml.tasks", routing_key=QUEUE, mandatory=True)
         content = header.ContentHeader(0, len(body), properties)
         return (
@@ -196,6 +232,7 @@ async def measure(url: str, folder: Path, count: int, rounds: int) -> dict[str, 
     settings = Settings.load(rabbitmq_url=url, ml_data_dir=folder, ml_log_level="error")
     ways: dict[str, Callable[[], Awaitable[float]]] = {
         "aio-pika": lambda: with_aio_pika(url, count),
+        "aio-pika, bare": lambda: with_aio_pika(url, count, bare=True),
         "publish": lambda: with_publish(settings, count),
         "publish_many": lambda: with_publish_many(settings, count),
         "ceiling": lambda: ceiling(url, count),
@@ -209,7 +246,7 @@ async def measure(url: str, folder: Path, count: int, rounds: int) -> dict[str, 
         for name, way in ways.items():
             seconds = await way()
             rates[name].append(count / seconds)
-            console.print(f"round {n + 1} of {rounds}: {name:13} {count / seconds:8,.0f} messages/s")
+            console.print(f"round {n + 1} of {rounds}: {name:14} {count / seconds:8,.0f} messages/s")
             await purge(url)
     return rates
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
+from mlproducer.core.replay import Chosen
 from mlproducer.delivery.drain import Drain
+from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
-from mlproducer.delivery.health import Gauges, HealthCheck
+from mlproducer.delivery.health import HealthCheck
 from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.operations import Operations
 from mlproducer.delivery.pipeline import Pipeline, publish_one
+from mlproducer.delivery.replay import Step
 from mlproducer.delivery.stream import Refusal, Stream
 from mlproducer.envelope.encode import parse_task
-from mlproducer.ports import DeadFilter, DeadLetter, Spool, SpoolRow
+from mlproducer.ports import Audit, DeadEntry, DeadFilter, DeadLetter, Spool, SpoolRow, WaitingEntry
 from mlproducer.status import CheckStatus, Health, Status
 from mlproducer.task import Receipt, Task
+
+BEGIN_AGAIN: Final = 1.0
+"""Seconds before a loop that failed begins again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +50,7 @@ class Engine:
         self._parts = parts
         self._operations = parts.operations
         self._loops: list[asyncio.Task[None]] = []
+        self._started = False
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -54,15 +62,22 @@ class Engine:
     async def start(self) -> None:
         """Open the spool and begin to connect. Does not wait for the broker: until it answers, tasks are spooled.
 
-        Raises: SpoolUnavailable, if the spool cannot be opened: without it nothing could be promised.
+        Raises: SpoolUnavailable, if the spool cannot be opened: without it nothing could be promised; RuntimeError, if
+            it was started before.
         """
+        if self._started:
+            raise RuntimeError("a producer is started once: make another one")
         parts = self._parts
         await parts.spool.open()
-        await parts.gauges.measure()
-        parts.pipeline.accepting = True
+        try:
+            await parts.gauges.measure()
+        except BaseException:
+            await parts.spool.close()  # cancelled: nobody will stop what did not start
+            raise
+        self._started = parts.pipeline.accepting = True
         parts.link.start()
         loop = asyncio.get_running_loop()
-        self._loops = [loop.create_task(part.run()) for part in (parts.drain, parts.health, parts.gauges)]
+        self._loops = [loop.create_task(_kept(part.run)) for part in (parts.drain, parts.health, parts.gauges)]
 
     async def stop(self) -> None:
         """Accept nothing more, give what is in flight its time, spool the rest, close everything.
@@ -73,7 +88,7 @@ class Engine:
         parts = self._parts
         if not self._loops:
             return
-        parts.pipeline.accepting = False
+        parts.pipeline.close()
         parts.drain.stop()
         await self._idle(parts.shutdown_timeout)
         await parts.link.stop()
@@ -84,6 +99,7 @@ class Engine:
         for job in loops:
             job.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
+        await parts.pipeline.stop()
         await parts.spool.close()
 
     async def connected(self, timeout: float) -> bool:  # noqa: ASYNC109  # one wait, no more
@@ -98,8 +114,12 @@ class Engine:
     async def publish(self, task: Task, *, timeout: float | None = None) -> Receipt:  # noqa: ASYNC109  # see publish_one
         """Accept one task and return its receipt: `confirmed` or `spooled`, and nothing else.
 
-        `timeout`, in seconds, shortens the direct attempt (5 s by default); when it is over, the task is spooled.
-        Cancelling the call leaves the task either unaccepted or, if its commit was under way, spooled whole.
+        `timeout`, in seconds (ML_ACCEPT_TIMEOUT by default), bounds everything: the direct attempt, which ends after
+        ML_CONFIRM_TIMEOUT in any case, and the commit to the spool if there was no confirm. Cancelling the call leaves
+        the task either unaccepted or, if its commit was under way, spooled whole.
+
+        A task id that the caller chose is remembered by the spool, across restarts and instances: the same id with the
+        same content gives the first receipt again (docs/adr/0007).
 
         Raises:
             InvalidTask: the task is wrong; `field` says where.
@@ -107,6 +127,7 @@ class Engine:
             SpoolFull, SpoolUnavailable: it could be neither confirmed nor spooled. If an attempt was made before,
                 its outcome is unknown: publish again with the same task id.
             TaskConflict: the id was used for other content.
+            NotInTime: the deadline came first; publish again with the same task id.
             NotAccepting: the producer is not started, or is stopping.
         """
         return await publish_one(self._parts.pipeline, task, timeout)
@@ -149,30 +170,70 @@ class Engine:
         return self._operations.health()
 
     async def receipt(self, task_id: str) -> Receipt:
-        """The latest known state of a task. Raises: NotFound."""
+        """The latest known state of a task. Raises: NotFound, SpoolUnavailable."""
         return await self._operations.receipt(task_id)
 
-    async def waiting(self, *, limit: int = 100, offset: int = 0) -> Sequence[SpoolRow]:
-        """Tasks in the retry queue, by when they are due."""
+    async def waiting(self, *, limit: int = 100, offset: int = 0) -> Sequence[WaitingEntry]:
+        """Tasks in the retry queue, by when they are due, without content."""
         return await self._operations.waiting(limit, offset)
+
+    async def waiting_task(self, task_id: str) -> SpoolRow:
+        """One task of the retry queue, with its content and its history. Raises: NotFound."""
+        return await self._operations.waiting_task(task_id)
 
     async def dead_letters(
         self, where: DeadFilter | None = None, *, limit: int = 100, offset: int = 0
-    ) -> Sequence[DeadLetter]:
-        """The dead letter queue, newest first."""
+    ) -> Sequence[DeadEntry]:
+        """The dead letter queue, newest first, without content."""
         return await self._operations.dead_letters(where or DeadFilter(), limit, offset)
 
     async def dead_letter(self, task_id: str) -> DeadLetter:
-        """One dead letter. Raises: NotFound."""
+        """One dead letter, with its content and its history. Raises: NotFound."""
         return await self._operations.dead_letter(task_id)
 
-    async def replay(self, task_ids: Sequence[str]) -> int:
-        """Dead letters back into the retry queue, with no attempts spent. Returns how many were found."""
-        return await self._operations.replay(task_ids)
+    async def plan(self, chosen: Chosen) -> int:
+        """How many dead letters a replay or purge of `chosen` would take now. Changes nothing."""
+        return await self._operations.plan(chosen)
 
-    async def purge(self, task_ids: Sequence[str]) -> int:
-        """Remove dead letters for good. Returns how many were found."""
-        return await self._operations.purge(task_ids)
+    async def replay(
+        self,
+        chosen: Chosen,
+        *,
+        by: str = "library",
+        rate: float | None = None,
+        limit: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Dead letters back into the retry queue, with no attempts spent. Returns how many were found.
+
+        `chosen` are task ids, or a `DeadFilter`: all that it lets through and that died before this call. `by` goes
+        into the audit. `rate` is in tasks per second; `limit` bounds how many are taken, newest first. `progress` is
+        called after each chunk with how many were looked at, and of how many. Cancelled, or ended by an error, it
+        leaves what was replayed replayed and the rest dead; `audits` tells which.
+
+        Raises: SpoolUnavailable; ValueError, for a wrong `by`, `rate` or `limit`.
+        """
+        done = 0
+        async with aclosing(self.replay_steps(chosen, by=by, rate=rate, limit=limit)) as steps:
+            async for step in steps:
+                done = step.done
+                if progress is not None:
+                    progress(step.taken, step.total)
+        return done
+
+    def replay_steps(
+        self, chosen: Chosen, *, by: str = "library", rate: float | None = None, limit: int | None = None
+    ) -> AsyncGenerator[Step, None]:
+        """`replay`, as it goes: one step before the first chunk, and one after each."""
+        return self._operations.replay(chosen, by, rate, limit)
+
+    async def purge(self, chosen: Chosen, *, by: str = "library", limit: int | None = None) -> int:
+        """Remove dead letters for good; else as `replay`. Returns how many were found."""
+        return await self._operations.purge(chosen, by, limit)
+
+    async def audits(self, *, limit: int = 100, offset: int = 0) -> Sequence[Audit]:
+        """Who replayed or purged what, newest first."""
+        return await self._operations.audits(limit, offset)
 
     def reconnect(self) -> None:
         """Close the link if there is one, and start a fresh cycle of attempts at once."""
@@ -188,6 +249,21 @@ class Engine:
         end = loop.time() + limit
         while self._parts.pipeline.under_way and loop.time() < end:  # noqa: ASYNC110  # see above
             await asyncio.sleep(0.02)
+
+
+async def _kept(run: Callable[[], Awaitable[None]]) -> None:
+    """A loop that goes on after an error nobody thought of, and says so: a drain that ended without a word would leave
+    tasks in the spool for as long as the process lives.
+    """
+    while True:
+        try:
+            await run()
+        except Exception as error:  # noqa: BLE001  # see above
+            said = {"message": "a loop of the producer failed, and begins again", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(said)
+            await asyncio.sleep(BEGIN_AGAIN)
+        else:
+            return
 
 
 def _task(task_type: str, given: dict[str, object], **payload: object) -> Task:

@@ -5,29 +5,37 @@ from __future__ import annotations
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlproducer.amqp.broker import AmqpBroker
 from mlproducer.amqp.config import AmqpConfig, Credentials
+from mlproducer.blobs import BlobStore, open_blobs
+from mlproducer.blobs.claim_check import ClaimCheck
 from mlproducer.core.admission import SpoolGate, Window
 from mlproducer.core.backoff import Backoff
 from mlproducer.core.breaker import Breaker
+from mlproducer.core.pacing import Pace
 from mlproducer.core.retry import RetryPolicy
 from mlproducer.core.supervisor import Supervisor
 from mlproducer.delivery.attempts import Attempts
-from mlproducer.delivery.drain import Drain
+from mlproducer.delivery.claims import Claims
+from mlproducer.delivery.copies import Copies
+from mlproducer.delivery.drain import Drain, DrainTimes
+from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
-from mlproducer.delivery.health import Gauges, HealthCheck
+from mlproducer.delivery.health import HealthCheck
+from mlproducer.delivery.intake import Intake
 from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.operations import LastConfirm, Operations
 from mlproducer.delivery.pipeline import Pipeline
 from mlproducer.delivery.receipts import ReceiptBook
+from mlproducer.delivery.verdicts import Verdicts
 from mlproducer.engine import Engine, Parts
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import TaskType, TaskTypes
 from mlproducer.errors import BrokerError
-from mlproducer.events import Event
+from mlproducer.events import ALL_EVENTS, Event
 from mlproducer.ports import Broker, Clock, Listener, Spool, SpoolRow, Verdict
 from mlproducer.settings import Settings
 from mlproducer.spool import open_spool
@@ -39,16 +47,11 @@ MakeBroker = Callable[[Callable[[BrokerError], None], Listener], Broker]
 
 
 class SystemClock:
-    """The machine's time and chance."""
+    """The machine's time and chance; the functions themselves, since they are asked several times a task."""
 
-    def monotonic(self) -> float:
-        return time.monotonic()
-
-    def now(self) -> float:
-        return time.time()
-
-    def random(self) -> float:
-        return random.random()
+    monotonic = staticmethod(time.monotonic)
+    now = staticmethod(time.time)
+    random = staticmethod(random.random)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,12 @@ def spool_for(settings: Settings, *, owner: bool = True) -> Spool:
     return open_spool(settings.spool_url, owner=owner)
 
 
+def blobs_for(settings: Settings) -> BlobStore | None:
+    """The store of large payloads; None if there is none. Raises: SettingsError."""
+    url = settings.ml_blob_url.get_secret_value()
+    return open_blobs(url, timeout=settings.ml_blob_timeout) if url else None
+
+
 def start_logging(settings: Settings) -> None:
     """Log lines on stderr, as the settings say. For our own programs; an application has its own handlers."""
     configure_logging(settings.ml_log_level, settings.ml_log_format)
@@ -120,45 +129,67 @@ def _assemble(  # one line a part; splitting it would hide the picture
     knot = _Knot()
     broker = _broker(settings, types, clock, tell, knot, credentials, overrides)
     spool = overrides.spool or spool_for(settings)
+    spool.watch(knot.added)
     breaker = Breaker(settings.ml_breaker_failures, settings.ml_breaker_cooldown)
     guard = Guard(breaker, clock, tell, knot.half_opened)
     window = Window(settings.ml_max_in_flight, settings.ml_max_in_flight_bytes)
     attempts = Attempts(broker, guard, clock, tell, window)
     reconnect = Backoff(settings.ml_reconnect_first, settings.ml_reconnect_cap, settings.ml_reconnect_jitter)
     supervisor = Supervisor(reconnect, settings.ml_reconnect_attempts)
-    link = LinkKeeper(broker, supervisor, guard, clock, tell, knot.wake)
+    link = LinkKeeper(broker, supervisor, guard, clock, tell, knot.connected)
     retry = Backoff(settings.ml_retry_first, settings.ml_retry_cap, settings.ml_retry_jitter)
     policy = RetryPolicy(settings.ml_retry_attempts, retry)
     health = HealthCheck(broker, link, clock, tell, settings.ml_health_interval)
     gauges = Gauges(broker, spool, link, guard, clock, tell)
     book = ReceiptBook(settings.ml_receipts_kept)
+    verdicts = Verdicts(policy, clock, settings.ml_receipt_retention)
+    copies = Copies(
+        broker,
+        guard,
+        clock,
+        queue=settings.ml_dlq_queue if settings.ml_dlq_publish else None,
+        exchange=settings.ml_exchange,
+        confirm_timeout=settings.ml_confirm_timeout,
+    )
+    pace = Pace(
+        batch=settings.ml_drain_batch,
+        most=max(1, int(settings.ml_max_in_flight * settings.ml_drain_share)),
+        rate=settings.ml_drain_rate,
+    )
     drain = Drain(
         spool=spool,
         broker=broker,
+        guard=guard,
         attempts=attempts,
-        policy=policy,
+        verdicts=verdicts,
+        copies=copies,
+        pace=pace,
         clock=clock,
         tell=tell,
         verdict_told=knot.record,
-        batch=settings.ml_drain_batch,
-        lease=settings.ml_drain_lease,
-        poll=settings.ml_drain_poll,
-        confirm_timeout=settings.ml_confirm_timeout,
+        times=DrainTimes(settings.ml_drain_lease, settings.ml_drain_poll, settings.ml_confirm_timeout),
     )
-    encoder = Encoder(types, f"mlproducer@{socket.gethostname()}", settings.ml_max_message_bytes)
+    gate = SpoolGate(
+        settings.ml_spool_max_tasks, settings.ml_spool_max_bytes, settings.ml_spool_max_age, settings.ml_spool_low_mark
+    )
+    claim_check = _claim_check(settings)
+    largest = settings.ml_max_message_bytes if claim_check is None else settings.ml_max_payload_bytes
+    encoder = Encoder(types, f"mlproducer@{socket.gethostname()}", largest)
     pipeline = Pipeline(
         encode=encoder.encode,
+        claim_check=claim_check,
         attempts=attempts,
         broker=broker,
-        spool=spool,
-        gate=SpoolGate(settings.ml_spool_max_tasks, settings.ml_spool_max_bytes),
-        gauges=gauges,
-        policy=policy,
+        verdicts=verdicts,
+        claims=Claims(spool, clock, tell, settings.ml_receipt_retention),
+        claim_all=settings.ml_receipts == "all",
+        intake=Intake(spool, gate, gauges, clock, waits=settings.ml_spool_overflow == "wait"),
         book=book,
         drain=drain,
         clock=clock,
         tell=tell,
         confirm_timeout=settings.ml_confirm_timeout,
+        accept_timeout=settings.ml_accept_timeout,
     )
     operations = Operations(
         broker=broker,
@@ -204,7 +235,10 @@ class _Knot:
         self._link.probe()
         self._drain.wake()
 
-    def wake(self) -> None:
+    def connected(self) -> None:
+        self._drain.connected()
+
+    def added(self) -> None:
         self._drain.wake()
 
     def record(self, row: SpoolRow, verdict: Verdict) -> None:
@@ -222,13 +256,35 @@ def _broker(
 ) -> Broker:
     if overrides.broker is not None:
         return overrides.broker(knot.lost, tell)
-    config = AmqpConfig.from_settings(settings, types.queues, credentials=credentials)
+    queues = (*types.queues, settings.ml_dlq_queue) if settings.ml_dlq_publish else types.queues
+    config = AmqpConfig.from_settings(settings, queues, credentials=credentials)
     return AmqpBroker(config, clock, tell, knot.lost)
 
 
+def _claim_check(settings: Settings) -> ClaimCheck | None:
+    store = blobs_for(settings)
+    if store is None:
+        return None
+    limit, timeout = settings.ml_max_message_bytes, settings.ml_blob_timeout
+    threshold = min(settings.ml_claim_check_bytes, limit)
+    return ClaimCheck(store, threshold=threshold, limit=limit, timeout=timeout)
+
+
 def _announcer(listeners: Sequence[Listener]) -> Listener:
+    """Tells each event to those who care. Ours say which they do (`handlers`): tens of thousands of tasks a second tell
+    three events each, and a listener that would only look the event up and let it go is not asked.
+    """
+    told: dict[type[Event], tuple[Listener, ...]] = {
+        kind: tuple(found for each in listeners if (found := _handler(each, kind)) is not None) for kind in ALL_EVENTS
+    }
+
     def tell(event: Event) -> None:
-        for listener in listeners:
-            listener(event)
+        for handle in told[type(event)]:
+            handle(event)
 
     return tell
+
+
+def _handler(listener: Listener, kind: type[Event]) -> Listener | None:
+    handlers: Mapping[type[Event], Listener] | None = getattr(listener, "handlers", None)
+    return listener if handlers is None else handlers.get(kind)

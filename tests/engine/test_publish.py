@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,8 @@ from mlproducer import (
 )
 from mlproducer.events import BreakerChanged, BreakerState, ConfirmsTimedOut, TaskDeadLettered, TaskRefused
 from mlproducer.outcome import Nacked, Outcome, Returned, Unsure, UnsureCause
+from mlproducer.ports import SpoolSize
+from mlproducer.spool.sql import SqliteSpool
 
 
 async def test_an_acked_task_is_confirmed_and_costs_the_spool_nothing() -> None:
@@ -291,3 +294,29 @@ async def test_the_four_named_calls_make_the_four_built_in_tasks() -> None:
         ]
         assert all(r.confirmed for r in receipts)
         assert sorted(b.broker.queues) == ["ml.embed", "ml.summarize", "ml.transcribe_local"]
+
+
+async def test_a_producer_starts_once_and_a_second_start_opens_nothing() -> None:
+    b = bench()
+    async with b.producer:
+        pass
+    with pytest.raises(RuntimeError, match="another"):
+        await b.producer.start()
+    with pytest.raises(NotAccepting):
+        await b.producer.publish(embed())
+
+
+class NeverMeasured(SqliteSpool):
+    async def measure(self) -> SpoolSize:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_start_that_is_cancelled_leaves_the_spool_to_others(tmp_path: Path) -> None:
+    b = bench(spool=NeverMeasured(tmp_path / "spool.db"))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await b.producer.start()
+    other = SqliteSpool(tmp_path / "spool.db")
+    await other.open()
+    await other.close()

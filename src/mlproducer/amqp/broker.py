@@ -90,6 +90,12 @@ class AmqpBroker:
             channel.publish(envelope, settle, deadline)
 
     @property
+    def obstacle(self) -> NotSentCause | None:
+        if self._publishing is None:
+            return NotSentCause.NOT_CONNECTED
+        return None if self._unblocked.is_set() else NotSentCause.BLOCKED
+
+    @property
     def paused(self) -> bool:
         return self._connection is not None and self._connection.paused
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
-from mlproducer.core.admission import Detour, Window, route
+from mlproducer.core.admission import Window, route
 from mlproducer.core.breaker import Admission
 from mlproducer.delivery.guard import Guard
 from mlproducer.events import AttemptSettled
-from mlproducer.outcome import NotSent, Outcome
+from mlproducer.outcome import Confirmed, NotSent, Outcome
 from mlproducer.ports import Broker, Clock, Listener, Settle
 from mlproducer.task import Envelope
 
@@ -19,36 +19,55 @@ class Attempts:
     def __init__(self, broker: Broker, guard: Guard, clock: Clock, tell: Listener, window: Window) -> None:
         self._broker = broker
         self._guard = guard
-        self._clock = clock
+        self._monotonic = clock.monotonic
         self._tell = tell
         self._window = window
+        # Counted here and not asked of the link: each attempt is settled exactly once, whatever became of its channel.
+        self._in_flight = 0
+        self._bytes = 0
 
     def start(self, envelope: Envelope, settle: Settle, *, deadline: float, alone: bool = False) -> None:
         """Promise `settle` exactly once; at once with `NotSent` where the attempt is not admitted."""
-        guard = self._guard
-        admission = guard.admit()
-        way = route(self._broker.view(), admission, size=envelope.size, window=self._window)
-        if isinstance(way, Detour):
-            guard.release(admission)
-            settle(NotSent(way.cause))
+        size = envelope.size
+        admission = Admission.PASS if self._guard.calm else self._guard.admit()
+        cause = route(
+            self._broker.obstacle,
+            admission,
+            in_flight=self._in_flight,
+            in_flight_bytes=self._bytes,
+            size=size,
+            window=self._window,
+        )
+        if cause is not None:
+            self._guard.release(admission)
+            settle(NotSent(cause))
             return
-        attempt = _Attempt(self, envelope, settle, admission, self._clock.monotonic())
+        self._in_flight += 1
+        self._bytes += size
+        attempt = _Attempt(self, envelope, size, settle, admission, self._monotonic())
         self._broker.publish(envelope, attempt, deadline=deadline, alone=alone)
+
+    def room(self) -> int:
+        """How many more tasks the window takes."""
+        return max(0, self._window.max_tasks - self._in_flight)
 
     def settled(self, attempt: _Attempt, outcome: Outcome) -> None:
         """The broker's answer: for the breaker, for the metrics, for who waits."""
-        self._guard.judge(outcome, attempt.admission)
-        envelope, duration = attempt.envelope, self._clock.monotonic() - attempt.started
-        self._tell(AttemptSettled(envelope.task_id, envelope.task_type, outcome, duration, envelope.size))
+        self._in_flight -= 1
+        self._bytes -= attempt.size
+        if type(outcome) is not Confirmed or not self._guard.calm:
+            self._guard.judge(outcome, attempt.admission)
+        envelope, duration = attempt.envelope, self._monotonic() - attempt.started
+        self._tell(AttemptSettled(envelope.task_id, envelope.task_type, outcome, duration, attempt.size))
         attempt.settle(outcome)
 
 
-@dataclass(slots=True)
-class _Attempt:
+class _Attempt(Struct, eq=False):
     """One attempt on the broker; it is its own settle callback, so that an attempt costs one object here."""
 
     attempts: Attempts
     envelope: Envelope
+    size: int
     settle: Settle
     admission: Admission
     started: float

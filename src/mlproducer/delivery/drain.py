@@ -1,24 +1,81 @@
 """The drain: publish what is due from the spool, batch by batch, while the link is up.
 
 Each batch is leased, published through the same window, breaker and ledger as new tasks, and its verdicts are
-committed in one group. The wait for the batch's confirms is what paces it. A crash between any two steps leaves
-the row leased; when the lease ends it is published again with the same task id: at least once, never lost.
+committed in one transaction. Up to `LANES` batches overlap, so that the store works on one while the broker works on
+another; `core.pacing` bounds how much that is. A crash between any two steps leaves the rows leased; when the lease
+ends they are published again with the same task ids: at least once, never lost.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import assert_never
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, assert_never
 
-from mlproducer.core.retry import Dead, RetryPolicy, Settled, Wait, decide
+from msgspec import Struct
+
+from mlproducer.core.pacing import Pace
 from mlproducer.delivery.attempts import Attempts
+from mlproducer.delivery.copies import Copies
+from mlproducer.delivery.guard import Guard
+from mlproducer.delivery.verdicts import NO_ATTEMPT, Verdicts
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.events import SpoolFailed, TaskConfirmed, TaskDeadLettered, TaskRetried
+from mlproducer.events import BreakerState, SpoolFailed, TaskConfirmed, TaskDeadLettered, TaskRetried
 from mlproducer.outcome import NotSent, NotSentCause, Outcome
-from mlproducer.ports import Again, Broker, Bury, Clock, Done, Lease, Listener, Spool, SpoolRow, Verdict
+from mlproducer.ports import Again, Broker, Bury, Clock, Done, Lease, Listener, Settlement, Spool, SpoolRow, Verdict
 
 Told = Callable[[SpoolRow, Verdict], None]
+
+LANES: Final = 3
+"""Batches under way at once: one being leased, one at the broker, one being settled."""
+NO_ROOM_WAIT: Final = 0.05
+"""Seconds until the next look when new tasks fill the window: nobody tells the drain when it has room again."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainTimes:
+    """In seconds: how long a lease lasts, how long an idle drain sleeps, how long a batch may wait for confirms."""
+
+    lease: float
+    poll: float
+    confirm: float
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Leases on their way, and the verdicts that are in."""
+
+    leases: Sequence[Lease]
+    until: float
+    """When the leases end, on the monotonic clock."""
+    done: asyncio.Future[None]
+    settlements: list[Settlement] = field(default_factory=list)
+    answered: bool = True
+    """The broker gave each its answer: none met an outage or a full window."""
+
+    def settled(self, lease: Lease, verdict: Verdict) -> None:
+        self.settlements.append((lease, verdict))
+        # `done` only if this drain was cancelled: the rows stay leased, and are published again after that.
+        if len(self.settlements) == len(self.leases) and not self.done.done():
+            self.done.set_result(None)
+
+
+class _Row(Struct, eq=False):
+    """One row of a batch; it is its own settle callback, so that a row costs one object here."""
+
+    batch: _Batch
+    lease: Lease
+    verdicts: Verdicts
+    tell: Listener
+
+    def __call__(self, outcome: Outcome) -> None:
+        row = self.lease.row
+        if isinstance(outcome, NotSent) and outcome.cause in NO_ATTEMPT:
+            self.batch.answered = False
+        else:
+            self.tell(TaskRetried(row.envelope.task_id, row.envelope.task_type, row.attempts + 1))
+        self.batch.settled(self.lease, self.verdicts.after(row, outcome))
 
 
 class Drain:
@@ -26,135 +83,197 @@ class Drain:
 
     def __init__(
         self,
+        *,
         spool: Spool,
         broker: Broker,
+        guard: Guard,
         attempts: Attempts,
-        policy: RetryPolicy,
+        verdicts: Verdicts,
+        copies: Copies,
+        pace: Pace,
         clock: Clock,
         tell: Listener,
         verdict_told: Told,
-        *,
-        batch: int,
-        lease: float,
-        poll: float,
-        confirm_timeout: float,
+        times: DrainTimes,
     ) -> None:
         self._spool = spool
         self._broker = broker
+        self._guard = guard
         self._attempts = attempts
-        self._policy = policy
+        self._verdicts = verdicts
+        self._copies = copies
+        self._pace = pace
         self._clock = clock
         self._tell = tell
         self._verdict_told = verdict_told
-        self._batch = batch
-        self._lease = lease
-        self._poll = poll
-        self._confirm_timeout = confirm_timeout
+        self._times = times
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._sweep_at = 0.0
 
     def wake(self) -> None:
-        """Something is due, or the link is up again."""
+        """Something may be due."""
+        self._wake.set()
+
+    def connected(self) -> None:
+        """The link is up again: begin, slowly."""
+        self._pace.restart()
         self._wake.set()
 
     def stop(self) -> None:
-        """Lease nothing more; `run` returns when the batch under way is settled."""
+        """Lease nothing more; `run` returns when the batches under way are settled."""
         self._stopping.set()
         self._wake.set()
 
     async def run(self) -> None:
-        while not self._stopping.is_set():
-            self._wake.clear()
-            try:
-                busy = await self._round()
-            except SpoolUnavailable as error:
-                self._tell(SpoolFailed(str(error)))
-                busy = False
-            if not busy:
-                await self._sleep()
-
-    async def _sleep(self) -> None:
-        # The poll finds rows that another process replayed, and rows whose time has come.
         try:
-            async with asyncio.timeout(self._poll):
+            while not self._stopping.is_set():
+                self._wake.clear()
+                try:
+                    more = await self._sweep()
+                    idle = await self._round()
+                    idle = 0.0 if more else idle
+                except SpoolUnavailable as error:
+                    self._tell(SpoolFailed(str(error)))
+                    idle = self._times.poll
+                if idle:
+                    await self._sleep(idle)
+            await asyncio.gather(*self._jobs)
+        finally:
+            for job in self._jobs:
+                job.cancel()
+            await asyncio.gather(*self._jobs, return_exceptions=True)
+
+    async def _sleep(self, seconds: float) -> None:
+        # The poll finds rows that another process put or replayed, and rows whose time has come.
+        try:
+            async with asyncio.timeout(min(seconds, self._times.poll)):
                 await self._wake.wait()
         except TimeoutError:
             pass
 
-    async def _round(self) -> bool:
-        """One batch. True if there may be more to do at once."""
-        link = self._broker.view()
-        if not link.connected or link.blocked:
-            return False
+    async def _round(self) -> float:
+        """Start one batch. Returns how long to sleep: 0 if there may be more to do at once."""
+        room, idle = self._room()
+        if not room:
+            return idle
         now = self._clock.now()
-        leases = await self._spool.lease(self._batch, now=now, until=now + self._lease)
+        until = self._clock.monotonic() + self._times.lease
+        leases = await self._spool.lease(room, now=now, until=now + self._times.lease)
+        if not leases:
+            return self._times.poll
+        await self._start(leases, until)
+        return 0.0
+
+    def _room(self) -> tuple[int, float]:
+        """How many rows may be leased now; if none, how long to sleep before the next look."""
+        poll = self._times.poll
+        if self._broker.obstacle is not None:
+            return 0, poll
+        match self._guard.state():
+            case BreakerState.OPEN:
+                return 0, poll
+            case BreakerState.HALF_OPEN:
+                return (0, poll) if self._jobs else (1, 0.0)  # one probe at a time
+            case BreakerState.CLOSED:
+                pass
+        now = self._clock.monotonic()
+        room = min(self._pace.take(now), self._attempts.room())
+        if not room:
+            return 0, self._pace.wait(now) or NO_ROOM_WAIT
+        return room, 0.0
+
+    async def _start(self, leases: Sequence[Lease], until: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._pace.started(len(leases))
+        job = loop.create_task(self._deliver(_Batch(leases, until, loop.create_future())))
+        self._jobs.add(job)
+        job.add_done_callback(self._ended)
+        if len(self._jobs) >= LANES:
+            await asyncio.wait(self._jobs, return_when=asyncio.FIRST_COMPLETED)
+
+    def _ended(self, job: asyncio.Task[None]) -> None:
+        self._jobs.discard(job)
+        self._wake.set()
+        if not job.cancelled() and (error := job.exception()) is not None:
+            asyncio.get_running_loop().call_exception_handler({"message": "a batch failed", "exception": error})
+
+    async def _deliver(self, batch: _Batch) -> None:
+        """Publish a batch and commit its verdicts."""
+        try:
+            await self._publish(batch)
+            await batch.done
+            await self._copies.publish(batch.settlements, batch.until)
+            await self._settle(batch)
+        finally:
+            self._pace.ended(len(batch.leases), well=batch.answered)
+        if not batch.answered:
+            # The rows are due at once; the reason why the broker was not asked is not gone at once.
+            await asyncio.sleep(min(NO_ROOM_WAIT, self._times.poll))
+
+    async def _publish(self, batch: _Batch) -> None:
+        deadline = self._clock.monotonic() + self._times.confirm
+        # Race: the store was slow, and gave us rows whose leases are nearly over. Before the broker answered another
+        # drain would publish them too, so they go back.
+        late = deadline > batch.until
+        for lease in batch.leases:
+            row = lease.row
+            verdict = self._verdicts.before(row)
+            if verdict is not None:
+                batch.settled(lease, verdict)
+                continue
+            settle = _Row(batch, lease, self._verdicts, self._tell)
+            if late or (self._broker.paused and not await self._broker.writable(deadline)):
+                settle(NotSent(NotSentCause.DEADLINE))
+            else:
+                self._attempts.start(row.envelope, settle, deadline=deadline, alone=row.alone)
+
+    async def _settle(self, batch: _Batch) -> None:
+        """Commit what the broker said. If the store is away, try until the leases end: then another publishes the rows
+        again, and until then each further try may spare their workers a duplicate.
+
+        Race: the store commits and dies before it answers. The next try finds the rows gone, so nobody is told that
+        they were confirmed; whoever asks for their receipts is.
+        """
+        while True:
+            try:
+                held = await self._spool.settle(batch.settlements)
+                break
+            except SpoolUnavailable as error:
+                self._tell(SpoolFailed(str(error)))
+                if self._clock.monotonic() + self._times.poll >= batch.until or self._stopping.is_set():
+                    return
+                await asyncio.sleep(self._times.poll)
+        for (lease, verdict), was_ours in zip(batch.settlements, held, strict=True):
+            if was_ours:
+                self._say(lease.row, verdict)
+                self._verdict_told(lease.row, verdict)
+
+    async def _sweep(self) -> bool:
+        """Bury what expired while it waited, link or no link; once a poll, or at once again if there may be more."""
+        now = self._clock.monotonic()
+        if now < self._sweep_at or not self._copies.ready():
+            return False
+        self._sweep_at = now + self._times.poll
+        wall = self._clock.now()
+        leases = await self._spool.lease(1_000, now=wall, until=wall + self._times.lease, expired=True)
         if not leases:
             return False
-        deadline = self._clock.monotonic() + self._confirm_timeout
-        # All of the batch must end before the next begins, even where one verdict could not be committed.
-        moved = await asyncio.gather(*(self._one(lease, deadline) for lease in leases), return_exceptions=True)
-        for result in moved:
-            if isinstance(result, BaseException):
-                raise result
-        return any(moved)
-
-    async def _one(self, lease: Lease, deadline: float) -> bool:
-        """Publish one row and commit its verdict. True unless an outage sent it back as it was."""
-        row = lease.row
-        verdict = self._verdict_before(row)
-        outcome: Outcome | None = None
-        if verdict is None:
-            self._tell(TaskRetried(row.envelope.task_id, row.envelope.task_type, row.attempts + 1))
-            outcome = await self._publish(row, deadline)
-            verdict = self._verdict_after(row, outcome)
-        if await self._spool.settle(lease, verdict):
-            self._say(row, verdict)
-            self._verdict_told(row, verdict)
-        return not isinstance(outcome, NotSent) or outcome.cause is NotSentCause.CHANNEL_REFUSED
-
-    async def _publish(self, row: SpoolRow, deadline: float) -> Outcome:
-        if self._broker.paused and not await self._broker.writable(deadline):
-            return NotSent(NotSentCause.DEADLINE)
-        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-
-        def settle(outcome: Outcome) -> None:
-            # False only if this drain was cancelled: the row stays leased, and is published again after the lease.
-            if not answer.done():
-                answer.set_result(outcome)
-
-        self._attempts.start(row.envelope, settle, deadline=deadline, alone=row.alone)
-        return await answer
-
-    def _verdict_before(self, row: SpoolRow) -> Verdict | None:
-        """What needs no attempt: expired tasks, and those whose attempts were all spent before they came here."""
-        now = self._clock.now()
-        expires_at = row.envelope.expires_at
-        if expires_at is not None and expires_at <= now:
-            return Bury(now, row.attempts, "expired", None, "the task expired before it could be published")
-        if row.attempts >= self._policy.max_attempts:
-            return Bury(now, row.attempts, row.cause, None, row.text)
-        return None
-
-    def _verdict_after(self, row: SpoolRow, outcome: Outcome) -> Verdict:
-        now = self._clock.now()
-        decision = decide(
-            outcome,
-            attempts=row.attempts,
-            policy=self._policy,
-            now=now,
-            rand=self._clock.random(),
-            expires_at=row.envelope.expires_at,
-        )
-        match decision:
-            case Settled():
-                return Done()
-            case Wait(due_at=due_at, attempts=attempts, cause=cause, text=text, alone=alone):
-                # Once alone, always alone: one refusal in company was enough to suspect the row.
-                return Again(due_at, attempts, cause, text, alone or row.alone)
-            case Dead(reason=reason, code=code, text=text, attempts=attempts):
-                return Bury(now, attempts, reason, code, text)
-            case _:
-                assert_never(decision)
+        batch = _Batch(leases, now + self._times.lease, asyncio.get_running_loop().create_future())
+        for lease in leases:
+            verdict = self._verdicts.before(lease.row)
+            if verdict is None:  # the wall clock was set back meanwhile
+                row = lease.row
+                batch.settled(lease, Again(row.due_at, row.attempts, row.cause, row.text, row.alone, row.history))
+            else:
+                batch.settled(lease, verdict)
+        await self._copies.publish(batch.settlements, batch.until)
+        await self._settle(batch)
+        if not all(isinstance(verdict, Bury) for _, verdict in batch.settlements):
+            return False  # what is put off would be found again at once
+        self._sweep_at = now
+        return True
 
     def _say(self, row: SpoolRow, verdict: Verdict) -> None:
         task_id, task_type = row.envelope.task_id, row.envelope.task_type

@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Final
 
+from mlproducer.core.replay import Chosen
 from mlproducer.core.supervisor import SupervisorState
 from mlproducer.delivery.drain import Drain
+from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
-from mlproducer.delivery.health import Gauges, HealthCheck
+from mlproducer.delivery.health import HealthCheck
 from mlproducer.delivery.link import LinkKeeper
+from mlproducer.delivery.lookup import dead_letter, receipt_of, waiting_task
 from mlproducer.delivery.pipeline import Pipeline
 from mlproducer.delivery.receipts import ReceiptBook
-from mlproducer.errors import NotFound
+from mlproducer.delivery.replay import Replayer, Step
+from mlproducer.errors import NotFound, SpoolUnavailable
 from mlproducer.events import BreakerState, Event, TaskConfirmed, TasksReplayed
-from mlproducer.ports import Broker, Clock, DeadFilter, DeadLetter, Listener, Spool, SpoolRow
+from mlproducer.ports import (
+    Audit,
+    Broker,
+    Clock,
+    DeadEntry,
+    DeadFilter,
+    DeadLetter,
+    Listener,
+    Spool,
+    SpoolRow,
+    WaitingEntry,
+)
 from mlproducer.status import Check, CheckStatus, Health, Status
 from mlproducer.task import Receipt, TaskState
 
+_SURE: Final = frozenset({TaskState.ACCEPTED, TaskState.IN_FLIGHT, TaskState.CONFIRMED})
+"""What this process knows of a task that nobody else can change."""
+
 
 class LastConfirm:
-    """A listener that remembers when a task was last confirmed (Unix seconds)."""
+    """A listener of confirms: remembers when a task was last confirmed (Unix seconds)."""
 
     def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+        self._now = clock.now
         self.at: float | None = None
+        self.handlers: dict[type[Event], Listener] = {TaskConfirmed: self}
 
-    def __call__(self, event: Event) -> None:
-        if type(event) is TaskConfirmed:
-            self.at = self._clock.now()
+    def __call__(self, _event: Event) -> None:
+        self.at = self._now()
 
 
 class Operations:
@@ -61,6 +81,7 @@ class Operations:
         self._drain = drain
         self._pipeline = pipeline
         self._last_confirm = last_confirm
+        self._replayer = Replayer(spool, clock)
         self._started = clock.monotonic()
 
     def status(self) -> Status:
@@ -96,51 +117,74 @@ class Operations:
         return Health((self._link_check(), self._breaker_check(), self._spool_check(), self._dead_check()))
 
     async def receipt(self, task_id: str) -> Receipt:
-        """The latest state of a task: from memory if recent, else from the spool.
+        """The latest state of a task. The memory knows what is under way here and what is confirmed, which nothing
+        leaves. Anything else may have moved elsewhere (another instance, the command line), so the spool is asked.
 
-        Raises: NotFound, if the task is in neither: never accepted here, or confirmed too long ago to be kept.
+        Raises: NotFound, if the task is in neither; SpoolUnavailable, if only the spool could tell.
         """
         known = self._book.find(task_id)
-        if known is not None:
+        if known is not None and known.state in _SURE:
             return known
-        found = await self._spool.find(task_id)
-        next_at: float | None = None
-        match found:
-            case SpoolRow():
-                state, reason, next_at = TaskState.SPOOLED, found.text or found.cause, found.due_at
-            case DeadLetter():
-                state = TaskState.EXPIRED if found.reason == "expired" else TaskState.DEAD
-                reason = found.text or found.reason
-            case None:
-                raise NotFound(f"no task {task_id} is known here (ML_RECEIPTS_KEPT bounds how many are remembered)")
-        envelope = found.envelope
-        return Receipt(task_id, envelope.task_type, state, found.accepted_at, None, found.attempts, reason, next_at)
+        try:
+            found = await self._spool.find(task_id)
+        except SpoolUnavailable:
+            if known is None:
+                raise
+            return known
+        receipt = receipt_of(found, now=self._clock.now())
+        if receipt is None:
+            raise NotFound(
+                f"no task {task_id} is known here: never accepted, removed from the dead letter queue, or confirmed "
+                "too long ago to be remembered (ML_RECEIPTS_KEPT here, ML_RECEIPT_RETENTION in the spool)"
+            )
+        return receipt
 
-    async def waiting(self, limit: int, offset: int) -> Sequence[SpoolRow]:
+    async def waiting(self, limit: int, offset: int) -> Sequence[WaitingEntry]:
         return await self._spool.waiting(limit=limit, offset=offset)
 
-    async def dead_letters(self, where: DeadFilter, limit: int, offset: int) -> Sequence[DeadLetter]:
+    async def waiting_task(self, task_id: str) -> SpoolRow:
+        return await waiting_task(self._spool, task_id)
+
+    async def dead_letters(self, where: DeadFilter, limit: int, offset: int) -> Sequence[DeadEntry]:
         return await self._spool.dead(where, limit=limit, offset=offset)
 
     async def dead_letter(self, task_id: str) -> DeadLetter:
-        """Raises: NotFound."""
-        found = await self._spool.find(task_id)
-        if not isinstance(found, DeadLetter):
-            raise NotFound(f"no dead letter {task_id}")
-        return found
+        return await dead_letter(self._spool, task_id)
 
-    async def replay(self, task_ids: Sequence[str]) -> int:
-        count = await self._spool.replay(task_ids, now=self._clock.now())
-        self._book.replayed(task_ids)
-        self._tell(TasksReplayed(count))
-        await self._gauges.measure()
-        self._drain.wake()
-        return count
+    async def audits(self, limit: int, offset: int) -> Sequence[Audit]:
+        return await self._spool.audits(limit=limit, offset=offset)
 
-    async def purge(self, task_ids: Sequence[str]) -> int:
-        count = await self._spool.purge(task_ids)
+    async def plan(self, chosen: Chosen) -> int:
+        return await self._replayer.plan(chosen)
+
+    def replay(self, chosen: Chosen, by: str, rate: float | None, limit: int | None) -> AsyncGenerator[Step, None]:
+        """As `Replayer.replay`; the receipts here follow, and the drain is woken for each chunk."""
+        return self._followed(self._replayer.replay(chosen, by=by, rate=rate, limit=limit))
+
+    async def purge(self, chosen: Chosen, by: str, limit: int | None) -> int:
+        done = 0
+        async with aclosing(self._replayer.purge(chosen, by=by, limit=limit)) as steps:
+            async for step in steps:
+                done = step.done
+                self._book.removed(step.task_ids)
         await self._gauges.measure()
-        return count
+        return done
+
+    async def _followed(self, steps: AsyncGenerator[Step, None]) -> AsyncGenerator[Step, None]:
+        async with aclosing(steps):
+            async for step in steps:
+                if step.found:
+                    self._tell(TasksReplayed(step.found))
+                    self._book.replayed(await self._back(step))
+                    self._drain.wake()
+                yield step
+        await self._gauges.measure()
+
+    async def _back(self, step: Step) -> Sequence[str]:
+        """Which ids of a chunk wait again. If some were no dead letters any more, somebody else was at them: look."""
+        if step.found == len(step.task_ids):
+            return step.task_ids
+        return [task_id for task_id in step.task_ids if isinstance(await self._spool.find(task_id), SpoolRow)]
 
     def reconnect(self) -> None:
         self._link.reconnect()

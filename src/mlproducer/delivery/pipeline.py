@@ -2,6 +2,9 @@
 
 A task is encoded (or refused), tried once on the link if link, breaker and window admit it, and if that gives no
 confirm it is committed in the spool. Only then its caller gets a receipt. The drain does the rest.
+
+    begin ─┬─ quick: attempt ─▶ confirmed
+           └─ slow:  claim check? claim? eta? ─▶ attempt ─▶ confirmed, or conclude ─▶ spooled
 """
 
 from __future__ import annotations
@@ -9,53 +12,73 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import assert_never
+from typing import Protocol, assert_never
 
-from mlproducer.core.admission import SpoolGate
+from msgspec import Struct
+
 from mlproducer.core.lifecycle import Move, advance
-from mlproducer.core.retry import Dead, RetryPolicy, Settled, Wait, decide
 from mlproducer.delivery.attempts import Attempts
+from mlproducer.delivery.claims import Claims
 from mlproducer.delivery.drain import Drain
-from mlproducer.delivery.health import Gauges
-from mlproducer.delivery.receipts import Accepting, ReceiptBook, digest_of
-from mlproducer.errors import InvalidTask, NotAccepting, RefusedTask, SpoolFull, TaskConflict
+from mlproducer.delivery.intake import Intake
+from mlproducer.delivery.receipts import Accepting, ReceiptBook
+from mlproducer.delivery.verdicts import Verdicts
+from mlproducer.errors import InvalidTask, NotAccepting, NotInTime, RefusedTask
 from mlproducer.events import TaskAccepted, TaskConfirmed, TaskRefused, TaskSpooled
-from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
-from mlproducer.ports import Again, Broker, Bury, Clock, DeadLetter, Done, Listener, Settle, Spool, SpoolRow, Verdict
+from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome, Unsure, UnsureCause
+from mlproducer.ports import Again, Broker, Bury, Clock, Done, Listener, Settle, SpoolRow, Verdict
 from mlproducer.task import Envelope, Receipt, Task, TaskState
 
 
+class ClaimCheck(Protocol):
+    """Takes large payloads to the blob store. See `blobs.claim_check`."""
+
+    @property
+    def threshold(self) -> int:
+        """Bytes of an envelope; what is larger is checked in."""
+        ...
+
+    async def apply(self, envelope: Envelope) -> Envelope: ...
+
+    def close(self) -> None: ...
+
+
 class Pipeline:
-    """Shared by `publish` (one coroutine a task) and `publish_many` (none)."""
+    """Shared by `publish` (one coroutine a task) and `publish_many` (none). Timeouts in seconds."""
 
     def __init__(
         self,
         *,
         encode: Callable[[Task], Envelope],
+        claim_check: ClaimCheck | None,
         attempts: Attempts,
         broker: Broker,
-        spool: Spool,
-        gate: SpoolGate,
-        gauges: Gauges,
-        policy: RetryPolicy,
+        verdicts: Verdicts,
+        claims: Claims,
+        claim_all: bool,
+        intake: Intake,
         book: ReceiptBook,
         drain: Drain,
         clock: Clock,
         tell: Listener,
         confirm_timeout: float,
+        accept_timeout: float,
     ) -> None:
         self._encode = encode
+        self._claim_check = claim_check
         self._attempts = attempts
         self._broker = broker
-        self._spool = spool
-        self._gate = gate
-        self._gauges = gauges
-        self._policy = policy
+        self._verdicts = verdicts
+        self._claims = claims
+        self._claim_all = claim_all
+        self._intake = intake
         self._book = book
         self._drain = drain
         self._clock = clock
         self._tell = tell
         self._confirm_timeout = confirm_timeout
+        self._accept_timeout = accept_timeout
+        self._spans = self._spans_of(accept_timeout)
         self.accepting = False
 
     @property
@@ -63,7 +86,7 @@ class Pipeline:
         """Calls that wait for their receipt."""
         return self._book.under_way
 
-    def begin(self, task: Task, limit: float | None = None) -> Accepting | None:
+    def begin(self, task: Task, timeout: float | None = None) -> Accepting | None:
         """Check and encode; None if the id is known with the same content (then see `known`).
 
         Raises: RefusedTask of every kind; nothing was accepted.
@@ -75,23 +98,75 @@ class Pipeline:
             now = self._clock.now()
             if envelope.expires_at is not None and envelope.expires_at <= now:
                 raise InvalidTask("is in the past: the task could never run", field="expires")
-            limit = self._confirm_timeout if limit is None else min(limit, self._confirm_timeout)
-            return self._book.begin(envelope, now, self._clock.monotonic() + limit)
+            started = self._clock.monotonic()
+            direct, span = self._spans if timeout is None else self._spans_of(timeout)
+            chosen_id = self._claim_all or "id" in task.model_fields_set
+            large = self._claim_check is not None and envelope.size > self._claim_check.threshold
+            slow = chosen_id or large or (envelope.eta is not None and envelope.eta > now)
+            accepting = self._book.begin(
+                envelope, now, started + direct, started + span, chosen_id=chosen_id, slow=slow
+            )
         except RefusedTask as error:
             self.refused(task, error)
             raise
+        if timeout is not None and accepting is not None:
+            accepting.hurried = direct < self._confirm_timeout
+        return accepting
 
-    async def known(self, task: Task) -> Receipt | None:
-        return await self._book.known(task.id)
+    def _spans_of(self, timeout: float) -> tuple[float, float]:
+        """How long the direct attempt may take, and how long the whole call.
+
+        A fifth of the time, at most a second, is kept for the commit: a direct attempt that used up the call's last
+        moment would leave none to make the task safe.
+        """
+        return min(self._confirm_timeout, timeout - min(1.0, timeout / 5)), timeout
+
+    def end_of(self, timeout: float | None) -> float:
+        """On the monotonic clock: when a call that begins now is over."""
+        return self._clock.monotonic() + (self._accept_timeout if timeout is None else timeout)
+
+    def left(self, end: float) -> float:
+        return end - self._clock.monotonic()
+
+    async def known(self, task: Task, end: float) -> Receipt | None:
+        """See `ReceiptBook.known`; waits until `end`. Raises: NotInTime."""
+        try:
+            async with asyncio.timeout(self.left(end)):
+                return await self._book.known(task.id)
+        except TimeoutError:
+            late = NotInTime(f"another call is publishing task id {task.id}: ask again with the same id")
+            self.refused(task, late)
+            raise late from None
+
+    async def prepare(self, accepting: Accepting) -> Receipt | None:
+        """What a slow task needs before its attempt. A receipt, if it is safe by now: known, or waiting for its eta."""
+        envelope = accepting.envelope
+        if self._claim_check is not None and envelope.size > self._claim_check.threshold:
+            envelope = accepting.envelope = await self._check_in(self._claim_check, accepting)
+        if accepting.chosen_id:
+            known = await self._claims.take(accepting)
+            if known is not None:
+                return self._book.finish(accepting, known)
+        if envelope.eta is not None and envelope.eta > self._clock.now():
+            row = SpoolRow(envelope, accepting.accepted_at, envelope.eta, 0, "eta", "not before its eta")
+            return await self._commit(accepting, row)
+        return None
+
+    async def _check_in(self, claim_check: ClaimCheck, accepting: Accepting) -> Envelope:
+        try:
+            async with asyncio.timeout(accepting.until - self._clock.monotonic()):
+                return await claim_check.apply(accepting.envelope)
+        except TimeoutError:
+            raise NotInTime(
+                "the blob store did not take the payload before the deadline: raise the call's timeout, or see "
+                "ML_BLOB_URL"
+            ) from None
 
     def attempt(self, accepting: Accepting, settle: Settle) -> None:
         """Start the direct attempt; `settle` is called exactly once, perhaps at once."""
         accepting.move(Move.PUBLISH)
-        self._attempts.start(accepting.envelope, settle, deadline=accepting.deadline)
-
-    def waits_for_eta(self, accepting: Accepting) -> bool:
-        eta = accepting.envelope.eta
-        return eta is not None and eta > self._clock.now()
+        deadline = self._clock.monotonic() + self._confirm_timeout if accepting.hurried else accepting.deadline
+        self._attempts.start(accepting.envelope, settle, deadline=deadline)
 
     def paused(self) -> bool:
         return self._broker.paused
@@ -99,9 +174,10 @@ class Pipeline:
     async def writable(self, accepting: Accepting) -> bool:
         return await self._broker.writable(accepting.deadline)
 
-    def confirmed(self, accepting: Accepting) -> Receipt:
-        """The direct way's end: nothing was written to disk, nothing needs to be."""
-        envelope, now, since = accepting.envelope, self._clock.now(), accepting.accepted_at
+    def confirmed(self, accepting: Accepting, at: float | None = None) -> Receipt:
+        """The direct way's end: nothing was written to disk, nothing needs to be. `at` in Unix seconds; None is now."""
+        envelope, since = accepting.envelope, accepting.accepted_at
+        now = self._clock.now() if at is None else at
         accepting.move(Move.CONFIRM)
         receipt = Receipt(envelope.task_id, envelope.task_type, accepting.state, since, now)
         self._book.finish(accepting, receipt)
@@ -113,39 +189,32 @@ class Pipeline:
     async def conclude(self, accepting: Accepting, outcome: Outcome) -> Receipt:
         """Turn the outcome of the direct attempt into a receipt: confirmed now, or spooled.
 
-        Raises: SpoolFull, SpoolUnavailable.
+        Raises: SpoolFull, SpoolUnavailable, TaskConflict, NotInTime.
         """
-        decision = decide(
-            outcome,
-            attempts=0,
-            policy=self._policy,
-            now=self._clock.now(),
-            rand=self._clock.random(),
-            expires_at=accepting.envelope.expires_at,
-        )
-        match decision:
-            case Settled():
-                return self.confirmed(accepting)
-            case Wait(due_at=due_at, attempts=attempts, cause=cause, text=text, alone=alone):
-                return await self._commit(accepting, self._row(accepting, due_at, attempts, cause, text, alone=alone))
-            case Dead(reason=reason, text=text, attempts=attempts):
-                # Kept like any other: the row goes through the spool, and the drain buries it there.
-                due_at = self._clock.now()
-                return await self._commit(accepting, self._row(accepting, due_at, attempts, reason, text, alone=False))
-            case _:
-                assert_never(decision)
-
-    async def defer(self, accepting: Accepting) -> Receipt:
-        """A task with an `eta` waits in the spool rather than in a worker's memory."""
-        eta = accepting.envelope.eta or 0.0
-        return await self._commit(accepting, self._row(accepting, eta, 0, "eta", "not before its eta", alone=False))
+        row = self._verdicts.first(accepting.envelope, accepting.accepted_at, outcome)
+        if row is not None:
+            return await self._commit(accepting, row)
+        now = self._clock.now()
+        await self._claims.confirmed(accepting, now)
+        return self.confirmed(accepting, now)
 
     def abandon(self, accepting: Accepting) -> None:
-        """The caller is gone or was refused: no receipt, so not accepted."""
+        """The caller is gone or was refused: no receipt, so not accepted. Does nothing to one that got its receipt."""
         self._book.forget(accepting)
+        self._claims.drop(accepting)
 
     def refused(self, task: Task, error: RefusedTask) -> None:
         self._tell(TaskRefused(task.task_type, type(error).__name__))
+
+    def close(self) -> None:
+        """Accept nothing more. Who waits for room in the spool is refused now: there will be none for him."""
+        self.accepting = False
+        self._intake.close()
+
+    async def stop(self) -> None:
+        await self._claims.stop()
+        if self._claim_check is not None:
+            self._claim_check.close()
 
     def record(self, row: SpoolRow, verdict: Verdict) -> None:
         """The drain committed a verdict: recent receipts follow."""
@@ -156,10 +225,9 @@ class Pipeline:
             return
         flying = advance(receipt.state, Move.PUBLISH)
         match verdict:
-            case Done():
+            case Done(confirmed_at=at):
                 state = advance(flying, Move.CONFIRM)
-                now = self._clock.now()
-                receipt = replace(receipt, state=state, confirmed_at=now, reason=None, next_attempt_at=None)
+                receipt = replace(receipt, state=state, confirmed_at=at, reason=None, next_attempt_at=None)
             case Again(due_at=due_at, attempts=attempts, text=text, cause=cause):
                 receipt = replace(receipt, attempts=attempts, reason=text or cause, next_attempt_at=due_at)
             case Bury(reason=reason, attempts=attempts, text=text):
@@ -169,38 +237,11 @@ class Pipeline:
                 assert_never(verdict)
         self._book.update(receipt)
 
-    def _row(  # one column each
-        self, accepting: Accepting, due_at: float, attempts: int, cause: str, text: str, *, alone: bool
-    ) -> SpoolRow:
-        envelope = accepting.envelope
-        if envelope.eta is not None:
-            due_at = max(due_at, envelope.eta)
-        return SpoolRow(envelope, accepting.accepted_at, due_at, attempts, cause, text, alone)
-
-    async def _check_known(self, envelope: Envelope) -> bool:
-        """The spool knows the id, from before a restart. Raises: TaskConflict, unless it is this very task, waiting.
-
-        Race: the row that was there is drained between the put and this look. Then nothing is found, and the caller
-        puts again.
-        """
-        found = await self._spool.find(envelope.task_id)
-        if isinstance(found, DeadLetter):
-            raise TaskConflict(
-                f"task id {envelope.task_id} is in the dead letter queue: replay or remove it, or use a new id"
-            )
-        if found is not None and digest_of(found.envelope) != digest_of(envelope):
-            raise TaskConflict(f"task id {envelope.task_id} waits in the spool with other content; use a new id")
-        return found is not None
-
     async def _commit(self, accepting: Accepting, row: SpoolRow) -> Receipt:
-        envelope, gauges = accepting.envelope, self._gauges
-        full = self._gate.check(gauges.spooled_tasks, gauges.spooled_bytes, envelope.size)
-        if full is not None:
-            raise SpoolFull(full, retry_after=5.0)
-        gauges.added(envelope.size)
-        while not await self._spool.put(row):
-            if await self._check_known(envelope):
-                break
+        envelope = accepting.envelope
+        known = await self._intake.commit(accepting, row)
+        if known is not None:
+            return self._book.finish(accepting, known)
         # From here the task is safe. No await may follow: a cancellation would take the receipt away.
         accepting.move(Move.SPOOL)
         why, since = row.text or row.cause, row.accepted_at
@@ -214,36 +255,78 @@ class Pipeline:
         return receipt
 
 
-async def publish_one(pipeline: Pipeline, task: Task, timeout: float | None) -> Receipt:  # noqa: ASYNC109  # a deadline over several awaits, of which the last (the commit) must not be cut off
+async def publish_one(pipeline: Pipeline, task: Task, timeout: float | None) -> Receipt:  # noqa: ASYNC109  # a deadline over several awaits, each bounded by what is left of it
     """One task from call to receipt. See `Engine.publish`."""
+    end: float | None = None
     while (accepting := pipeline.begin(task, timeout)) is None:
-        known = await pipeline.known(task)
+        end = pipeline.end_of(timeout) if end is None else end
+        known = await pipeline.known(task, end)
         if known is not None:
             return known
+        timeout = pipeline.left(end)
     try:
-        if pipeline.waits_for_eta(accepting):
-            return await pipeline.defer(accepting)
-        outcome = await _direct(pipeline, accepting)
-        if type(outcome) is Confirmed:
-            return pipeline.confirmed(accepting)
-        return await pipeline.conclude(accepting, outcome)
+        return await publish_begun(pipeline, accepting)
     except RefusedTask as error:
         pipeline.refused(task, error)
         raise
     finally:
-        pipeline.abandon(accepting)  # does nothing to a task that got its receipt
+        pipeline.abandon(accepting)
+
+
+async def publish_begun(pipeline: Pipeline, accepting: Accepting) -> Receipt:
+    """The rest of the way of a task that was begun. Raises: RefusedTask."""
+    if accepting.slow:
+        known = await pipeline.prepare(accepting)
+        if known is not None:
+            return known
+        accepting.hurried = True
+    outcome = await _direct(pipeline, accepting)
+    if type(outcome) is Confirmed and accepting.claim is None:
+        return pipeline.confirmed(accepting)
+    return await pipeline.conclude(accepting, outcome)
 
 
 async def _direct(pipeline: Pipeline, accepting: Accepting) -> Outcome:
+    """The outcome of the direct attempt, or at the call's own deadline what is known of it by then."""
     if pipeline.paused() and not await pipeline.writable(accepting):
         accepting.move(Move.PUBLISH)
         return NotSent(NotSentCause.DEADLINE, text="the socket took nothing more before the deadline")
-    answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    left = pipeline.left(accepting.deadline) if accepting.hurried else None
+    if left is not None and left <= 0:
+        accepting.move(Move.PUBLISH)
+        return NotSent(NotSentCause.DEADLINE, text="no time was left for an attempt")
+    answer = _Answer()
+    pipeline.attempt(accepting, answer)
+    if answer.outcome is None:
+        # The broker has its full time all the same. That it did not answer within a hurried caller's is no failure of
+        # it: taken for one, it would cost a channel and all that is in flight on it, and ten of them the breaker's
+        # opening.
+        await answer.wait(left)
+    return answer.outcome or Unsure(
+        UnsureCause.CONFIRM_TIMEOUT, "the broker did not answer before the call's own deadline"
+    )
 
-    def settle(outcome: Outcome) -> None:
-        # False if the caller was cancelled meanwhile: nobody was promised anything, and the ledger is whole.
-        if not answer.done():
-            answer.set_result(outcome)
 
-    pipeline.attempt(accepting, settle)
-    return await answer
+class _Answer(Struct, eq=False):
+    """The outcome of one attempt, which may be there at once: an attempt that is not admitted makes nobody wait."""
+
+    outcome: Outcome | None = None
+    waiter: asyncio.Future[None] | None = None
+
+    def __call__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        # Done, if the caller was cancelled or in a hurry: nobody was promised anything, and the ledger is whole.
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    async def wait(self, limit: float | None) -> None:
+        """Until the outcome is there, or for `limit` seconds."""
+        self.waiter = asyncio.get_running_loop().create_future()
+        if limit is None:
+            await self.waiter
+            return
+        try:
+            async with asyncio.timeout(limit):
+                await self.waiter
+        except TimeoutError:
+            pass

@@ -8,15 +8,18 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Final
+
+from msgspec import Struct
 
 from mlproducer.core.lifecycle import Move, advance
 from mlproducer.errors import TaskConflict
+from mlproducer.ports import Record
 from mlproducer.task import Envelope, Receipt, TaskState
 
 
-@dataclass(slots=True)
-class Accepting:
+class Accepting(Struct, eq=False):
     """A task between its call and its receipt. `state` moves only along the table of `core.lifecycle`."""
 
     envelope: Envelope
@@ -25,6 +28,19 @@ class Accepting:
     """Unix time, seconds."""
     deadline: float
     """On the monotonic clock: when the direct attempt is over."""
+    until: float
+    """On the monotonic clock: when the whole call is over."""
+    chosen_id: bool
+    """Its id may come again, at another instance or after a restart: see `delivery.claims`."""
+    slow: bool
+    """It needs more than an attempt: see `Pipeline.prepare`."""
+    claim: Record | None = None
+    """Ours in the spool, while it stands."""
+    hurried: bool = False
+    """Its caller waits for less long than the broker has for its confirm: the call's own timeout is short, or a claim
+    or a blob store took a part of it."""
+    committing: bool = False
+    """A put was asked for, and may have gone through whatever becomes of the call."""
     state: TaskState = TaskState.ACCEPTED
     followers: asyncio.Future[None] | None = None
 
@@ -35,6 +51,8 @@ class Accepting:
 # A remembered receipt, flat: the fields of `Receipt` after the id, its state by value, then the digest. A tuple of
 # nothing but strings and numbers is let go by the cyclic collector, which would else walk a hundred thousand receipts.
 _Known = tuple[str, str, float, float | None, int, str | None, float | None, int]
+_STATE: Final = 1
+_DIGEST: Final = 7
 
 
 def _packed(receipt: Receipt, digest: int) -> _Known:
@@ -55,6 +73,10 @@ def digest_of(envelope: Envelope) -> int:
     return hash((envelope.routing_key, envelope.body))
 
 
+DOUBTS_KEPT: Final = 10_000
+"""Ids whose calls ended in the midst of a commit: a second's worth of a slow disk."""
+
+
 class ReceiptBook:
     """Recent tasks by id; the oldest settled ones leave first."""
 
@@ -62,23 +84,38 @@ class ReceiptBook:
         self._limit = limit
         self._under_way: dict[str, Accepting] = {}
         self._settled: OrderedDict[str, _Known] = OrderedDict()
+        self._doubtful: OrderedDict[str, None] = OrderedDict()
 
     @property
     def under_way(self) -> int:
         """Tasks whose callers still wait for a receipt."""
         return len(self._under_way)
 
-    def begin(self, envelope: Envelope, now: float, deadline: float) -> Accepting | None:
-        """Start a task; None if its id is known with the same content: then wait for `known`.
+    def begin(
+        self, envelope: Envelope, now: float, deadline: float, until: float, *, chosen_id: bool, slow: bool
+    ) -> Accepting | None:
+        """Start a task; None if its id is under way or confirmed, with the same content: then wait for `known`.
+
+        Nothing leaves `confirmed`. A task that was spooled may have moved since without our hearing of it: another
+        instance drained it, the command line removed it from the dead letters. One whose call ended in the midst of
+        its commit may be in the spool. So there the spool has the word, and the id is claimed as one that the caller
+        chose.
 
         Raises: TaskConflict, if the id is known with other content.
         """
         task_id, digest = envelope.task_id, digest_of(envelope)
         flying, settled = self._under_way.get(task_id), self._settled.get(task_id)
-        if flying is None and settled is None:
-            accepting = self._under_way[task_id] = Accepting(envelope, digest, now, deadline)
+        if flying is not None:
+            known = flying.digest
+        elif settled is not None and settled[_STATE] == TaskState.CONFIRMED:
+            known = settled[_DIGEST]
+        else:
+            asked = settled is not None or task_id in self._doubtful
+            accepting = self._under_way[task_id] = Accepting(
+                envelope, digest, now, deadline, until, chosen_id or asked, slow or asked
+            )
             return accepting
-        if digest != (flying.digest if flying is not None else settled[-1] if settled is not None else None):
+        if digest != known:
             raise TaskConflict(
                 f"task id {task_id} was accepted before with other content; use a new id or Idempotency-Key"
             )
@@ -108,8 +145,14 @@ class ReceiptBook:
 
     def forget(self, accepting: Accepting) -> None:
         """Refused or cancelled: nothing was accepted. Does nothing to a finished one."""
-        if self._under_way.get(accepting.envelope.task_id) is accepting:
-            self._release(accepting)
+        task_id = accepting.envelope.task_id
+        if self._under_way.get(task_id) is not accepting:
+            return
+        self._release(accepting)
+        if accepting.committing:
+            self._doubtful[task_id] = None
+            if len(self._doubtful) > DOUBTS_KEPT:
+                self._doubtful.popitem(last=False)
 
     def find(self, task_id: str) -> Receipt | None:
         """The receipt as of now; of a task under way, what it would say."""
@@ -129,7 +172,7 @@ class ReceiptBook:
         """A remembered task moved on."""
         known = self._settled.get(receipt.task_id)
         if known is not None:
-            self._settled[receipt.task_id] = _packed(receipt, known[-1])
+            self._settled[receipt.task_id] = _packed(receipt, known[_DIGEST])
 
     def replayed(self, task_ids: Iterable[str]) -> None:
         """Dead letters went back to waiting."""
@@ -138,6 +181,13 @@ class ReceiptBook:
             if receipt is not None and receipt.state in {TaskState.DEAD, TaskState.EXPIRED}:
                 state = advance(receipt.state, Move.REPLAY)
                 self.update(replace(receipt, state=state, attempts=0, reason="replayed"))
+
+    def removed(self, task_ids: Iterable[str]) -> None:
+        """Dead letters were removed for good: their ids are free again."""
+        for task_id in task_ids:
+            receipt = self.settled(task_id)
+            if receipt is not None and receipt.state in {TaskState.DEAD, TaskState.EXPIRED}:
+                del self._settled[task_id]
 
     def _release(self, accepting: Accepting) -> None:
         self._under_way.pop(accepting.envelope.task_id, None)

@@ -7,8 +7,10 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
+
 from mlproducer.core.lifecycle import Move
-from mlproducer.delivery.pipeline import Pipeline, publish_one
+from mlproducer.delivery.pipeline import Pipeline, publish_begun, publish_one
 from mlproducer.delivery.receipts import Accepting
 from mlproducer.errors import RefusedTask
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
@@ -27,11 +29,10 @@ class Refusal:
     error: RefusedTask
 
 
-@dataclass(slots=True)
-class _Item:
+class _Item(Struct, eq=False):
     """A task on its way through a stream; it is its own settle callback, so that a task costs one object here.
 
-    `outcome` is None for a task that makes no direct attempt: deferred, or (without `accepting`) known already.
+    `outcome` is None for a task that goes the slow way, or (without `accepting`) one whose id is known already.
     """
 
     task: Task
@@ -107,7 +108,7 @@ class Stream:
         except RefusedTask as error:
             self._arrive(Refusal(task, error))
             return
-        if accepting is None or pipeline.waits_for_eta(accepting):
+        if accepting is None or accepting.slow:
             self._arrive(_Item(task, accepting, self._arrive))
         elif pipeline.paused() and not await pipeline.writable(accepting):
             accepting.move(Move.PUBLISH)
@@ -152,7 +153,7 @@ class Stream:
             if accepting is None:
                 return await publish_one(pipeline, item.task, None)
             if item.outcome is None:
-                return await pipeline.defer(accepting)
+                return await publish_begun(pipeline, accepting)
             return await pipeline.conclude(accepting, item.outcome)
         except RefusedTask as error:
             if accepting is not None:  # else publish_one has told it
@@ -160,7 +161,7 @@ class Stream:
             return Refusal(item.task, error)
         finally:
             if accepting is not None:
-                pipeline.abandon(accepting)  # does nothing to a task that got its receipt
+                pipeline.abandon(accepting)
 
     def _close(self) -> None:
         self._closed = True

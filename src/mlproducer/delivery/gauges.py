@@ -1,0 +1,110 @@
+"""What has a size, measured once a second; and old records, forgotten once a minute."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from mlproducer.delivery.guard import Guard
+from mlproducer.delivery.link import LinkKeeper
+from mlproducer.errors import SpoolUnavailable
+from mlproducer.events import FlightMeasured, SpoolFailed, SpoolMeasured
+from mlproducer.ports import Broker, Clock, Listener, Spool, SpoolSize
+
+GAUGE_INTERVAL: Final = 1.0
+"""Seconds. A scraper asks every 5 to 60 s; one second keeps the console honest and costs one indexed read."""
+FORGET_INTERVAL: Final = 60.0
+FORGET_BATCH: Final = 5_000
+"""Records removed in one transaction: a few tens of milliseconds, which nobody waits for."""
+
+
+class Gauges:
+    """Keeps the last spool size for admission."""
+
+    def __init__(
+        self, broker: Broker, spool: Spool, link: LinkKeeper, guard: Guard, clock: Clock, tell: Listener
+    ) -> None:
+        self._broker = broker
+        self._spool = spool
+        self._link = link
+        self._guard = guard
+        self._clock = clock
+        self._tell = tell
+        self._added_tasks = 0
+        self._added_bytes = 0
+        self._forget_at = 0.0
+        self._measured = asyncio.Event()
+        self.size = SpoolSize(0, 0, None, 0, None)
+        self.spool_error = ""
+
+    async def run(self) -> None:
+        while True:
+            await self.measure()
+            await self._forget()
+            await asyncio.sleep(GAUGE_INTERVAL)
+
+    def added(self, size: int) -> None:
+        """A row was put since the last measurement."""
+        self._added_tasks += 1
+        self._added_bytes += size
+
+    def taken_back(self, size: int) -> None:
+        """It was not put after all."""
+        self._added_tasks -= 1
+        self._added_bytes -= size
+
+    @property
+    def spooled_tasks(self) -> int:
+        """An upper estimate between two measurements: rows drained meanwhile still count."""
+        return self.size.tasks + self._added_tasks
+
+    @property
+    def spooled_bytes(self) -> int:
+        return self.size.bytes + self._added_bytes
+
+    def oldest_age(self) -> float:
+        """Seconds since the acceptance of the oldest task that waits; 0 if none does."""
+        oldest = self.size.oldest_accepted_at
+        return 0.0 if oldest is None else max(0.0, self._clock.now() - oldest)
+
+    async def next(self, limit: float) -> None:
+        """Wait for the next measurement, at most `limit` seconds."""
+        try:
+            async with asyncio.timeout(limit):
+                await self._measured.wait()
+        except TimeoutError:
+            pass
+
+    def wake(self) -> None:
+        """Let who waits for the next measurement look again."""
+        self._measured.set()
+        self._measured = asyncio.Event()
+
+    async def measure(self) -> None:
+        # Race: a put lands while we read; it is in the reading and stays in `added`: counted twice for one second,
+        # on the safe side. So what was added before the reading is taken off, not reset.
+        tasks, size = self._added_tasks, self._added_bytes
+        try:
+            self.size = await self._spool.measure()
+        except SpoolUnavailable as error:
+            self.spool_error = str(error)
+            self._tell(SpoolFailed(self.spool_error))
+            return
+        finally:
+            self.wake()
+        self.spool_error = ""
+        self._added_tasks -= tasks
+        self._added_bytes -= size
+        self._tell(SpoolMeasured(self.size.tasks, self.size.bytes, self.oldest_age(), self.size.dead))
+        self._tell(FlightMeasured(self._broker.view().in_flight, self._guard.failures, self._link.attempts))
+
+    async def _forget(self) -> None:
+        now = self._clock.monotonic()
+        if now < self._forget_at:
+            return
+        self._forget_at = now + FORGET_INTERVAL
+        try:
+            while await self._spool.forget(now=self._clock.now(), limit=FORGET_BATCH) == FORGET_BATCH:
+                pass
+        except SpoolUnavailable as error:
+            self._tell(SpoolFailed(str(error)))

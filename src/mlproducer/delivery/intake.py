@@ -1,0 +1,82 @@
+"""Into the spool: admission, the caller's deadline, the commit."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from mlproducer.core.admission import SpoolGate
+from mlproducer.delivery.claims import receipt_of
+from mlproducer.delivery.gauges import Gauges
+from mlproducer.delivery.receipts import Accepting
+from mlproducer.errors import NotInTime, SpoolFull, SpoolUnavailable
+from mlproducer.ports import Clock, Spool, SpoolRow
+from mlproducer.task import Receipt
+
+RETRY_AFTER: Final = 5.0
+"""Seconds: what we tell a refused caller. A drain that runs makes room in less, an outage takes longer anyway."""
+
+
+class Intake:
+    """`waits`: a full spool lets callers wait up to their deadline (`ML_SPOOL_OVERFLOW=wait`)."""
+
+    def __init__(self, spool: Spool, gate: SpoolGate, gauges: Gauges, clock: Clock, *, waits: bool) -> None:
+        self._spool = spool
+        self._gate = gate
+        self._gauges = gauges
+        self._clock = clock
+        self._waits = waits
+
+    async def commit(self, accepting: Accepting, row: SpoolRow) -> Receipt | None:
+        """Commit the row. None: it is in the spool, as ours. A receipt: its id was safe already, by another call.
+
+        Raises: SpoolFull, SpoolUnavailable, TaskConflict, NotInTime.
+        """
+        await self._admit(accepting, row.envelope.size)
+        try:
+            async with asyncio.timeout(self._left(accepting)):
+                return await self._put(accepting, row)
+        except TimeoutError:
+            # The put was cancelled: the store leaves the row out, or commits it whole. Nobody can say which.
+            raise NotInTime(
+                "the spool did not commit the task before the deadline (ML_ACCEPT_TIMEOUT, or the call's own timeout): "
+                "is the disk or the database slow? Publish again with the same task id"
+            ) from None
+
+    def close(self) -> None:
+        """Nobody waits for room any more: the producer stops."""
+        self._waits = False
+        self._gauges.wake()
+
+    async def _put(self, accepting: Accepting, row: SpoolRow) -> Receipt | None:
+        accepting.committing = True
+        self._gauges.added(row.envelope.size)
+        try:
+            while not await self._spool.put(row):
+                # Race: what was there when the put was refused is drained, or its claim let go, before this look. Then
+                # nothing is found, and the put is tried again.
+                known = await self._spool.find(row.envelope.task_id)
+                receipt = None if known is None else receipt_of(known, row.envelope)
+                if receipt is not None:
+                    return receipt
+        except SpoolUnavailable:
+            # Else a store that is away for long would look full, and its callers be told so.
+            self._gauges.taken_back(row.envelope.size)
+            accepting.committing = False
+            raise
+        accepting.claim = None  # the row took its place
+        return None
+
+    async def _admit(self, accepting: Accepting, size: int) -> None:
+        while (full := self._refusal(size)) is not None:
+            left = self._left(accepting)
+            if not self._waits or left <= 0:
+                raise SpoolFull(full, retry_after=RETRY_AFTER)
+            await self._gauges.next(left)
+
+    def _refusal(self, size: int) -> str | None:
+        gauges = self._gauges
+        return self._gate.check(gauges.spooled_tasks, gauges.spooled_bytes, gauges.oldest_age(), size)
+
+    def _left(self, accepting: Accepting) -> float:
+        return accepting.until - self._clock.monotonic()
