@@ -16,11 +16,7 @@ from typer.testing import CliRunner, Result
 
 from mlproducer.cli.app import app
 from mlproducer.cli.quickstart.client import Client
-from mlproducer.envelope.encode import Encoder
-from mlproducer.envelope.types import TaskTypes
-from mlproducer.ports import Bury, SpoolRow
 from mlproducer.settings import Settings
-from mlproducer.task import Task
 from mlproducer.testing.rabbitmq import PrivateRabbit
 from mlproducer.wiring import spool_for
 
@@ -52,36 +48,6 @@ def task_line(task_id: str, **given: Any) -> str:
 
 def _lines(result: Result) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
-
-
-async def _fill(waiting: list[Task], dead: list[tuple[Task, Bury]]) -> None:
-    """Put tasks where a producer would have left them."""
-    encoder = Encoder(TaskTypes.builtin(), "test", 1_000_000)
-    spool = spool_for(Settings.load())
-    await spool.open()
-    for task, verdict in dead:
-        await spool.put(SpoolRow(encoder.encode(task), 1000.0, 1000.0))
-        (lease,) = await spool.lease(1, now=time.time(), until=time.time() + 60)
-        assert await spool.settle(lease, verdict)
-    for task in waiting:
-        await spool.put(SpoolRow(encoder.encode(task), 1000.0, 2000.0, cause="not_connected", text="no broker"))
-    await spool.close()
-
-
-def _task(task_id: str, kind: str = "embed_vectors") -> Task:
-    return Task(task_type=kind, payload={"share_id": task_id, "content": "words"}, id=task_id)
-
-
-@pytest.fixture
-def letters() -> None:
-    returned = Bury(1500.0, 3, "returned", 312, "NO_ROUTE: no queue is bound")
-    nacked = Bury(time.time() - 60, 3, "nacked", None, "queue ml.embed is full")
-    asyncio.run(
-        _fill(
-            [_task("w1")],
-            [(_task("d1"), returned), (_task("d2", "summarize_llm"), nacked), (_task("d3"), nacked)],
-        )
-    )
 
 
 # check ----------------------------------------------------------------------------------------------------------------
@@ -304,6 +270,11 @@ def test_publish_reads_a_pipe(vhost_url: str) -> None:
     assert done.stderr == ""
 
 
+def _dead() -> list[str]:
+    (listed,) = _lines(run("dlq", "list", "--json"))
+    return [letter["task_id"] for letter in listed["dead_letters"]]
+
+
 def _shell(*words: str, env: dict[str, str], stdin: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         (sys.executable, "-m", "mlproducer.cli", *words),
@@ -349,105 +320,6 @@ def test_ctrl_c_in_publish_finishes_what_is_under_way_and_says_what_was_accepted
         "interrupted": True,
     }
     assert "stopped after 2 lines; what was accepted is safe" in said
-
-
-# retry ----------------------------------------------------------------------------------------------------------------
-
-
-def test_retry_list_without_a_spool_names_the_setting() -> None:
-    result = run("retry", "list")
-    assert result.exit_code == 1
-    assert "ML_DATA_DIR" in result.stderr
-
-
-@pytest.mark.usefixtures("letters")
-def test_retry_list_shows_what_waits_and_why() -> None:
-    result = run("retry", "list")
-    assert result.exit_code == 0
-    assert "1 task in the retry queue" in result.stdout
-    assert "no broker" in result.stdout
-    (listed,) = _lines(run("retry", "list", "--json"))
-    assert listed["total"] == 1
-    assert listed["tasks"][0]["task_id"] == "w1"
-    assert listed["tasks"][0]["cause"] == "not_connected"
-
-
-# dlq ------------------------------------------------------------------------------------------------------------------
-
-
-def _dead(*words: str) -> list[str]:
-    (listed,) = _lines(run("dlq", "list", "--json", *words))
-    return [letter["task_id"] for letter in listed["dead_letters"]]
-
-
-@pytest.mark.usefixtures("letters")
-def test_dlq_list_takes_filters() -> None:
-    assert sorted(_dead()) == ["d1", "d2", "d3"]
-    assert _dead("--type", "summarize_llm") == ["d2"]
-    assert _dead("--reason", "returned") == ["d1"]
-    assert sorted(_dead("--text", "IS FULL")) == ["d2", "d3"]
-    assert _dead("--older-than", "2h") == ["d1"]
-    assert _dead("--limit", "1", "--offset", "2") == ["d1"]
-    assert run("dlq", "list", "--older-than", "soon").exit_code == 2
-    assert "None of 3 dead letters matches" in run("dlq", "list", "--type", "none").stdout
-
-
-@pytest.mark.usefixtures("letters")
-def test_dlq_show_tells_why_and_what_the_worker_would_get() -> None:
-    text = run("dlq", "show", "d1").stdout
-    assert "returned (312)" in text
-    assert "vector_service.tasks.generate_embeddings" in text
-    (shown,) = _lines(run("dlq", "show", "d1", "--json"))
-    assert shown["text"] == "NO_ROUTE: no queue is bound"
-    assert "words" in json.dumps(shown["message"])
-    missing = run("dlq", "show", "w1")
-    assert missing.exit_code == 1
-    assert "it waits in the retry queue" in missing.stderr
-
-
-@pytest.mark.usefixtures("letters")
-def test_dlq_replay_dry_run_changes_nothing() -> None:
-    result = run("dlq", "replay", "--reason", "nacked", "--dry-run")
-    assert result.exit_code == 0
-    assert "Would replay 2 dead letters" in result.stdout
-    assert len(_dead()) == 3
-
-
-@pytest.mark.usefixtures("letters")
-def test_dlq_replay_by_id_needs_no_question_and_reports_unknown_ids() -> None:
-    result = run("dlq", "replay", "d1", "nobody")
-    assert result.exit_code == 1
-    assert "no dead letter nobody" in result.stderr
-    assert "1 task back in the retry queue" in result.stdout
-    assert sorted(_dead()) == ["d2", "d3"]
-    (listed,) = _lines(run("retry", "list", "--json"))
-    assert {task["task_id"] for task in listed["tasks"]} == {"w1", "d1"}
-
-
-@pytest.mark.usefixtures("letters")
-def test_dlq_replay_of_all_asks_first() -> None:
-    assert run("dlq", "replay").exit_code == 2
-    assert run("dlq", "replay", "d1", "--all").exit_code == 2
-    refused = run("dlq", "replay", "--all", stdin="n\n")
-    assert refused.exit_code == 1
-    assert "Replay 3 dead letters?" in refused.stderr
-    assert len(_dead()) == 3
-    assert run("dlq", "replay", "--all", stdin="y\n").exit_code == 0
-    assert _dead() == []
-    assert "is empty" in run("dlq", "list").stdout
-
-
-@pytest.mark.usefixtures("letters")
-async def test_dlq_replay_works_beside_a_running_producer() -> None:
-    spool = spool_for(Settings.load())
-    await spool.open()
-    try:
-        result = await asyncio.to_thread(run, "dlq", "replay", "--all", "--yes", "--json")
-        assert len(await spool.waiting(limit=10)) == 4
-    finally:
-        await spool.close()
-    assert result.exit_code == 0, result.output
-    assert _lines(result) == [{"replayed": 3, "missing": []}]
 
 
 # serve ----------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Metrics, health, the two queues, shares, and the pages: what operators and their tools ask."""
+"""Metrics, health, shares, and the pages: what operators and their tools ask."""
 
 from __future__ import annotations
 
@@ -7,20 +7,7 @@ import re
 
 import pytest
 
-from http_bench import HttpBench, assert_problem, embed, http_bench
-from mlproducer.outcome import Returned
-
-DLQ = "/api/ml/dlq"
-
-
-async def kill(b: HttpBench, *ids: str) -> None:
-    """Tasks that no queue takes, as often as is tried."""
-    for task_id in ids:
-        b.broker.script.append(Returned(312, "NO_ROUTE"))
-        await b.client.post("/api/ml/tasks", json=embed(task_id, id=task_id))
-    async with asyncio.timeout(5):
-        while len(await b.producer.dead_letters()) < len(ids):  # noqa: ASYNC110  # a spool tells no event
-            await asyncio.sleep(0.01)
+from http_bench import assert_problem, embed, http_bench
 
 
 async def test_metrics_are_served_as_prometheus_text_and_as_json() -> None:
@@ -58,82 +45,6 @@ async def test_status_reconnect_and_breaker_reset() -> None:
                 await asyncio.sleep(0.01)
         answer = await b.client.post("/api/ml/circuit-breaker/reset")
         assert (answer.status_code, answer.json()["breaker"]) == (200, "closed")
-
-
-async def test_dead_letters_are_listed_without_content_and_shown_with_it() -> None:
-    async with http_bench(ml_retry_attempts=1) as b:
-        await kill(b, "a", "b/c")
-        listed = await b.client.get(DLQ)
-        rows = listed.json()["dead_letters"]
-        assert {row["task_id"] for row in rows} == {"a", "b/c"}
-        assert rows[0].keys() >= {"task_type", "reason", "code", "text", "attempts", "accepted_at", "died_at", "size"}
-        assert "text a" not in listed.text
-        shown = (await b.client.get(f"{DLQ}/b%2Fc")).json()
-        assert shown["reason"] == "returned"
-        assert shown["message"]["kwargs"]["content"] == "text b/c"
-        assert_problem(await b.client.get(f"{DLQ}/nobody"), 404, "not-found")
-
-
-@pytest.mark.parametrize(
-    ("query", "count"),
-    [
-        ("task_type=embed_vectors", 2),
-        ("task_type=summarize_llm", 0),
-        ("reason=returned", 2),
-        ("reason=nacked", 0),
-        ("older_than_seconds=3600", 0),
-        ("older_than_seconds=0", 2),
-        ("text=no_route", 2),
-        ("text=elsewhere", 0),
-        ("limit=1", 1),
-        ("limit=5&offset=1", 1),
-    ],
-)
-async def test_dead_letters_are_filtered_and_paged(query: str, count: int) -> None:
-    async with http_bench(ml_retry_attempts=1) as b:
-        await kill(b, "a", "b")
-        assert len((await b.client.get(f"{DLQ}?{query}")).json()["dead_letters"]) == count
-
-
-@pytest.mark.parametrize("query", ["limit=0", "limit=1001", "offset=-1", "older_than_seconds=nan", "colour=red"])
-async def test_a_wrong_filter_is_422_and_names_the_parameter(query: str) -> None:
-    async with http_bench() as b:
-        assert_problem(await b.client.get(f"{DLQ}?{query}"), 422, "invalid-request", query.split("=", maxsplit=1)[0])
-
-
-async def test_a_dry_run_counts_and_a_replay_publishes() -> None:
-    async with http_bench(ml_retry_attempts=1) as b:
-        await kill(b, "a", "b", "c")
-        replay = f"{DLQ}/replay"
-        asked = {"ids": ["a", "a", "nobody"], "dry_run": True}
-        assert (await b.client.post(replay, json=asked)).json() == {"matched": 1, "replayed": 0, "dry_run": True}
-        assert b.broker.task_ids() == []
-        answer = await b.client.post(replay, json={"reason": "returned", "limit": 1})
-        assert answer.json() == {"matched": 1, "replayed": 1, "dry_run": False}
-        assert (await b.client.post(replay, json={"all": True})).json()["replayed"] == 2
-        async with asyncio.timeout(5):
-            while len(b.broker.task_ids()) < 3:  # noqa: ASYNC110  # a broker tells no event
-                await asyncio.sleep(0.01)
-        assert (await b.client.get(DLQ)).json()["dead_letters"] == []
-
-
-@pytest.mark.parametrize("body", [{}, {"ids": ["a"], "all": True}, {"reason": "returned", "ids": ["a"]}, {"ids": []}])
-async def test_a_replay_needs_exactly_one_way_to_choose(body: dict[str, object]) -> None:
-    async with http_bench(ml_retry_attempts=1) as b:
-        await kill(b, "a")
-        assert_problem(await b.client.post(f"{DLQ}/replay", json=body), 422, "invalid-request", "ids")
-        assert len(await b.producer.dead_letters()) == 1
-
-
-async def test_dead_letters_are_removed_one_by_one_and_together() -> None:
-    async with http_bench(ml_retry_attempts=1) as b:
-        await kill(b, "a", "b", "c")
-        assert (await b.client.delete(f"{DLQ}/a")).json() == {"removed": 1}
-        assert_problem(await b.client.delete(f"{DLQ}/a"), 404, "not-found")
-        answer = await b.client.request("DELETE", DLQ, json={"ids": ["b", "c", "nobody"]})
-        assert answer.json() == {"removed": 2}
-        answer = await b.client.request("DELETE", DLQ, content=b"{}", headers={"Content-Type": "application/json"})
-        assert_problem(answer, 422, "invalid-request", "ids")
 
 
 async def test_a_share_is_published_as_a_group_once() -> None:

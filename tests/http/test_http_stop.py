@@ -18,8 +18,9 @@ from http_bench import FAST, embed, embed_line
 from mlproducer import Producer, Settings, SettingsError
 from mlproducer.http import batch
 from mlproducer.http.server import Service
-from mlproducer.ports import SpoolRow
+from mlproducer.ports import Bury, DeadFilter, Record, SpoolRow
 from mlproducer.spool.memory import MemorySpool
+from mlproducer.task import Envelope
 from mlproducer.testing.broker import FakeBroker
 from mlproducer.wiring import Overrides
 
@@ -104,7 +105,9 @@ async def test_a_call_that_is_confirmed_while_the_service_stops_is_answered_201(
         assert answer.status_code == 201
         await s.running
         assert s.broker.task_ids() == ["held"]
-        assert await s.spool.find("held") is None
+        remembered = await s.spool.find("held")
+        assert isinstance(remembered, Record)
+        assert remembered.confirmed_at is not None
 
 
 async def test_nobody_is_served_after_the_stop_began() -> None:
@@ -196,3 +199,31 @@ async def test_a_port_in_use_is_said_with_the_setting_to_change() -> None:
     async with served() as s:
         with pytest.raises(SettingsError, match=rf"ML_PORT: port {s.service.port} .* in use"):
             Service(Settings.load(**{**FAST, "ml_port": s.service.port}))
+
+
+async def _dead(s: Served, count: int) -> None:
+    for n in range(count):
+        await s.spool.put(SpoolRow(Envelope(f"d{n}", "embed_vectors", "ml.embed", b"", b"x"), 1.0, 9e9))
+    leases = await s.spool.lease(count, now=9e9, until=9e9)
+    assert all(await s.spool.settle([(lease, Bury(2.0, 3, "nacked", None, "full")) for lease in leases]))
+
+
+@pytest.mark.parametrize("who", ["the client leaves", "the service stops"])
+async def test_a_paced_replay_ends_when_nobody_reads_it_or_the_service_stops(who: str) -> None:
+    async with served() as s, httpx.AsyncClient(base_url=s.service.url) as client:
+        await _dead(s, 4)
+        s.broker.down = True
+        s.broker.drop()
+        async with client.stream("POST", "/api/ml/dlq/replay", json={"all": True, "rate": 1}) as answer:
+            lines = answer.aiter_lines()
+            assert json.loads(await anext(lines)) == {"taken": 0, "total": 4, "replayed": 0}
+            assert json.loads(await anext(lines)) == {"taken": 1, "total": 4, "replayed": 1}
+            if who == "the service stops":
+                await s.stop()
+                last = json.loads([line async for line in lines][-1])
+                assert last["error"]["type"] == "urn:mlproducer:problem:not-accepting"
+        await asyncio.sleep(0.1)
+        left = await s.spool.count_dead(DeadFilter())
+        assert left > 0
+        await asyncio.sleep(1.2)  # time for one more
+        assert await s.spool.count_dead(DeadFilter()) == left

@@ -1,47 +1,51 @@
-"""`mlproducer dlq`: look at dead letters, and send them again. Beside a running service, or with none."""
+"""`mlproducer dlq`: look at dead letters, send them again, or remove them. Beside a running service, or with none."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
-from rich.text import Text
+from rich.markup import escape
 
+from mlproducer.cli.choosing import (
+    ByOption,
+    NewerOption,
+    OlderOption,
+    RateOption,
+    ReasonOption,
+    TextOption,
+    TypeOption,
+    chosen_by,
+    user_name,
+    where_of,
+)
 from mlproducer.cli.output import ExitCode, JsonOption, Output, fail, output, plural, size, span, when
-from mlproducer.cli.store import looking_at
-from mlproducer.envelope.encode import describe
-from mlproducer.errors import NotFound
-from mlproducer.ports import DeadFilter, DeadLetter, Spool
+from mlproducer.cli.shown import show_whole
+from mlproducer.cli.store import looking_at, replayer
+from mlproducer.cli.sweep import Swept, sweep
+from mlproducer.core.replay import Chosen
+from mlproducer.delivery.lookup import dead_letter
+from mlproducer.delivery.views import audit_view, dead_view, dead_whole
+from mlproducer.ports import Audit, DeadEntry, DeadFilter, DeadLetter, Spool
 from mlproducer.settings import Settings
 
 app = typer.Typer(help="The dead letter queue: tasks that need a person.", no_args_is_help=True)
 
-_PAGE: Final = 500
-_AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_SAMPLE: Final = 50
+"""How many of those that would be taken a dry run shows."""
+_IDS_SHOWN: Final = 3
 
-
-def _age(text: str) -> float:
-    """Seconds of `30s`, `15m`, `2h`, `7d`."""
-    match = _AGE.fullmatch(text.strip())
-    if match is None:
-        raise typer.BadParameter("write an age such as 30s, 15m, 2h or 7d")
-    return float(match[1]) * _UNITS[match[2]]
-
-
-TypeOption = Annotated[str | None, typer.Option("--type", help="Only this task type.")]
-ReasonOption = Annotated[
-    str | None,
-    typer.Option("--reason", help="Only nacked, returned, channel_refused, too_large or expired."),
-]
-TextOption = Annotated[str | None, typer.Option("--text", help="Only where the error contains this text.")]
-AgeOption = Annotated[
-    float | None, typer.Option("--older-than", parser=_age, metavar="AGE", help="Only if it died before: 15m, 2h, 7d.")
-]
+IdsArgument = Annotated[list[str] | None, typer.Argument(metavar="[TASK_ID]...", help="These dead letters.")]
+AllOption = Annotated[bool, typer.Option("--all", help="All dead letters.")]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="Only say which; change nothing.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+MostOption = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many, the newest first.")]
+LimitOption = Annotated[int, typer.Option(min=1, max=10_000, help="How many to show.")]
+OffsetOption = Annotated[int, typer.Option(min=0, help="How many to skip.")]
 
 
 @app.command("list")
@@ -50,161 +54,240 @@ def list_dead(
     task_type: TypeOption = None,
     reason: ReasonOption = None,
     text: TextOption = None,
-    older_than: AgeOption = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many to show.")] = 50,
-    offset: Annotated[int, typer.Option(min=0, help="How many to skip.")] = 0,
+    older_than: OlderOption = None,
+    newer_than: NewerOption = None,
+    limit: LimitOption = 50,
+    offset: OffsetOption = 0,
     as_json: JsonOption = False,
 ) -> None:
     """List dead letters, the newest on top."""
     out = output(as_json=as_json)
-    where = _where(task_type, reason, text, older_than)
+    where = where_of(task_type, reason, text, older_than, newer_than)
 
-    async def fetch() -> tuple[list[DeadLetter], int]:
+    async def fetch() -> tuple[Sequence[DeadEntry], int, int]:
         async with looking_at(Settings.load()) as spool:
-            return list(await spool.dead(where, limit=limit, offset=offset)), (await spool.measure()).dead
+            entries = await spool.dead(where, limit=limit, offset=offset)
+            return entries, await spool.count_dead(where), await spool.count_dead(DeadFilter())
 
-    letters, total = asyncio.run(fetch())
-    out.data({"total": total, "dead_letters": [letter_dict(letter) for letter in letters]})
-    if not letters:
+    entries, matched, total = asyncio.run(fetch())
+    shown = [dead_view(entry) for entry in entries]
+    out.data({"total": total, "matched": matched, "dead_letters": shown})
+    if shown:
+        _table(out, f"{len(shown):,} of {plural(matched, 'dead letter')}", shown)
+    elif matched:
+        out.say(f"{plural(matched, 'dead letter')}; none from --offset on.")
+    else:
         out.say("The dead letter queue is empty." if not total else f"None of {plural(total, 'dead letter')} matches.")
-        return
-    _table(out, f"{len(letters):,} of {plural(total, 'dead letter')}", letters)
 
 
 @app.command("show")
 def show(task_id: str, *, as_json: JsonOption = False) -> None:
-    """Show one dead letter whole: why it died, and what it would tell the worker."""
+    """Show one dead letter whole: why it died, what its attempts came to, and what it would tell the worker."""
     out = output(as_json=as_json)
 
     async def fetch() -> DeadLetter:
         async with looking_at(Settings.load()) as spool:
-            return await _find(spool, task_id)
+            return await dead_letter(spool, task_id)
 
     letter = asyncio.run(fetch())
-    told = describe(letter.envelope)
-    out.data({**letter_dict(letter), "message": told})
+    whole = dead_whole(letter)
+    out.data(whole)
     if as_json:
         return
-    for name, value in (
-        ("task id", letter.envelope.task_id),
-        ("type", letter.envelope.task_type),
-        ("queue", letter.envelope.routing_key),
-        ("size", size(letter.envelope.size)),
+    task = letter.envelope
+    fields = (
+        ("task id", task.task_id),
+        ("type", task.task_type),
+        ("queue", task.routing_key),
+        ("size", size(task.size)),
         ("accepted", when(letter.accepted_at)),
         ("died", when(letter.died_at)),
-        ("attempts", str(letter.attempts)),
+        ("attempts", f"{letter.attempts} spent"),
         ("reason", letter.reason if letter.code is None else f"{letter.reason} ({letter.code})"),
         ("error", letter.text or "–"),
-    ):
-        out.screen.print(Text.assemble((f"{name:<9}", "bold"), " ", value), soft_wrap=True)
-    out.screen.print(Text("message", style="bold"))
-    out.screen.print_json(data=told, default=str)
+    )
+    show_whole(out, fields, letter.history, whole["message"])
+
+
+@app.command("audit")
+def audit(*, limit: LimitOption = 50, offset: OffsetOption = 0, as_json: JsonOption = False) -> None:
+    """List who replayed or purged what, the latest on top."""
+    out = output(as_json=as_json)
+
+    async def fetch() -> Sequence[Audit]:
+        async with looking_at(Settings.load()) as spool:
+            return await spool.audits(limit=limit, offset=offset)
+
+    audits = asyncio.run(fetch())
+    out.data({"audits": [audit_view(each) for each in audits]})
+    if not audits:
+        out.say("Nobody has replayed or purged a dead letter." if not offset else "None from --offset on.")
+        return
+    rows = [(when(each.at), each.by, each.action, f"{len(each.task_ids):,}", _which(each)) for each in audits]
+    out.table("", ("time", "by", "action", "tasks", "which"), rows)
 
 
 @app.command("replay")
 def replay(
-    task_ids: Annotated[list[str] | None, typer.Argument(metavar="[TASK_ID]...", help="These dead letters.")] = None,
+    task_ids: IdsArgument = None,
     *,
-    everything: Annotated[bool, typer.Option("--all", help="All dead letters.")] = False,
+    everything: AllOption = False,
     task_type: TypeOption = None,
     reason: ReasonOption = None,
     text: TextOption = None,
-    older_than: AgeOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be replayed.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    older_than: OlderOption = None,
+    newer_than: NewerOption = None,
+    rate: RateOption = None,
+    limit: MostOption = None,
+    dry_run: DryOption = False,
+    by: ByOption = None,
+    yes: YesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Send dead letters again: by id, by filter, or all. They go back to the retry queue with no attempts spent.
 
-    A running service publishes them within moments; without one they wait for the next.
+    A running service publishes them within moments; without one they wait for the next. Asks first, unless ids are
+    given. Ctrl-C stops between two chunks: what is not replayed by then stays dead.
     """
-    out = output(as_json=as_json)
-    settings = Settings.load()
-    ids = tuple(dict.fromkeys(task_ids or ()))
-    where = _where(task_type, reason, text, older_than)
-    filtered = where != DeadFilter()
-    if sum((bool(ids), filtered, everything)) != 1:
-        raise fail("say which: task ids, or filters (--type, --reason, --text, --older-than), or --all", ExitCode.USAGE)
-    chosen = asyncio.run(_choose(settings, _Choice(ids, where)))
-    missing = [task_id for task_id in ids if task_id not in {letter.envelope.task_id for letter in chosen}]
-    for task_id in missing:
-        out.note(f"no dead letter {task_id}")
-    if dry_run or not chosen:
-        out.data({"replayed": 0, "would_replay": [x.envelope.task_id for x in chosen], "missing": missing})
-        _table(out, f"Would replay {plural(len(chosen), 'dead letter')}", chosen)
-    else:
-        if not ids and not yes and not typer.confirm(f"Replay {plural(len(chosen), 'dead letter')}?", err=True):
-            raise fail("nothing was replayed", ExitCode.FAILED)
-        count = asyncio.run(_replay(settings, [letter.envelope.task_id for letter in chosen]))
-        out.data({"replayed": count, "missing": missing})
-        out.say(f"[green]✓[/green] {plural(count, 'task')} back in the retry queue")
-    if missing:
-        raise typer.Exit(ExitCode.FAILED)
+    where = where_of(task_type, reason, text, older_than, newer_than)
+    chosen = chosen_by(task_ids, where, everything=everything)
+    ask = not yes and isinstance(chosen, DeadFilter)
+    _change(
+        output(as_json=as_json), _Errand("replay", chosen, by or user_name(), rate, limit), dry_run=dry_run, ask=ask
+    )
+
+
+@app.command("purge")
+def purge(
+    task_ids: IdsArgument = None,
+    *,
+    everything: AllOption = False,
+    task_type: TypeOption = None,
+    reason: ReasonOption = None,
+    text: TextOption = None,
+    older_than: OlderOption = None,
+    newer_than: NewerOption = None,
+    limit: MostOption = None,
+    dry_run: DryOption = False,
+    by: ByOption = None,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove dead letters for good: by id, by filter, or all. Always asks first, unless told --yes."""
+    where = where_of(task_type, reason, text, older_than, newer_than)
+    chosen = chosen_by(task_ids, where, everything=everything)
+    errand = _Errand("purge", chosen, by or user_name(), None, limit)
+    _change(output(as_json=as_json), errand, dry_run=dry_run, ask=not yes)
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
-    ids: tuple[str, ...]
-    where: DeadFilter
+class _Errand:
+    action: Literal["replay", "purge"]
+    chosen: Chosen
+    by: str
+    rate: float | None
+    limit: int | None
+
+    @property
+    def done_key(self) -> str:
+        return "replayed" if self.action == "replay" else "removed"
 
 
-async def _choose(settings: Settings, choice: _Choice) -> list[DeadLetter]:
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    matched: int
+    sample: list[dict[str, Any]]
+    missing: list[str]
+
+    def taken(self, limit: int | None) -> int:
+        return self.matched if limit is None else min(self.matched, limit)
+
+
+def _change(out: Output, errand: _Errand, *, dry_run: bool, ask: bool) -> None:
+    settings = Settings.load()
+    plan = asyncio.run(_look(settings, errand))
+    for task_id in plan.missing:
+        out.note(f"no dead letter {task_id}")
+    count = plan.taken(errand.limit)
+    swept = Swept(0, 0, interrupted=False)
+    if dry_run:
+        _table(out, f"Would {errand.action} {plural(count, 'dead letter')}", plan.sample[:count])
+        if count > _SAMPLE:
+            out.say(f"… and {count - _SAMPLE:,} more")
+    elif count:
+        if ask and not typer.confirm(_question(errand, count, plan.matched), err=True):
+            raise fail("nothing was changed", ExitCode.FAILED)
+        swept = asyncio.run(_run(settings, out, errand))
+        _conclude(out, errand, swept)
+    elif not plan.missing:
+        out.say(f"No dead letter matches: nothing to {errand.action}.")
+    facts = {"matched": plan.matched, errand.done_key: swept.done, "dry_run": dry_run, "missing": plan.missing}
+    out.data({**facts, "by": errand.by, "interrupted": swept.interrupted})
+    if swept.interrupted:
+        raise typer.Exit(ExitCode.INTERRUPTED)
+    if plan.missing:
+        raise typer.Exit(ExitCode.FAILED)
+
+
+def _question(errand: _Errand, count: int, matched: int) -> str:
+    which = plural(count, "dead letter") if count == matched else f"{count:,} of {plural(matched, 'dead letter')}"
+    if errand.action == "replay":
+        return f"Replay {which}? It is recorded as done by {errand.by}."
+    return f"Remove {which} for good? They cannot be brought back. It is recorded as done by {errand.by}."
+
+
+def _conclude(out: Output, errand: _Errand, swept: Swept) -> None:
+    what = "back in the retry queue" if errand.action == "replay" else "removed for good"
+    if swept.interrupted:
+        out.note(f"stopped: {swept.total - swept.done:,} of {plural(swept.total, 'dead letter')} stay as they were")
+    out.say(f"[green]✓[/green] {plural(swept.done, 'task')} {what}; recorded as done by {escape(errand.by)}")
+
+
+async def _look(settings: Settings, errand: _Errand) -> _Plan:
     async with looking_at(settings) as spool:
-        if choice.ids:
-            found = [await spool.find(task_id) for task_id in choice.ids]
-            return [letter for letter in found if isinstance(letter, DeadLetter)]
-        letters: list[DeadLetter] = []
-        while page := await spool.dead(choice.where, limit=_PAGE, offset=len(letters)):
-            letters.extend(page)
-        return letters
+        if isinstance(errand.chosen, DeadFilter):
+            matched = await replayer(spool, asyncio.sleep).plan(errand.chosen)
+            sample = await spool.dead(errand.chosen, limit=_SAMPLE)
+            return _Plan(matched, [dead_view(entry) for entry in sample], [])
+        return await _look_up(spool, errand.chosen)
 
 
-async def _replay(settings: Settings, task_ids: list[str]) -> int:
-    async with looking_at(settings) as spool:
-        now = time.time()
-        pages = [task_ids[i : i + _PAGE] for i in range(0, len(task_ids), _PAGE)]
-        return sum([await spool.replay(page, now=now) for page in pages])
+async def _look_up(spool: Spool, task_ids: Sequence[str]) -> _Plan:
+    sample: list[dict[str, Any]] = []
+    missing: list[str] = []
+    for task_id in task_ids:
+        letter = await spool.find(task_id)
+        if not isinstance(letter, DeadLetter):
+            missing.append(task_id)
+        elif len(sample) < _SAMPLE:
+            sample.append(dead_view(letter))
+    return _Plan(len(task_ids) - len(missing), sample, missing)
 
 
-async def _find(spool: Spool, task_id: str) -> DeadLetter:
-    found = await spool.find(task_id)
-    if isinstance(found, DeadLetter):
-        return found
-    state = "it waits in the retry queue (mlproducer retry list)" if found else "mlproducer dlq list shows them"
-    raise NotFound(f"no dead letter {task_id}: {state}")
+async def _run(settings: Settings, out: Output, errand: _Errand) -> Swept:
+    chosen, by, limit = errand.chosen, errand.by, errand.limit
+    if errand.action == "replay":
+        rate = errand.rate
+        return await sweep(settings, out, "replaying", lambda each: each.replay(chosen, by=by, rate=rate, limit=limit))
+    return await sweep(settings, out, "removing", lambda each: each.purge(chosen, by=by, limit=limit))
 
 
-def _where(task_type: str | None, reason: str | None, text: str | None, older_than: float | None) -> DeadFilter:
-    before = None if older_than is None else time.time() - older_than
-    return DeadFilter(task_type, reason, before, text)
+def _which(audit: Audit) -> str:
+    ids = ", ".join(audit.task_ids[:_IDS_SHOWN])
+    return f"{audit.detail}: {ids}{', …' if len(audit.task_ids) > _IDS_SHOWN else ''}"
 
 
-def letter_dict(letter: DeadLetter) -> dict[str, object]:
-    return {
-        "task_id": letter.envelope.task_id,
-        "task_type": letter.envelope.task_type,
-        "queue": letter.envelope.routing_key,
-        "size": letter.envelope.size,
-        "accepted_at": letter.accepted_at,
-        "died_at": letter.died_at,
-        "attempts": letter.attempts,
-        "reason": letter.reason,
-        "code": letter.code,
-        "text": letter.text,
-    }
-
-
-def _table(out: Output, title: str, letters: list[DeadLetter]) -> None:
+def _table(out: Output, title: str, letters: Sequence[dict[str, Any]]) -> None:
     now = time.time()
     out.table(
         title,
         ("task id", "type", "died", "why"),
         [
             (
-                letter.envelope.task_id,
-                letter.envelope.task_type,
-                f"{span(max(0.0, now - letter.died_at))} ago",
-                f"{letter.reason}: {letter.text}" if letter.text else letter.reason,
+                letter["task_id"],
+                letter["task_type"],
+                f"{span(max(0.0, now - letter['died_at']))} ago",
+                f"{letter['reason']}: {letter['text']}" if letter["text"] else letter["reason"],
             )
             for letter in letters
         ],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from mlproducer.delivery.replay import Replayer
 from mlproducer.ports import Spool
 from mlproducer.settings import Settings
-from mlproducer.wiring import spool_for
+from mlproducer.wiring import SystemClock, spool_for
 
 
 @asynccontextmanager
@@ -19,3 +20,8 @@ async def looking_at(settings: Settings) -> AsyncIterator[Spool]:
         yield spool
     finally:
         await spool.close()
+
+
+def replayer(spool: Spool, sleep: Callable[[float], Awaitable[None]]) -> Replayer:
+    """Replays and purges through the spool itself; a running service finds what came back at its next poll."""
+    return Replayer(spool, SystemClock(), sleep)

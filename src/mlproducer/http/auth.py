@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from ipaddress import ip_address
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import Depends, Request, Security
+from fastapi import Depends, Header, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from mlproducer.errors import SettingsError
@@ -33,22 +34,51 @@ def refuse_open_door(settings: Settings) -> None:
         )
 
 
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+ApiKey = Annotated[str | None, Security(_header)]
+Operator = Annotated[
+    str | None,
+    Header(
+        alias="X-Operator",
+        pattern=r"^[!-~]([ -~]{0,62}[!-~])?$",
+        description="Who asks, for the audit: 1 to 64 printable ASCII characters. Believed, not checked.",
+    ),
+]
+
+
 def require_caller(
-    request: Request,
-    producer: Annotated[Producer, Depends(get_producer)],
-    bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
-    header: Annotated[str | None, Security(_header)],
+    request: Request, producer: Annotated[Producer, Depends(get_producer)], bearer: Bearer, header: ApiKey
 ) -> None:
     """The guard of every route that changes or shows tasks. Raises: Unauthorized, Forbidden."""
     settings = producer.settings
     if settings.ml_api_keys:
-        given = bearer.credentials if bearer is not None else header
+        given = _given(bearer, header)
         if given is None:
             raise Unauthorized("send one of ML_API_KEYS as `Authorization: Bearer …` or `X-API-Key: …`")
         if not _known(given, settings):
             raise Unauthorized("this key is none of ML_API_KEYS")
     elif not settings.ml_insecure:
         _require_this_machine(request)
+
+
+def caller_name(
+    producer: Annotated[Producer, Depends(get_producer)], bearer: Bearer, header: ApiKey, operator: Operator = None
+) -> str:
+    """Who calls, for an audit: which key, by its fingerprint, and the name that the caller gives in `X-Operator`.
+
+    The fingerprint is enough to tell the keys of one service apart, and far too little to make one again. The name is
+    a claim, and what we know ourselves always stands behind it, in the last brackets: `ada (key:1a2b3c4d)`.
+    """
+    settings, given = producer.settings, _given(bearer, header)
+    if settings.ml_api_keys and given is not None:
+        known = f"key:{hashlib.sha256(given.encode('latin-1')).hexdigest()[:8]}"
+    else:
+        known = "anybody" if settings.ml_insecure else "local"
+    return known if operator is None else f"{operator} ({known})"
+
+
+def _given(bearer: HTTPAuthorizationCredentials | None, header: str | None) -> str | None:
+    return bearer.credentials if bearer is not None else header
 
 
 def _known(given: str, settings: Settings) -> bool:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import Final
+from typing import Final, TypeVar
 
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 
 from mlproducer.errors import NotAccepting
-from mlproducer.http.problems import BodyTooLarge, WrongMediaType
+from mlproducer.http.problems import BodyTooLarge, WrongMediaType, invalid
 
 JSON: Final = "application/json"
 NDJSON: Final = "application/x-ndjson"
+
+Chunk = TypeVar("Chunk")
+Asked = TypeVar("Asked", bound=BaseModel)
 
 
 async def read_json_body(request: Request, limit: int) -> bytes:
@@ -32,6 +36,15 @@ async def read_json_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
+async def read_model(request: Request, limit: int, model: type[Asked]) -> Asked:
+    """The whole body as a model. Raises: InvalidRequest, naming each field; else as `read_json_body`."""
+    raw = await read_json_body(request, limit)
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        raise invalid(error) from None
+
+
 def require_media_type(request: Request, expected: str) -> None:
     """Also a fence: a web page of another site cannot send these types without asking the browser first.
 
@@ -42,14 +55,14 @@ def require_media_type(request: Request, expected: str) -> None:
         raise WrongMediaType(f"this path reads {expected}; say so in the Content-Type header")
 
 
-async def until(chunks: AsyncIterator[bytes], stopping: asyncio.Event) -> AsyncIterator[bytes]:
+async def until(chunks: AsyncIterator[Chunk], stopping: asyncio.Event) -> AsyncIterator[Chunk]:
     """The chunks, until `stopping` is set: also one that never comes is then no longer waited for.
 
     Raises: NotAccepting, once `stopping` is set.
     """
     loop = asyncio.get_running_loop()
     stop = loop.create_task(stopping.wait())
-    step: asyncio.Task[bytes | None] | None = None
+    step: asyncio.Task[Chunk | None] | None = None
     try:
         while True:
             step = loop.create_task(_next(chunks))
@@ -67,7 +80,7 @@ async def until(chunks: AsyncIterator[bytes], stopping: asyncio.Event) -> AsyncI
         await asyncio.gather(*pending, return_exceptions=True)
 
 
-async def _next(chunks: AsyncIterator[bytes]) -> bytes | None:
+async def _next(chunks: AsyncIterator[Chunk]) -> Chunk | None:
     return await anext(chunks, None)
 
 

@@ -55,6 +55,12 @@ def success(status: int, description: str, shape: type) -> Responses:
     return {status: {"description": description, "model": shape}}
 
 
+def either(description: str, shape: type) -> Responses:
+    """A 200 of this shape, or a stream of lines where the caller asked for one."""
+    lines = {"schema": {"type": "string", "description": "One JSON object a line."}}
+    return {200: {"description": description, "model": shape, "content": {"application/x-ndjson": lines}}}
+
+
 def body(shape: type, media_type: str = "application/json") -> dict[str, Any]:
     """`openapi_extra` for a route that reads its body itself, within limits."""
     return _body(TypeAdapter(shape).json_schema(mode="validation"), media_type)

@@ -21,10 +21,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from mlproducer.errors import (
+    BlobStoreUnavailable,
     InvalidTask,
     MLProducerError,
     NotAccepting,
     NotFound,
+    NotInTime,
     SettingsError,
     SpoolFull,
     SpoolUnavailable,
@@ -94,6 +96,8 @@ TABLE: Final[tuple[tuple[type[Exception], Kind], ...]] = (
     (TaskConflict, Kind(409, "task-conflict", "The task id is known with other content")),
     (SpoolFull, Kind(503, "spool-full", "The spool is full")),
     (SpoolUnavailable, Kind(503, "spool-unavailable", "The spool cannot be used")),
+    (NotInTime, Kind(503, "not-in-time", "The deadline came before the task was safe")),
+    (BlobStoreUnavailable, Kind(503, "blob-store-unavailable", "The store of large payloads cannot be used")),
     (NotAccepting, Kind(503, "not-accepting", "No tasks are accepted now")),
     (NotFound, Kind(404, "not-found", "Not found")),
     (Unauthorized, Kind(401, "unauthorized", "An API key is needed")),
@@ -220,6 +224,6 @@ def _more(error: Exception) -> Mapping[str, object] | None:
 
 
 def _retry_after(error: Exception) -> float | None:
-    if isinstance(error, SpoolFull | SpoolUnavailable | ShareIncomplete):
+    if isinstance(error, SpoolFull | SpoolUnavailable | BlobStoreUnavailable | ShareIncomplete):
         return error.retry_after
-    return BUSY_RETRY if isinstance(error, NotAccepting) else None
+    return BUSY_RETRY if isinstance(error, NotAccepting | NotInTime) else None
