@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -82,17 +83,24 @@ def _started(node: PrivateRabbit) -> Found:
 
 
 def _install(places: Places, say: Say) -> None:
-    """Debian's package, without its service. Raises: NoBroker."""
-    script = places.root / "scripts" / "apt-install"
-    if shutil.which("apt-get") is None or not script.is_file() or not _may_install():
+    """Raises: NoBroker."""
+    if not install_server(places.root, places.log("install"), say):
         user, password = "ml", "ml_password"
         raise NoBroker(
             "no broker answers and rabbitmq-server cannot be installed without root or sudo; start one with: "
             f"docker run -d -p 5672:5672 -e RABBITMQ_DEFAULT_USER={user} -e RABBITMQ_DEFAULT_PASS={password} rabbitmq:4"
         )
-    log = places.log("install")
+
+
+def install_server(root: Path, log: Path, say: Say) -> bool:
+    """Debian's package, without its service, by the script of the checkout `root`. False where that cannot be done:
+    no Debian, no checkout, or neither root nor sudo. Raises: NoBroker, if it fails.
+    """
+    script = root / "scripts" / "apt-install"
+    if shutil.which("apt-get") is None or not script.is_file() or not _may_install():
+        return False
     say("installing rabbitmq-server from Debian's packages, once")
-    child = Program("installation", (str(script), "rabbitmq-server"), os.environ, places.root, log).start()
+    child = Program("installation", (str(script), "rabbitmq-server"), os.environ, root, log).start()
     began = time.monotonic()
     try:
         while child.running:
@@ -103,6 +111,7 @@ def _install(places: Places, say: Say) -> None:
         child.process.wait()  # also after Ctrl-C: half an installation would be in everybody's way
     if child.process.returncode != 0 or not installed():
         raise NoBroker(f"installing rabbitmq-server failed; try: sudo apt-get install rabbitmq-server\n{child.tail()}")
+    return True
 
 
 def _may_install() -> bool:

@@ -1,0 +1,94 @@
+"""Scenario: the fault is the message's or its route's. Three attempts, the dead letter queue, and back by replay."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+from mlproducer.ports import DeadFilter
+from mlproducer.reliability.judge import Judge
+from mlproducer.reliability.reader import Reader
+from mlproducer.reliability.stage import Stage, Trial, until, whole
+
+SETTINGS: Final[Mapping[str, float]] = {"ml_retry_first": 0.1, "ml_retry_cap": 0.4, "ml_drain_poll": 0.1}
+ROOM: Final = 5
+"""Messages that the full queue takes."""
+_UNROUTABLE: Final = "ml.embed"
+_FULL: Final = "ml.summarize"
+
+
+async def message_retry(stage: Stage) -> None:
+    """One queue is missing, another is full: tasks are retried, die, and are replayed when all is well."""
+    book, few = stage.book, stage.scale.few
+    settings = stage.settings(**SETTINGS)
+    await whole(lambda: _fill(stage.url, settings.ml_exchange))
+    async with stage.trial(settings) as trial:
+        await whole(lambda: _delete(stage.url, _UNROUTABLE))
+        book.step(f"{few} tasks for a queue that does not exist, {few} for one that is full")
+        await trial.burst(few, "embed_vectors")
+        await trial.burst(few, "summarize_llm")
+        book.step(f"each fault spends one of {settings.ml_retry_attempts} attempts; then the dead letter queue")
+        dead = await _all_settled(stage)
+        reasons, attempts = await _letters(trial)
+        book.step("the missing queue is made again, the full one is emptied")
+        await whole(lambda: _mend(stage.url, stage.judge))
+        trial.producer.reconnect()  # which verifies the topology and makes what is missing
+        await until(trial.producer.is_healthy, "the new connection")
+        book.step(f"{len(dead)} dead letters are replayed")
+        began = time.monotonic()
+        back = await replay(trial, dead)
+        book.time_to_recover = await stage.drained(trial) - began
+        left = stage.judge.dead()
+        await trial.is_whole()
+    how = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    book.saw(f"{len(dead)} tasks went to the dead letter queue: {how}", ok={"returned", "nacked"} <= reasons.keys())
+    book.saw(
+        f"each had spent {settings.ml_retry_attempts} attempts, no more and no fewer",
+        ok=attempts == {settings.ml_retry_attempts},
+        instead=f"they had spent {sorted(attempts)} attempts, not {settings.ml_retry_attempts}",
+    )
+    book.saw(
+        f"{back} came back by replay and were published",
+        ok=back == len(dead) and not left,
+        instead=f"of {len(dead)} dead letters {back} were replayed, and {len(left)} are dead again",
+    )
+
+
+async def replay(trial: Trial, task_ids: frozenset[str]) -> int:
+    """Dead letters back into the retry queue; how many were found."""
+    return await trial.producer.replay(sorted(task_ids), by="mlproducer reliability")
+
+
+async def _letters(trial: Trial) -> tuple[Counter[str], set[int]]:
+    """How many died of each reason, and the numbers of attempts that they had spent."""
+    letters = await trial.producer.dead_letters(DeadFilter(), limit=100_000)
+    return Counter(letter.reason for letter in letters), {letter.attempts for letter in letters}
+
+
+async def _all_settled(stage: Stage) -> frozenset[str]:
+    """Wait until every task is confirmed or dead; the dead ones."""
+
+    def is_so() -> bool:
+        stage.book.tick()
+        return not stage.ledger.accepted - stage.ledger.confirmed - stage.judge.dead()
+
+    await until(is_so, "every task to be confirmed or dead")
+    return stage.judge.dead()
+
+
+def _fill(url: str, exchange: str) -> None:
+    with Reader(url) as admin:
+        admin.make_full_queue(_FULL, exchange, ROOM)
+
+
+def _delete(url: str, queue: str) -> None:
+    with Reader(url) as admin:
+        admin.delete(queue)
+
+
+def _mend(url: str, judge: Judge) -> None:
+    """What the full queue holds is delivered; then it goes, and the producer makes one without that limit."""
+    judge.take()
+    _delete(url, _FULL)

@@ -1,0 +1,185 @@
+"""The list of scenarios, and how they are run: one after the other, each with a judge of its own."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Final, assert_never
+from uuid import uuid4
+
+from mlproducer.errors import MLProducerError
+from mlproducer.reliability import faults, messages, silence
+from mlproducer.reliability.book import Book, Show
+from mlproducer.reliability.crash import crash_recovery
+from mlproducer.reliability.herd import thundering_herd
+from mlproducer.reliability.judge import PATIENCE, Verdict
+from mlproducer.reliability.report import Changed, Report
+from mlproducer.reliability.stage import Scale, Stage, whole
+from mlproducer.testing.rabbitmq import PrivateRabbit
+
+
+@dataclass(frozen=True, slots=True)
+class OnBroker:
+    """Breaks a real broker, or a real producer."""
+
+    name: str
+    what: str
+    """One line."""
+    steps: Callable[[Scale], int]
+    act: Callable[[Stage], Awaitable[None]]
+    settings: Mapping[str, float] = field(default_factory=dict)
+    """In place of the defaults, where a wait serves nobody."""
+
+    needs_broker: ClassVar[bool] = True
+
+    @property
+    def changed(self) -> tuple[Changed, ...]:
+        return tuple(Changed.of(name, value) for name, value in self.settings.items())
+
+
+@dataclass(frozen=True, slots=True)
+class InThought:
+    """Needs no broker: virtual time."""
+
+    name: str
+    what: str
+    act: Callable[[Book, Scale], None]
+
+    needs_broker: ClassVar[bool] = False
+
+    @property
+    def changed(self) -> tuple[Changed, ...]:
+        return ()
+
+
+Scenario = OnBroker | InThought
+
+SCENARIOS: Final[tuple[Scenario, ...]] = (
+    OnBroker(
+        "connection-resilience",
+        "The broker is killed with -9 under load, and started again while the load goes on.",
+        lambda _: 4,
+        faults.connection_resilience,
+        faults.CONNECTION_SETTINGS,
+    ),
+    OnBroker(
+        "message-retry",
+        "Tasks for a missing queue and for a full one spend their attempts, die, and come back by replay.",
+        lambda _: 4,
+        messages.message_retry,
+        messages.SETTINGS,
+    ),
+    OnBroker(
+        "circuit-breaker",
+        "The broker falls silent: the breaker opens at 10 failures, spools at once, half-opens, closes.",
+        lambda _: 5,
+        faults.circuit_breaker,
+        faults.BREAKER_SETTINGS,
+    ),
+    OnBroker(
+        "publisher-confirms",
+        "1,000 calls at once; then confirms that come after the 5 s timeout: too late to settle anything.",
+        lambda _: 3,
+        faults.publisher_confirms,
+        faults.CONFIRM_SETTINGS,
+    ),
+    OnBroker(
+        "health-check",
+        "A connection dies, TCP does not notice, nobody publishes: the health check finds it.",
+        lambda _: 3,
+        silence.health_check,
+        silence.SETTINGS,
+    ),
+    OnBroker(
+        "crash-recovery",
+        "The producer is killed with -9 under load, again and again; a fresh one finds what it left.",
+        lambda scale: scale.kills + 1,
+        crash_recovery,
+    ),
+    InThought(
+        "thundering-herd",
+        "1,000 producers lose the broker at once: how many come back in the same 100 ms? (Virtual time.)",
+        thundering_herd,
+    ),
+)
+NAMES: Final = tuple(each.name for each in SCENARIOS)
+
+
+def chosen(name: str) -> Sequence[Scenario]:
+    """The scenario of this name, or `all` of them; empty if there is none."""
+    return SCENARIOS if name == "all" else [each for each in SCENARIOS if each.name == name]
+
+
+@asynccontextmanager
+async def workshop(scenarios: Sequence[Scenario]) -> AsyncIterator[Workshop]:
+    """A temporary folder, and in it a private RabbitMQ if some of them need one. All of it is gone afterwards.
+
+    Raises: PrivateRabbitError.
+    """
+    with tempfile.TemporaryDirectory(prefix="mlproducer-reliability-") as name:
+        folder = Path(name)
+        rabbit = PrivateRabbit(folder / "rabbitmq")
+        try:
+            rooms = sum(each.needs_broker for each in scenarios)
+            if rooms:
+                await whole(rabbit.start)
+            yield Workshop(rabbit, folder, await whole(lambda: make_rooms(rabbit, rooms)))
+        finally:
+            await whole(rabbit.stop)
+
+
+def make_rooms(rabbit: PrivateRabbit, count: int) -> list[str]:
+    """URLs of fresh virtual hosts, one a scenario, so that its queues hold nothing of another."""
+    return rabbit.add_vhosts(*(f"reliability-{uuid4().hex[:8]}" for _ in range(count))) if count else []
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    rabbit: PrivateRabbit
+    folder: Path
+    rooms: list[str]
+    """Each scenario takes one away."""
+    scale: Scale = field(default_factory=Scale)
+    patience: float = PATIENCE
+    """Seconds that the judge looks for what is missing."""
+
+    async def run(self, scenario: Scenario, show: Show) -> Report:
+        """What it came to. A scenario that does not see what it is about is a report too, and no error."""
+        began = time.monotonic()
+        match scenario:
+            case InThought():
+                book = Book(1, show)
+                scenario.act(book, self.scale)
+                return _report(scenario, book, began, None)
+            case OnBroker():
+                book = Book(scenario.steps(self.scale), show)
+                stage = Stage(self.rabbit, self.rooms.pop(0), self.folder / scenario.name, self.scale, book)
+                try:
+                    await scenario.act(stage)
+                except MLProducerError as exc:
+                    book.saw("", ok=False, instead=str(exc))
+                await stage.mend()
+                return _report(scenario, book, began, await whole(lambda: stage.judge.verdict(self.patience)))
+            case _:
+                assert_never(scenario)
+
+
+def _report(scenario: Scenario, book: Book, began: float, verdict: Verdict | None) -> Report:
+    if verdict is not None and verdict.lost:
+        book.saw("", ok=False, instead=f"{verdict.lost:,} accepted tasks are nowhere")
+    last = () if book.last is None else (book.last,)
+    return Report(
+        scenario=scenario.name,
+        seconds=time.monotonic() - began,
+        verdict=verdict,
+        time_to_detect=book.time_to_detect,
+        time_to_recover=book.time_to_recover,
+        findings=(*book.findings, *last),
+        changed=scenario.changed,
+        plot=book.plot,
+        extra=book.extra,
+    )

@@ -1,0 +1,216 @@
+"""What a scenario works with: a virtual host on the private broker, a folder, producers, and their callers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from mlproducer.events import AttemptSettled, Event, TaskConfirmed
+from mlproducer.reliability.book import Book, NotSeen
+from mlproducer.reliability.judge import Judge, Ledger
+from mlproducer.reliability.report import Finding
+from mlproducer.settings import Settings
+from mlproducer.task import Receipt, Task
+from mlproducer.testing.rabbitmq import PrivateRabbit
+from mlproducer.wiring import Producer
+
+PATIENCE: Final = 60.0
+"""Seconds after which a scenario gives up on what it waits for."""
+_POLL: Final = 0.02
+_TEXT: Final = "Reliability is what is left of a promise after the cable was pulled. " * 14
+"""About 1 KiB, as a short text to embed is."""
+
+_Done = TypeVar("_Done")
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much of it. The default is what the command runs; tests take less."""
+
+    callers: int = 50
+    rest: float = 0.1
+    """Seconds between two tasks of one caller."""
+    tasks: int = 1_000
+    """At once, where it is about concurrency; a tenth of it elsewhere."""
+    load: float = 1.0
+    """Seconds of load before and during a fault."""
+    kills: int = 5
+    producers: int = 1_000
+
+    @property
+    def few(self) -> int:
+        return max(10, self.tasks // 10)
+
+
+class OwnSettings(Settings):
+    """Settings from what is given and from nothing else: neither the environment nor a .env file may lead a scenario,
+    which breaks things on purpose, to the broker or to the spool that somebody uses.
+    """
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+
+def sample(n: object, task_type: str = "embed_vectors") -> Task:
+    return Task(task_type=task_type, payload={"share_id": f"reliability-{n}", "content": _TEXT})
+
+
+async def whole(work: Callable[[], _Done]) -> _Done:
+    """Blocking work in a thread, to its end also when we are cancelled meanwhile: a broker that is half started when
+    everything is stopped would be left behind.
+    """
+    job = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(job)
+    except asyncio.CancelledError:
+        await asyncio.wait([job])
+        raise
+
+
+async def until(true: Callable[[], bool], what: str, seconds: float = PATIENCE) -> float:
+    """Wait until it is so; returns the moment. Raises: NotSeen, naming `what` was waited for."""
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise NotSeen(f"waited {seconds:.0f} s in vain for {what}")
+        await asyncio.sleep(_POLL)
+    return time.monotonic()
+
+
+class Trial:
+    """One producer whose callers' receipts go into the ledger, and whose events are kept with their moments."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, book: Book) -> None:
+        self.producer = Producer(settings, listeners=[self._hear])
+        self.slowest = 0.0
+        """Seconds that the slowest publish took, of those since it was last set to 0."""
+        self.spooled = 0
+        """Calls that were told `spooled`."""
+        self._ledger = ledger
+        self._book = book
+        self._heard: dict[type[Event], list[tuple[float, Any]]] = {}
+
+    async def publish(self, task: Task) -> Receipt:
+        began = time.monotonic()
+        receipt = await self.producer.publish(task)
+        self._ledger.told(receipt.task_id, receipt.state.value)
+        self.slowest = max(self.slowest, time.monotonic() - began)
+        self.spooled += not receipt.confirmed
+        self._book.tick()
+        return receipt
+
+    async def burst(self, count: int, task_type: str = "embed_vectors") -> list[Receipt]:
+        """`count` calls at the same time."""
+        return await asyncio.gather(*(self.publish(sample(n, task_type)) for n in range(count)))
+
+    async def is_whole(self) -> None:
+        """See that a new task goes the direct way again."""
+        receipt = await self.publish(sample("last"))
+        text = "is confirmed directly" if receipt.confirmed else f"is still {receipt.state}: {receipt.reason}"
+        self._book.last = Finding(receipt.confirmed, f"after it, a new task {text}")
+
+    @asynccontextmanager
+    async def load(self, scale: Scale) -> AsyncIterator[None]:
+        """Callers who publish one task after the other, for as long as the block runs."""
+        ending = asyncio.Event()
+
+        async def caller(number: int) -> None:
+            await asyncio.sleep(scale.rest * number / scale.callers)  # not all in one moment
+            while not ending.is_set():
+                await self.publish(sample(number))
+                await asyncio.sleep(scale.rest)
+
+        calls = [asyncio.create_task(caller(n)) for n in range(scale.callers)]
+        try:
+            yield
+            ending.set()
+            await asyncio.gather(*calls)
+        finally:
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+
+    def told(self, kind: type[Event], since: float = 0.0) -> list[Any]:
+        """The events of this kind, from the moment `since` on."""
+        return [event for at, event in self._heard.get(kind, ()) if at >= since]
+
+    def first(self, kind: type[Event], since: float, which: Callable[[Any], bool] = lambda _: True) -> float | None:
+        """The moment of the first such event from `since` on."""
+        return next((at for at, event in self._heard.get(kind, ()) if at >= since and which(event)), None)
+
+    async def heard(
+        self, kind: type[Event], since: float, what: str, which: Callable[[Any], bool] = lambda _: True
+    ) -> float:
+        """Wait for the first such event; returns its moment. Raises: NotSeen."""
+        await until(lambda: self.first(kind, since, which) is not None, what)
+        at = self.first(kind, since, which)
+        return since if at is None else at
+
+    def attempts(self, since: float, before: float) -> int:
+        """How many attempts began between two moments."""
+        began = (at - event.duration for at, event in self._heard.get(AttemptSettled, ()))
+        return sum(since < moment < before for moment in began)
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, TaskConfirmed):
+            self._ledger.confirmed_later(event.task_id)
+        self._heard.setdefault(type(event), []).append((time.monotonic(), event))
+
+
+class Stage:
+    """A scenario's own: virtual host, folder with one spool, ledger and judge."""
+
+    def __init__(self, rabbit: PrivateRabbit, url: str, folder: Path, scale: Scale, book: Book) -> None:
+        folder.mkdir()
+        self.rabbit = rabbit
+        self.url = url
+        self.scale = scale
+        self.book = book
+        self.folder = folder
+        self.ledger = Ledger()
+        self.judge = Judge(url, folder / "mlproducer.db", self.ledger)
+        book.counts = lambda: (len(self.ledger.accepted), len(self.ledger.confirmed))
+
+    def settings(self, **given: object) -> Settings:
+        return OwnSettings.load(**{"rabbitmq_url": self.url, "ml_data_dir": self.folder, **given})
+
+    @asynccontextmanager
+    async def trial(self, settings: Settings, *, connected: bool = True) -> AsyncGenerator[Trial]:
+        """A producer that runs for as long as the block. Raises: NotSeen, if it does not connect."""
+        trial = Trial(settings, self.ledger, self.book)
+        async with trial.producer as producer:
+            if connected and not await producer.connected(PATIENCE):
+                raise NotSeen(f"the producer did not connect: {producer.status().last_error}")
+            yield trial
+
+    async def drained(self, trial: Trial) -> float:
+        """Wait until the spool is empty and the producer is healthy; returns the moment. Raises: NotSeen."""
+
+        def is_so() -> bool:
+            self.book.tick()
+            return trial.producer.is_healthy() and not self.judge.waiting()
+
+        return await until(is_so, "the spool to be empty and the producer to be healthy")
+
+    async def mend(self) -> None:
+        """The broker runs again, whatever the scenario did to it."""
+        if self.rabbit.pid is None:
+            await whole(self.rabbit.start)
+        else:
+            self.rabbit.resume()
