@@ -1,4 +1,4 @@
-"""Real brokers for the tests: one private RabbitMQ for the run, others for tests that break theirs."""
+"""Real servers for the tests: one private RabbitMQ and one PostgreSQL for the run, others for tests that break theirs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from mlproducer.testing.rabbitmq import PrivateRabbit
+from private_postgres import own_postgres, postgres, postgres_schema_url, postgres_url
+
+__all__ = ["own_postgres", "own_rabbit", "postgres", "postgres_schema_url", "postgres_url", "rabbit", "vhost_url"]
 
 
 @pytest.fixture(scope="session")

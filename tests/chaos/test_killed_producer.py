@@ -1,81 +1,160 @@
-"""A producer that is killed with -9 under load picks up where it was: what it told its callers is somewhere."""
+"""Producers that are killed with -9 under load: what they told their callers is somewhere, whatever the spool is.
+
+The broker is there, or cannot be reached, or says that it is blocked. Some callers choose their ids; where theirs were
+not answered, they ask the next producer again.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import random
-import signal
-import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
-from mlproducer import Producer, Settings
+from load_child import CHOSEN
 from mlproducer.testing.rabbitmq import PrivateRabbit
-from places import places
+from private_postgres import PrivatePostgres
+from private_redis import PrivateRedis
+from producers import NOWHERE, Producers, Running, Told
+from trials import CALLERS, FAST, SHARED, nothing_lost, say
 
-AT_ONCE = 50
-PRODUCER = f"""
-import asyncio, sys
-from mlproducer import Producer, Settings, Task
-
-async def main():
-    settings = Settings.load(rabbitmq_url=sys.argv[1], ml_data_dir=sys.argv[2], ml_drain_poll=0.05, ml_drain_batch={AT_ONCE})
-    async with Producer(settings) as producer:
-        async def caller():
-            while True:
-                task = Task(task_type="embed_vectors", payload={{"share_id": "s", "content": "text " * 50}})
-                receipt = await producer.publish(task)
-                sys.stdout.write(receipt.task_id + "\\n")
-                sys.stdout.flush()
-        await asyncio.gather(*(caller() for _ in range({AT_ONCE})))
-
-asyncio.run(main())
-"""
+LONGEST_LIFE = 0.2
+"""Seconds after the first receipt."""
+ASKED_AGAIN = 20
+"""Ids of the dead that callers of one producer ask for again."""
 
 
-async def _killed(url: str, folder: Path, moment: float) -> set[str]:
-    """Task ids that a producer told its callers before it was killed `moment` seconds after its first receipt."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PRODUCER, url, str(folder), stdout=asyncio.subprocess.PIPE
+@dataclass
+class Trial:
+    """One spool, one virtual host, and all that was told by producers that are dead now."""
+
+    url: str
+    spool: Path | str
+    settings: dict[str, Any]
+    told: Told = field(default_factory=Told)
+    kills: int = 0
+    reached: Counter[str] = field(default_factory=Counter)
+    """States of the receipts under load."""
+
+    @property
+    def to_ask_again(self) -> list[str]:
+        return sorted(each for each in self.told.unanswered if each.startswith(CHOSEN))
+
+    def begin(self, producers: Producers, *, broker: bool) -> Running:
+        again = self.to_ask_again
+        random.shuffle(again)
+        return producers.start(
+            {**self.settings, "rabbitmq_url": self.url if broker else NOWHERE},
+            callers=CALLERS,
+            wait=broker and self.kills // 2 % 2 == 0,  # the others are killed while they connect
+            again=again[:ASKED_AGAIN],
+        )
+
+    def end(self, running: Running) -> None:
+        told = running.kill()
+        self.kills += 1
+        self.reached += told.receipts
+        self.told.take_in(told)
+
+    def kill(self, producers: Producers, times: int, *, broker: bool) -> None:
+        for _ in range(times):
+            running = self.begin(producers, broker=broker)
+            running.until_accepted()
+            time.sleep(random.uniform(0, LONGEST_LIFE))
+            self.end(running)
+
+    def judge(self, producers: Producers) -> None:
+        """A last producer, whose callers ask again for all that was not answered; then each task is in the queue."""
+        again = self.to_ask_again
+        settings = {**self.settings, "rabbitmq_url": self.url, "ml_accept_timeout": 20}
+        self.told.take_in(producers.start(settings, wait=True, repeat=again, drain=True).ended())
+        assert self.told.unanswered & set(again) == set(), "claims of the dead lapse"
+        nothing_lost(self.told, self.url, self.spool, kills=self.kills)
+        say(f"receipts under load: {dict(self.reached)}; {len(again)} ids asked again at the end")
+        assert self.reached["confirmed"]
+        assert self.reached["spooled"], "both ways were under load"
+
+
+def block(node: PrivateRabbit, *, blocked: bool) -> None:
+    node.ctl("set_vm_memory_high_watermark", *(("absolute", "1000") if blocked else ("0.6",)))
+
+
+def one_owner(node: PrivateRabbit, producers: Producers, folder: Path, kills: int) -> None:
+    """Producers that own one SQLite file, one after the other."""
+    trial = Trial(
+        node.add_vhost(f"killed-{uuid4().hex[:8]}"),
+        folder / "mlproducer.db",
+        {**FAST, "ml_data_dir": folder, "ml_accept_timeout": 1.5},  # a claim of the dead lapses 2 s after that
     )
-    assert process.stdout is not None
-    first = await process.stdout.readline()
-    await asyncio.sleep(moment)
-    process.send_signal(signal.SIGKILL)
-    rest = await process.stdout.read()
-    await process.wait()
-    lines = (first + rest).split(b"\n")
-    return {line.decode() for line in lines[:-1]}  # the last one may be cut off
+    for _ in range(kills * 2 // 5):
+        trial.kill(producers, 1, broker=True)
+        trial.kill(producers, 1, broker=False)
+    block(node, blocked=True)
+    try:
+        trial.kill(producers, kills - trial.kills, broker=True)
+    finally:
+        block(node, blocked=False)
+    assert trial.kills == kills
+    trial.judge(producers)
 
 
-async def _trial(rabbit: PrivateRabbit, folder: Path, kills: int) -> None:
-    url = rabbit.add_vhost(f"killed-{uuid4().hex[:8]}")
-    # Every other producer finds no broker, so that what it accepts is in the spool when it dies.
-    nowhere = "amqp://ml:ml_password@127.0.0.1:9/"
-    accepted: set[str] = set()
-    for kill in range(kills):
-        accepted |= await _killed(nowhere if kill % 2 else url, folder, random.uniform(0, 0.1))
-    settings = Settings.load(rabbitmq_url=url, ml_data_dir=folder, ml_drain_poll=0.05)
-    async with Producer(settings) as producer:
-        assert await producer.connected(20), producer.status().last_error
-        async with asyncio.timeout(60):
-            while await producer.waiting(limit=1):  # noqa: ASYNC110  # the spool has no event for it
-                await asyncio.sleep(0.05)
-    where = await places(url, folder / "mlproducer.db")
-    assert accepted
-    assert where.lost(accepted) == set()
-    in_flight = 2 * AT_ONCE  # callers and one batch of the drain
-    assert where.duplicates <= kills * in_flight, "no more than were in flight at each kill, with the same task id"
-
-
-async def test_a_producer_killed_under_load_loses_nothing_it_accepted(rabbit: PrivateRabbit, tmp_path: Path) -> None:
-    await _trial(rabbit, tmp_path, kills=6)
+def test_a_producer_killed_twenty_times_under_load_loses_nothing_it_accepted(
+    node: PrivateRabbit, producers: Producers, tmp_path: Path
+) -> None:
+    one_owner(node, producers, tmp_path, 20)
 
 
 @pytest.mark.chaos
-async def test_a_producer_killed_a_hundred_times_loses_nothing_it_accepted(
-    rabbit: PrivateRabbit, tmp_path: Path
+def test_a_producer_killed_a_hundred_times_loses_nothing_it_accepted(
+    node: PrivateRabbit, producers: Producers, tmp_path: Path
 ) -> None:
-    await _trial(rabbit, tmp_path, kills=100)
+    one_owner(node, producers, tmp_path, 100)
+
+
+def many_owners(node: PrivateRabbit, folder: Path, spool: str, kills: int) -> None:
+    """Two producers at a time on one spool: when one is killed, the other one publishes and drains."""
+    url = node.add_vhost(f"killed-{uuid4().hex[:8]}")
+    trial = Trial(url, spool, {**FAST, **SHARED, "ml_data_dir": folder, "ml_spool_url": spool})
+    with Producers(folder) as one, Producers(folder) as other:
+        try:
+            _kill_in_turn(trial, [one, other], kills, node)
+        finally:
+            block(node, blocked=False)
+        trial.judge(one)
+
+
+def _kill_in_turn(trial: Trial, free: list[Producers], kills: int, node: PrivateRabbit) -> None:
+    lives: list[tuple[Producers, Running]] = []
+    while trial.kills < kills:
+        if trial.kills == kills * 4 // 5:
+            block(node, blocked=True)
+        while free:
+            starter = free.pop()
+            lives.append((starter, trial.begin(starter, broker=trial.kills % 4 != 1)))
+        starter, oldest = lives.pop(0)
+        oldest.until_accepted()
+        time.sleep(random.uniform(0, LONGEST_LIFE))
+        trial.end(oldest)
+        free.append(starter)
+    for _, left in lives:
+        trial.end(left)
+
+
+@pytest.mark.chaos
+def test_producers_on_one_postgresql_killed_a_hundred_times_lose_nothing(
+    node: PrivateRabbit, postgres: PrivatePostgres, tmp_path: Path
+) -> None:
+    many_owners(node, tmp_path, postgres.url(postgres.new_database()), 100)
+
+
+@pytest.mark.chaos
+def test_producers_on_one_redis_killed_a_hundred_times_lose_nothing(node: PrivateRabbit, tmp_path: Path) -> None:
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    with PrivateRedis(folder) as server:
+        many_owners(node, tmp_path, server.url(), 100)

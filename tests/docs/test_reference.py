@@ -36,7 +36,17 @@ def test_every_command_is_in_the_reference() -> None:
     assert [name for name in commands if f"`mlproducer {name}" not in REFERENCE] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/reference.md", "bench/README.md", "examples/README.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        "README.md",
+        "docs/reference.md",
+        "docs/durability.md",
+        "docs/workers.md",
+        "bench/README.md",
+        "examples/README.md",
+    ],
+)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):

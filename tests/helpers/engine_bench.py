@@ -9,6 +9,7 @@ from typing import Any
 
 from mlproducer import Producer, Settings, Task
 from mlproducer.events import Event
+from mlproducer.ports import Spool
 from mlproducer.spool import open_spool
 from mlproducer.testing.broker import FakeBroker
 from mlproducer.wiring import Overrides
@@ -36,6 +37,7 @@ class Bench:
 
     producer: Producer
     broker: FakeBroker
+    spool: Spool
     events: list[Event] = field(default_factory=list)
 
     def told(self, kind: type[Event]) -> list[Any]:
@@ -45,12 +47,12 @@ class Bench:
         """Every task id by place: the promise is that each accepted one is in exactly one."""
         return {
             "broker": self.broker.task_ids(),
-            "spool": [row.envelope.task_id for row in await self.producer.waiting(limit=10_000)],
-            "dead": [letter.envelope.task_id for letter in await self.producer.dead_letters(limit=10_000)],
+            "spool": [row.task_id for row in await self.producer.waiting(limit=10_000)],
+            "dead": [letter.task_id for letter in await self.producer.dead_letters(limit=10_000)],
         }
 
 
-def bench(**given: object) -> Bench:
+def bench(*, spool: Spool | None = None, **given: object) -> Bench:
     made: list[FakeBroker] = []
 
     def broker(lost: Callable[[Any], None], _tell: object) -> FakeBroker:
@@ -59,9 +61,9 @@ def bench(**given: object) -> Bench:
 
     events: list[Event] = []
     settings = Settings.load(**{**FAST, "ml_spool_url": "memory://", **given})
-    spool = open_spool(settings.spool_url)
+    spool = spool or open_spool(settings.spool_url)
     producer = Producer(settings, listeners=[events.append], overrides=Overrides(broker=broker, spool=spool))
-    return Bench(producer, made[0], events)
+    return Bench(producer, made[0], spool, events)
 
 
 async def until(true: Callable[[], bool], seconds: float = 5.0) -> None:

@@ -1,7 +1,8 @@
 """The judge: where each task is, found without the engine.
 
-It reads the queues through an independent client and the spool's file through sqlite3, read-only, and compares with
-what the callers were told.
+It reads the queues through independent clients, and the spool through clients of its own, none of whose code is the
+spool's: SQLite's file with sqlite3, PostgreSQL with psycopg, each read-only, and Redis with plain commands. It compares
+with what the callers were told.
 """
 
 from __future__ import annotations
@@ -11,13 +12,18 @@ import sqlite3
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import aio_pika
+import psycopg
+import redis
+from msgspec import msgpack
+
+from mlproducer.reliability.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 QUEUES = ("ml.embed", "ml.summarize", "ml.transcribe", "ml.summarize_local", "ml.transcribe_local")
 
@@ -72,15 +78,67 @@ async def in_queues(url: str, names: Iterable[str] = QUEUES) -> Counter[str]:
     return found
 
 
-def in_spool(database: Path) -> tuple[frozenset[str], frozenset[str]]:
-    """Waiting and dead task ids."""
-    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
-        waiting = frozenset(row[0] for row in db.execute("select task_id from waiting"))
-        dead = frozenset(row[0] for row in db.execute("select task_id from dead_letters"))
+def taken(url: str, names: Iterable[str] = QUEUES) -> Counter[str]:
+    """As `in_queues`, and out of them: any number, through the judge's own AMQP client. Blocks."""
+    with Reader(url) as reader:
+        return Counter(task_id for name in names for task_id in reader.take(name))
+
+
+def in_spool(spool: Path | str) -> tuple[frozenset[str], frozenset[str]]:
+    """Waiting and dead task ids. `spool` is SQLite's file, or the URL of one of the others. Blocks."""
+    if isinstance(spool, Path):
+        with closing(sqlite3.connect(f"file:{spool}?mode=ro", uri=True)) as db:
+            return _in_tables(db)
+    if spool.startswith("postgresql://"):
+        with psycopg.connect(spool) as database:
+            database.read_only = True
+            return _in_tables(database)
+    return _in_redis(spool)
+
+
+def _in_tables(database: sqlite3.Connection | psycopg.Connection) -> tuple[frozenset[str], frozenset[str]]:
+    waiting = frozenset(row[0] for row in database.execute("select task_id from mlproducer_waiting"))
+    dead = frozenset(row[0] for row in database.execute("select task_id from mlproducer_dead_letters"))
     return waiting, dead
 
 
-async def places(url: str, database: Path, names: Iterable[str] = QUEUES) -> Places:
+def _in_redis(url: str) -> tuple[frozenset[str], frozenset[str]]:
+    with closing(_redis(url)) as server:
+        # A row without its content could not be published: it does not count as kept.
+        rows, dead, bodies = (_texts(server.hkeys(f"{{mlproducer}}:{name}")) for name in ("rows", "dead", "bodies"))
+    return rows & bodies, dead & bodies
+
+
+def _redis(url: str) -> Any:
+    """Untyped: the library's types know one answer for bytes and texts."""
+    return redis.Redis.from_url(url.partition("?")[0], decode_responses=False)
+
+
+def _texts(keys: Iterable[bytes]) -> frozenset[str]:
+    return frozenset(key.decode() for key in keys)
+
+
+def reasons(spool: Path | str) -> dict[str, str]:
+    """Dead task id → why. See `in_spool`."""
+    query = "select task_id, reason from mlproducer_dead_letters"
+    if isinstance(spool, Path):
+        with closing(sqlite3.connect(f"file:{spool}?mode=ro", uri=True)) as db:
+            return dict(db.execute(query).fetchall())
+    if spool.startswith("postgresql://"):
+        with psycopg.connect(spool) as database:
+            return dict(database.execute(query).fetchall())
+    with closing(_redis(spool)) as server:
+        letters = server.hgetall("{mlproducer}:dead")
+    # Four bytes of length, what that many bytes say of the task, then what is told of its end.
+    told = {task_id: msgpack.decode(entry[4 + int.from_bytes(entry[:4]) :]) for task_id, entry in letters.items()}
+    return {task_id.decode(): end[2] for task_id, end in told.items()}
+
+
+async def places(url: str, spool: Path | str, names: Iterable[str] = QUEUES) -> Places:
     queues = await in_queues(url, names)
-    waiting, dead = in_spool(database)
-    return Places(queues, waiting, dead)
+    return Places(queues, *await asyncio.to_thread(in_spool, spool))
+
+
+def final_places(url: str, spool: Path | str, names: Iterable[str] = QUEUES) -> Places:
+    """As `places`, but the queues are empty after it. Blocks."""
+    return Places(taken(url, names), *in_spool(spool))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,10 @@ class Worker:
 
 
 @contextmanager
-def running(version: str, url: str, folder: Path) -> Iterator[Worker]:
-    """A worker of the virtual environment, until the end of the block."""
+def running(
+    version: str, url: str, folder: Path, app: str = "celery_app", more: Mapping[str, str] | None = None
+) -> Iterator[Worker]:
+    """A worker of the virtual environment, until the end of the block; `more` is added to its environment."""
     environment = WORKERS[version]
     program = environment / "bin" / "celery"
     assert program.exists(), (
@@ -79,8 +82,8 @@ def running(version: str, url: str, folder: Path) -> Iterator[Worker]:
         f"{environment.name}/bin/pip install --require-hashes -r requirements/celery54.txt"
     )
     notes = folder / "worker.jsonl"
-    command = [str(program), "-A", "celery_app", "worker", "--pool", "solo", "--loglevel", "INFO"]
-    settings = {**os.environ, "WORKER_BROKER": url, "WORKER_NOTES": str(notes), "PYTHONPATH": str(HERE)}
+    command = [str(program), "-A", app, "worker", "--pool", "solo", "--loglevel", "INFO"]
+    settings = {**os.environ, "WORKER_BROKER": url, "WORKER_NOTES": str(notes), "PYTHONPATH": str(HERE), **(more or {})}
     with (
         notes.with_suffix(".log").open("wb") as log,
         subprocess.Popen(command, cwd=folder, env=settings, stdout=log, stderr=subprocess.STDOUT) as process,
@@ -89,7 +92,8 @@ def running(version: str, url: str, folder: Path) -> Iterator[Worker]:
             worker = Worker(version, url, notes, process)
             worker.wait_for("ready", 1, START_TIMEOUT)
             yield worker
-            assert process.poll() is None, "the worker stopped during the test"
+            # A test may kill it; by itself it does not stop.
+            assert process.poll() in {None, -signal.SIGKILL}, "the worker stopped during the test"
         finally:
             process.terminate()
             try:

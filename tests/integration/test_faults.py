@@ -196,7 +196,7 @@ async def test_a_deleted_queue_sends_tasks_through_their_attempts_to_the_dlq_and
         await trial.lose_nothing()
         p.reconnect()  # the topology is verified, and what is missing is made again
         await until(p.is_healthy)
-        assert await p.replay([letter.envelope.task_id for letter in letters]) == 20
+        assert await p.replay([letter.task_id for letter in letters]) == 20
         await trial.drained()
     where = await places(vhost, trial.database)
     assert len(where.queues) == 20
@@ -280,7 +280,7 @@ async def test_a_message_over_the_brokers_limit_is_dead_lettered_and_harms_no_ot
             await load
             await until(lambda: p.status().dead == 1)
             (letter,) = await p.dead_letters()
-            assert letter.envelope.task_id == receipt.task_id
+            assert letter.task_id == receipt.task_id
             assert letter.reason == "channel_refused"
             assert letter.code == 406
             await trial.drained()

@@ -8,7 +8,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from mlproducer.ports import DeadFilter
+from mlproducer.ports import DeadFilter, Record
 from mlproducer.spool.sql import SqliteSpool
 from mlproducer.testing.spool_contract import NOW, row
 
@@ -19,9 +19,9 @@ ROUNDS = 10
 PROGRAM = """
 import asyncio, os, random, signal, sys, time
 from pathlib import Path
-from mlproducer.ports import Again, Bury, Done
+from mlproducer.ports import Again, Bury
 from mlproducer.spool.sql import SqliteSpool
-from mlproducer.testing.spool_contract import NOW, row
+from mlproducer.testing.spool_contract import DONE, NOW, row
 
 def say(*words):
     os.write(1, (" ".join(words) + "\\n").encode())
@@ -32,15 +32,17 @@ async def put(spool, name):
             say("put", f"{name}-{n}")
 
 async def drain(spool):
-    verdicts = {"done": Done(), "again": Again(NOW, 1, "nacked", "", False), "dead": Bury(NOW, 3, "nacked", None, "")}
+    verdicts = {"done": DONE, "again": Again(NOW, 1, "nacked", "", False), "dead": Bury(NOW, 3, "nacked", None, "")}
     while True:
         leases = await spool.lease(20, now=NOW, until=NOW + 3600)
-        async def settle(lease, word):
-            say("trying", word, lease.row.envelope.task_id)
-            if await spool.settle(lease, verdicts[word]):
-                say(word, lease.row.envelope.task_id)
         # A third of them stay leased: the next owner must find those too.
-        await asyncio.gather(*(settle(each, random.choice(list(verdicts))) for each in leases if random.random() < 0.7))
+        words = [(each, random.choice(list(verdicts))) for each in leases if random.random() < 0.7]
+        for lease, word in words:
+            say("trying", word, lease.row.envelope.task_id)
+        held = await spool.settle([(lease, verdicts[word]) for lease, word in words])
+        for (lease, word), ours in zip(words, held):
+            if ours:
+                say(word, lease.row.envelope.task_id)
 
 async def work(path, number):
     spool = SqliteSpool(Path(path))
@@ -70,8 +72,8 @@ async def test_what_was_answered_is_there_after_kill_9_at_any_moment(tmp_path: P
 
     spool = SqliteSpool(path)
     await spool.open()
-    waiting = {found.envelope.task_id: found for found in await spool.waiting(limit=10_000_000)}
-    dead = {letter.envelope.task_id for letter in await spool.dead(DeadFilter(), limit=10_000_000)}
+    waiting = {found.task_id: found for found in await spool.waiting(limit=10_000_000)}
+    dead = {letter.task_id for letter in await spool.dead(DeadFilter(), limit=10_000_000)}
     there = waiting.keys() | dead
     # A process may be killed between the commit of a verdict and its word of it: such a row may be here or gone.
     assert told["put"] - told["trying done"] <= there
@@ -80,10 +82,12 @@ async def test_what_was_answered_is_there_after_kill_9_at_any_moment(tmp_path: P
     assert not waiting.keys() & dead, "nothing is in two places"
     size = await spool.measure()
     assert (size.tasks, size.dead) == (len(waiting), len(dead))
-    assert size.bytes == sum(found.envelope.size for found in waiting.values())
-    assert all(found.envelope == row(task_id, size=200).envelope for task_id, found in waiting.items()), (
-        "rows are whole"
-    )
+    assert size.bytes == sum(found.size for found in waiting.values())
     leases = await spool.lease(10_000_000, now=NOW, until=NOW + 60)
     assert {lease.row.envelope.task_id for lease in leases} == waiting.keys(), "leases of dead owners have ended"
+    assert all(lease.row.envelope == row(lease.row.envelope.task_id, size=200).envelope for lease in leases), (
+        "rows are whole"
+    )
+    for task_id in list(told["done"])[:50]:
+        assert isinstance(await spool.find(task_id), Record), "a task that is done is remembered"
     await spool.close()

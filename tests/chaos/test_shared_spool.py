@@ -1,0 +1,71 @@
+"""Whole producers, two and four, that drain one spool: each row is published once while nobody fails."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from mlproducer.testing.rabbitmq import PrivateRabbit
+from places import final_places, in_spool
+from private_postgres import PrivatePostgres
+from private_redis import PrivateRedis
+from producers import NOWHERE, Producers
+from trials import say
+
+
+def drain_together(rabbit: PrivateRabbit, spool: str, folder: Path, processes: int, rows: int) -> None:
+    """The settings are the defaults, as a user has them: only so a lease that is too short would show."""
+    url = rabbit.add_vhost(f"shared-{uuid4().hex[:8]}")
+    settings: dict[str, Any] = {"ml_spool_url": spool, "rabbitmq_url": url}
+    with ExitStack() as stack:
+        servers = [stack.enter_context(Producers(folder)) for _ in range(processes)]
+        began = time.monotonic()
+        put = servers[0].start({**settings, "rabbitmq_url": NOWHERE}, fill=rows).ended()
+        filled = time.monotonic() - began
+        assert put.receipts == {"spooled": rows}
+        assert in_spool(spool)[0] == put.accepted.keys()
+
+        began = time.monotonic()
+        drains = [server.start(settings, wait=True, drain=True, confirms=True) for server in servers]
+        told = [drain.ended() for drain in drains]
+        drained = time.monotonic() - began
+    where = final_places(url, spool)
+    published = Counter(each for drain in told for each in drain.confirmed)
+    shares = [len(drain.confirmed) for drain in told]
+    say(
+        f"{rows} rows: put in {filled:.1f} s ({rows / filled:,.0f}/s), drained by {processes} in {drained:.1f} s "
+        f"({rows / drained:,.0f}/s, start and end included), shares {shares}"
+    )
+    assert where.queues == Counter(put.accepted.keys()), "each is in the queue, and once"
+    assert published == where.queues, "and one producer says so"
+    assert min(shares) > rows / processes / 10, "they worked at the same time"
+    assert not where.spool
+    assert not where.dead
+
+
+def test_two_producers_on_one_postgresql_publish_5000_rows_once(
+    rabbit: PrivateRabbit, postgres_url: str, tmp_path: Path
+) -> None:
+    drain_together(rabbit, postgres_url, tmp_path, 2, 5_000)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("processes", [2, 4])
+def test_producers_on_one_postgresql_publish_100000_rows_once(
+    rabbit: PrivateRabbit, postgres: PrivatePostgres, tmp_path: Path, processes: int
+) -> None:
+    drain_together(rabbit, postgres.url(postgres.new_database()), tmp_path, processes, 100_000)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("processes", [2, 4])
+def test_producers_on_one_redis_publish_100000_rows_once(rabbit: PrivateRabbit, tmp_path: Path, processes: int) -> None:
+    (tmp_path / "redis").mkdir()
+    with PrivateRedis(tmp_path / "redis") as server:
+        drain_together(rabbit, server.url(), tmp_path, processes, 100_000)

@@ -1,0 +1,174 @@
+"""Producers under load, to be killed: a process that has everything imported, and forks one producer at a time.
+
+It says its own process id first. Each line of JSON on stdin is one producer's orders. The answers are that one's process
+id at once, and its exit status when it has ended, however it did. What its callers do and are told goes into a file, each line by a write of its own, so that
+all of it is there whatever became of the process:
+
+    started                        the producer is open (and connected, if told to wait for that)
+    called ID                      before each publish
+    accepted ID STATE TIME         a caller has the receipt
+    refused ID ERROR SECONDS WORDS it was refused, how long after the call, and why
+    confirmed ID                   an event: confirmed by the broker, perhaps from the spool
+    drained                        nothing waits in the spool
+    stopped                        politely, after SIGTERM or when the orders were done
+
+`start_child` in `producers.py` is the other side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, NoReturn
+from uuid import uuid4
+
+import psycopg  # noqa: F401  # here, and so not again in each child
+import redis.asyncio  # noqa: F401  # see above
+
+from mlproducer import Producer, Receipt, Settings, Task
+from mlproducer.errors import RefusedTask
+from mlproducer.events import Event, TaskConfirmed
+
+CHOSEN = "chosen-"
+"""Ids that a caller chose begin so."""
+RAMP = 0.02
+"""Seconds that the first caller is alone: it learns for all of them if the broker blocks."""
+REFUSED_REST = 0.01
+
+
+class Child:
+    """One producer and its callers, as `orders` say. All are optional but `settings` and `told`.
+
+    `callers` call all the time, `rest` seconds after each answer; every third chooses its ids, and first those of
+    `again`. `repeat` ids are called once each, and `fill` random ones. `text` is the payload's length.
+    `wait`: for the broker, before the first call. `drain`: end when the spool is empty. `confirms`: tell them.
+    """
+
+    def __init__(self, orders: dict[str, Any]) -> None:
+        self._orders = orders
+        self._told = os.open(orders["told"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._again = deque(orders.get("again", ()))
+        self._stop = asyncio.Event()
+
+    def say(self, *words: object) -> None:
+        os.write(self._told, " ".join(map(str, words)).replace("\n", " ").encode() + b"\n")
+
+    async def run(self) -> None:
+        orders = self._orders
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop.set)
+        listeners = [self._hear] if orders.get("confirms") else []
+        async with Producer(Settings.load(**orders["settings"]), listeners=listeners) as producer:
+            if orders.get("wait"):
+                await producer.connected(20)
+            self.say("started")
+            await self._fill(producer, orders.get("fill", 0))
+            await asyncio.gather(*(self._ask(producer, each, chosen=True) for each in orders.get("repeat", ())))
+            callers = []
+            for n in range(orders.get("callers", 0)):
+                callers.append(asyncio.create_task(self._call(producer, chosen=n % 3 == 2)))
+                await asyncio.sleep(0 if n else RAMP)
+            if callers:
+                await self._stop.wait()
+                await asyncio.gather(*callers)
+            if orders.get("drain"):
+                await self._drained(producer)
+        self.say("stopped")
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, TaskConfirmed):
+            self.say("confirmed", event.task_id)
+
+    async def _call(self, producer: Producer, *, chosen: bool) -> None:
+        while not self._stop.is_set():
+            task_id = (self._again.popleft() if self._again else CHOSEN + uuid4().hex) if chosen else None
+            if not await self._ask(producer, task_id, chosen=chosen):
+                await asyncio.sleep(REFUSED_REST)
+            await asyncio.sleep(self._orders.get("rest", 0))
+
+    async def _ask(self, producer: Producer, task_id: str | None, *, chosen: bool) -> bool:
+        task = self._task(task_id if chosen else None)
+        self.say("called", task.id)
+        began = time.monotonic()
+        try:
+            receipt = await producer.publish(task)
+        except RefusedTask as error:
+            self.say("refused", task.id, type(error).__name__, f"{time.monotonic() - began:.3f}", error)
+            return False
+        self._accepted(receipt)
+        return True
+
+    def _accepted(self, receipt: Receipt) -> None:
+        self.say("accepted", receipt.task_id, receipt.state.value, f"{time.time():.3f}")
+
+    async def _fill(self, producer: Producer, count: int) -> None:
+        def tasks() -> Iterator[Task]:
+            for _ in range(count):
+                task = self._task()
+                self.say("called", task.id)
+                yield task
+
+        if count:
+            async for receipt in producer.publish_many(tasks()):
+                if isinstance(receipt, Receipt):
+                    self._accepted(receipt)
+
+    async def _drained(self, producer: Producer) -> None:
+        while await producer.waiting(limit=1) and not self._stop.is_set():  # noqa: ASYNC110  # no event for it
+            await asyncio.sleep(0.05)
+        self.say("drained")
+
+    def _task(self, task_id: str | None = None) -> Task:
+        orders = self._orders
+        given: dict[str, Any] = {} if task_id is None else {"id": task_id}
+        for when in ("eta", "expires"):
+            if when in orders:
+                given[when] = datetime.now(UTC) + timedelta(seconds=orders[when])
+        payload = {"share_id": "s", "content": "t" * orders.get("text", 250)}
+        return Task(task_type="embed_vectors", payload=payload, **given)
+
+
+def die_with_parent() -> None:
+    """The kernel kills us if the one who started us dies: nobody else would."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def be_child(orders: dict[str, Any]) -> NoReturn:
+    die_with_parent()
+    try:
+        asyncio.run(Child(orders).run())
+    except BaseException as error:  # noqa: BLE001  # whatever it was, this process must not go on as its parent
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.flush()
+        os._exit(1)
+    os._exit(0)
+
+
+def answer(number: int) -> None:
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    die_with_parent()
+    answer(os.getpid())
+    for line in sys.stdin:
+        orders = json.loads(line)
+        pid = os.fork()
+        if not pid:
+            be_child(orders)
+        answer(pid)
+        _, status = os.waitpid(pid, 0)
+        answer(os.waitstatus_to_exitcode(status))
+
+
+if __name__ == "__main__":
+    main()
