@@ -7,6 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install
 ARGS ?=
+# What the tests start, kill and pause, from Debian.
+SERVERS := rabbitmq-server redis-server postgresql
 
 .PHONY: help run test lint types imports check unit chaos bench lock clean
 
@@ -29,13 +31,13 @@ imports: $(VENV)/.installed-dev ## the direction of dependencies
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.installed-dev .venv-celery54/.installed ## pytest, and 100 % branch coverage of core/
-	scripts/apt-install rabbitmq-server
+	scripts/apt-install $(SERVERS)
 	$(BIN)/coverage run -m pytest -q tests/core
 	$(BIN)/coverage report
 	$(BIN)/pytest -m "not chaos" --ignore tests/core $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## The long fault suite
-	scripts/apt-install rabbitmq-server
+	scripts/apt-install $(SERVERS)
 	$(BIN)/pytest -m chaos --timeout 1800 $(ARGS)
 
 bench: $(VENV)/.installed-dev ## Throughput as ratios in one run
