@@ -115,6 +115,16 @@ def test_an_operator_closes_it_from_any_state() -> None:
     assert closed.failures == 0
 
 
+def test_it_is_calm_only_while_closed_with_no_failure_counted() -> None:
+    failed = Breaker(10, 30.0)
+    failed.failure(0.0)
+    recovered = Breaker(10, 30.0)
+    recovered.failure(0.0)
+    recovered.success(0.0)
+    assert [each.is_calm for each in (Breaker(10, 30.0), recovered)] == [True, True]
+    assert [each.is_calm for each in (failed, opened(), probing())] == [False, False, False]
+
+
 def test_what_is_seen_in_a_debugger_says_the_state() -> None:
     assert repr(probing()) == "<Breaker HALF_OPEN failures=10 probing=True>"
 
@@ -176,6 +186,12 @@ class BreakerUnderFire(RuleBasedStateMachine):
         assert self.told is not BreakerState.HALF_OPEN, "an answer ends the half-open state"
         if self.told is BreakerState.CLOSED:
             assert self.breaker.failures == 0
+
+    @rule()
+    def calm_means_that_admit_passes_and_success_is_no_news(self) -> None:
+        if self.breaker.is_calm:
+            assert self.breaker.admit(self.now) == (Admission.PASS, ())
+            assert self.breaker.success(self.now) == ()
 
     @rule(times=st.integers(1, 3))
     def failures(self, times: int) -> None:

@@ -50,8 +50,8 @@ class Stream:
 
     The feeder reads the source and starts attempts while fewer than `window` tasks are between the source and the
     caller; outcomes arrive by callback; the caller's own pull turns them into receipts, and sends those that need the
-    spool on their way. So a slow caller slows the
-    source, and a source that pauses does not hold back receipts that are there.
+    spool on their way. So a slow caller slows the source, and a source that pauses does not hold back receipts that
+    are there.
     """
 
     def __init__(self, pipeline: Pipeline, window: int) -> None:
