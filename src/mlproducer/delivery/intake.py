@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from mlproducer.core.admission import SpoolGate
 from mlproducer.delivery.claims import receipt_of
+from mlproducer.delivery.deadlines import Deadlines
 from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.receipts import Accepting
 from mlproducer.errors import NotInTime, SpoolFull, SpoolUnavailable
@@ -25,6 +25,7 @@ class Intake:
         self._gate = gate
         self._gauges = gauges
         self._clock = clock
+        self._deadlines = Deadlines(clock)
         self._waits = waits
 
     async def commit(self, accepting: Accepting, row: SpoolRow) -> Receipt | None:
@@ -34,7 +35,7 @@ class Intake:
         """
         await self._admit(accepting, row.envelope.size)
         try:
-            async with asyncio.timeout(self._left(accepting)):
+            with self._deadlines.by(accepting.until):
                 return await self._put(accepting, row)
         except TimeoutError:
             # The put was cancelled: the store leaves the row out, or commits it whole. Nobody can say which.
