@@ -34,7 +34,7 @@ unit: $(VENV)/.installed-dev .venv-celery54/.installed ## pytest, and 100 % bran
 	scripts/apt-install $(SERVERS)
 	$(BIN)/coverage run -m pytest -q tests/core
 	$(BIN)/coverage report
-	$(BIN)/pytest -m "not chaos" --ignore tests/core $(ARGS)
+	$(BIN)/pytest -m "not chaos" --ignore tests/core -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## The long fault suite
 	scripts/apt-install $(SERVERS)
