@@ -107,6 +107,8 @@ BROKEN = {
     "json that does not parse": "```json\n{,}\n```",
     "json that is no task": '```json\n{"task_type": "embed_vectors"}\n```',
     "a language that nobody runs": "```ruby\nputs 1\n```",
+    "python that prints something else": '```python\nprint(1)\n```\n\n```text title="prints"\n2\n```',
+    "text that nobody prints": "```text\n2\n```",
     "no language": "```\nls\n```",
     "an indented block": "words\n\n    ls\n",
 }

@@ -11,6 +11,7 @@ The blocks of a page share one folder, one namespace and one broker:
     bash     run by bash in the folder
     toml     read, and written to the folder under its title; task types are read as ML_TASK_TYPES would be
     json     title="METHOD /path" is sent to the service, which must take it; without a title it must be a task
+    text     title="prints" is what the python block before it must print, `…` is anything
     sql      run in PostgreSQL with the spool's tables, and rolled back
     mermaid  not here: `tests/docs/test_site.py` has a browser draw it
 """
@@ -21,6 +22,7 @@ import ast
 import asyncio
 import contextlib
 import inspect
+import io
 import json
 import os
 import re
@@ -111,6 +113,7 @@ class Place:
     texts: Mapping[str, Callable[[], str]]
     postgres_url: Callable[[], str]
     namespace: dict[str, object] = field(default_factory=lambda: {"__name__": "__main__"})
+    printed: str = ""
     ports: dict[str, str] = field(default_factory=lambda: {port: str(free_port()) for port in PORTS})
 
     def local(self, text: str) -> str:
@@ -157,6 +160,9 @@ def _run(block: Block, place: Place) -> None:
             _json(block, text, place)
         case "sql":
             _sql(text, place)
+        case "text" if block.title == "prints":
+            if not _matches(text, place.printed):
+                raise BlockFailed(f"the page says:\n{text}\nit printed:\n{place.printed}")
         case _:
             raise BlockFailed("nobody runs this language: choose another, or list the block as exempt, with a reason")
 
@@ -166,10 +172,17 @@ def _python(block: Block, text: str, place: Place) -> None:
         place.folder.joinpath(block.title).write_text(text)
         place.namespace["__name__"] = Path(block.title).stem
     code = compile(text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    with contextlib.chdir(place.folder):
+    stdout = io.StringIO()
+    with contextlib.chdir(place.folder), contextlib.redirect_stdout(stdout):
         found = eval(code, place.namespace)  # noqa: S307  # our own pages
         if inspect.iscoroutine(found):
             asyncio.run(found)
+    place.printed = stdout.getvalue()
+
+
+def _matches(expected: str, printed: str) -> bool:
+    pattern = re.escape(expected.strip()).replace("…", ".*?")
+    return re.fullmatch(pattern, printed.strip(), flags=re.DOTALL) is not None
 
 
 @dataclass
@@ -216,8 +229,7 @@ def _console(text: str, place: Place) -> None:
     if code != 0:
         raise BlockFailed(f"exit code {code}:\n{printed}")
     for command, answer in zip(commands, printed.split(f"{mark}\n")[1:], strict=True):
-        pattern = re.escape(place.told(command.expected).strip()).replace("…", ".*?")
-        if command.expected and not re.fullmatch(pattern, answer.strip(), flags=re.DOTALL):
+        if command.expected and not _matches(place.told(command.expected), answer):
             raise BlockFailed(f"$ {command.line}\nthe page says:\n{command.expected}\nit printed:\n{answer}")
 
 
