@@ -137,12 +137,14 @@ def test_sql_that_fails_is_noticed_and_leaves_nothing(tmp_path: Path, postgres_u
 
 
 def test_a_fence_that_markdown_does_not_see_is_noticed() -> None:
-    with pytest.raises(BlockFailed, match="page.md: 2 lines"):
+    with pytest.raises(BlockFailed, match=r"page\.md: 2 lines"):
         blocks_of("page.md", '=== "tab"\n\n    ```python\n    1 / 0\n    ```\n')
 
 
 def test_blocks_share_their_page_and_no_other(tmp_path: Path) -> None:
-    first = '```python title="docs_part.py"\nx = 1\n```\n\n```python\nfrom docs_part import x as y\n\nassert x == y\n```'
+    first = (
+        '```python title="docs_part.py"\nx = 1\n```\n\n```python\nfrom docs_part import x as y\n\nassert x == y\n```'
+    )
     run_page(blocks_of("page.md", first + "\n\n```console\n$ cat docs_part.py\nx = 1\n```"), bench(tmp_path), {})
     assert "docs_part" not in sys.modules
     with pytest.raises(BlockFailed, match="NameError"):
