@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install
 ARGS ?=
 # What the tests start, kill and pause, from Debian.
-SERVERS := rabbitmq-server redis-server postgresql
+SERVERS := rabbitmq-server redis-server postgresql chromium curl
 
-.PHONY: help run test lint types imports check unit chaos bench lock clean
+.PHONY: help run test lint types imports check unit chaos bench docs lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -43,6 +43,10 @@ chaos: $(VENV)/.installed-dev ## The long fault suite
 bench: $(VENV)/.installed-dev ## Throughput as ratios in one run
 	scripts/apt-install rabbitmq-server
 	$(BIN)/python bench/publish.py $(ARGS)
+
+docs: $(VENV)/.installed-dev ## The documents as a site in var/site, warnings as errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open var/site/index.html, or: $(BIN)/mkdocs serve"
 
 lock: $(VENV)/.installed-dev ## Pin what pyproject.toml asks for, with hashes
 	scripts/lock $(BIN)

@@ -63,7 +63,7 @@ class Engine:
         """Open the spool and begin to connect. Does not wait for the broker: until it answers, tasks are spooled.
 
         Raises: SpoolUnavailable, if the spool cannot be opened: without it nothing could be promised; RuntimeError, if
-            it was started before.
+        it was started before.
         """
         if self._started:
             raise RuntimeError("a producer is started once: make another one")
