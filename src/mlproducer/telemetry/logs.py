@@ -55,8 +55,15 @@ __all__ = ["LogListener", "configure_logging"]
 DEBUG: Final = logging.DEBUG
 INFO: Final = logging.INFO
 
-SILENT: Final[frozenset[type[Event]]] = frozenset({TaskAccepted, SpoolMeasured, FlightMeasured, QueueMeasured})
-"""An accepted task is also confirmed or spooled, which is the better line; measurements are metrics."""
+SILENT: Final[Mapping[type[Event], str]] = MappingProxyType(
+    {
+        TaskAccepted: "the task is confirmed or spooled as well, which says more",
+        SpoolMeasured: "a metric: ml_producer_retry_queue_size and its like",
+        FlightMeasured: "a metric: ml_producer_in_flight and its like",
+        QueueMeasured: "a metric: ml_producer_queue_depth",
+    }
+)
+"""What makes no line, and why."""
 
 
 class LogListener:
