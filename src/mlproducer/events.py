@@ -89,7 +89,7 @@ class TaskRetried(Struct, frozen=True, gc=False):
 
 
 class TaskDeadLettered(Struct, frozen=True, gc=False):
-    """`reason` is from a small closed set: nacked, returned, channel_refused, too_large, expired. `attempts` were spent."""
+    """`reason` is from a closed set: nacked, returned, channel_refused, too_large, expired; `attempts` were spent."""
 
     task_id: str
     task_type: str

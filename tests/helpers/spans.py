@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from opentelemetry.context import Context
-from opentelemetry.propagate import extract, inject
+from opentelemetry.propagate import extract
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
-from opentelemetry.trace import Span, SpanContext, get_current_span, set_span_in_context
+from opentelemetry.trace import Span, SpanContext, get_current_span
 
 from mlproducer.envelope.headers import headers_of
 from mlproducer.task import Envelope
@@ -58,9 +58,3 @@ def linked(span: ReadableSpan) -> set[int]:
 def carried(envelope: Envelope) -> SpanContext:
     """The trace context in a message."""
     return get_current_span(extract(headers_of(envelope), Context())).get_span_context()
-
-
-def traceparent(span: Span) -> str:
-    carrier: dict[str, str] = {}
-    inject(carrier, set_span_in_context(span))
-    return carrier["traceparent"]

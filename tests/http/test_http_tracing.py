@@ -85,7 +85,7 @@ async def test_every_line_of_a_batch_is_a_child_of_the_callers_span() -> None:
 async def test_the_tasks_of_a_share_are_children_of_the_callers_span() -> None:
     spans = Spans()
     async with http_bench(tracer_provider=spans.provider) as b:
-        share = {"content": "text " * 50}
+        share = {"text": "text " * 50}
         answer = await b.client.post("/api/shares/s-1/ml/embed", json=share, headers=INCOMING)
         assert answer.status_code in {200, 201, 202}, answer.text
         assert [f"{parent(accept):016x}" for accept in spans.of("accept")] == [SPAN]

@@ -51,7 +51,7 @@ from mlproducer.telemetry import tracing
 from mlproducer.telemetry.tracing import Tracing
 from mlproducer.testing.broker import FakeBroker
 from mlproducer.wiring import Overrides
-from spans import Spans, carried, context, facts, linked, parent, traceparent
+from spans import Spans, carried, context, facts, linked, parent
 
 REMOTE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -522,4 +522,3 @@ def test_a_task_that_is_added_to_an_outbox_carries_the_trace_of_its_transaction(
     assert [facts(span)["mlproducer.task.state"] for span in (added, refused)] == ["added", "refused"]
     assert parent(added) == outer.get_span_context().span_id
     assert f"{context(added).span_id:016x}".encode() in properties
-

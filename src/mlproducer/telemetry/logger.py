@@ -44,7 +44,7 @@ def redact_event(_logger: object, _method: str, event: EventDict) -> EventDict:
 
 
 def add_trace(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """A structlog processor: `trace_id` and `span_id` of the current span, if there is one. Usable as `redact_event`."""
+    """A structlog processor: `trace_id` and `span_id` of the current span, if any. Usable as `redact_event`."""
     return {**event, **_trace_ids()}
 
 

@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import Any, Final
 
 from msgspec import Struct
@@ -56,6 +56,27 @@ and takes several times as long as all the rest that `call` does then."""
 _log = logging.getLogger(__name__)
 
 
+class _Guard:
+    """Around OpenTelemetry: what fails within costs a span and no task. The first failure is said; the next ones come
+    by the thousand.
+    """
+
+    def __init__(self) -> None:
+        self._said = False
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        if not self._said:
+            self._said = True
+            _log.warning("tracing failed; spans are missing, tasks are not (said once)", exc_info=error)
+        return True
+
+
 class Tracing:
     """`ports.Tracer`, and a listener that hears which broker we are connected to.
 
@@ -69,7 +90,7 @@ class Tracing:
         self._tracer = None if provider is None else _tracer_of(provider)
         self._look_at = float("-inf")
         self._broker: dict[str, Any] = {}
-        self._said = False
+        self.guard: Final = _Guard()
         self.handlers: Final[Mapping[type[Event], Callable[[Any], None]]] = MappingProxyType(
             {ConnectionChanged: self._connection}
         )
@@ -83,22 +104,18 @@ class Tracing:
         tracer = self._tracer or self._look()
         if tracer is None and not otel.get_current():
             return None
-        try:
+        with self.guard:
             return self._hand_on(task) if tracer is None else self._accept(tracer, task)
-        except Exception:
-            self.failed()
-            return None
+        return None
 
     def batch(self, leases: Sequence[Lease]) -> BatchTrace | None:
         """See `ports.Tracer`. The span is current in the asyncio task that called, until that ends."""
         tracer = self._tracer or self._look()
         if tracer is None:
             return None
-        try:
+        with self.guard:
             return _Batch(self, tracer, leases)
-        except Exception:
-            self.failed()
-            return None
+        return None
 
     def about(self, operation: str, queue: str | None) -> tuple[str, dict[str, Any]]:
         """The name of a span, and the attributes that a sampler should see."""
@@ -112,12 +129,6 @@ class Tracing:
         if queue is not None:
             attributes["messaging.rabbitmq.destination.routing_key"] = queue
         return f"{operation} {destination}", attributes
-
-    def failed(self) -> None:
-        """Say it of the first failure: the next ones come by the thousand."""
-        if not self._said:
-            self._said = True
-            _log.warning("tracing failed; spans are missing, tasks are not (said once)", exc_info=True)
 
     def _look(self) -> Tracer | None:
         now = time.monotonic()
@@ -199,7 +210,7 @@ class _Call(Struct, eq=False):
     def end(self, envelope: Envelope | None, state: str) -> None:
         if self.span is None:
             return
-        try:
+        with self.tracing.guard:
             self.span.set_attribute("mlproducer.task.state", state if self.error is None else "refused")
             if envelope is not None:
                 self.span.set_attributes(_sizes(envelope))
@@ -208,8 +219,6 @@ class _Call(Struct, eq=False):
                 self.span.set_attribute("error.type", self.error)
                 self.span.set_status(StatusCode.ERROR)
             self.span.end()
-        except Exception:
-            self.tracing.failed()
 
 
 class _Attempt(Struct, eq=False):
@@ -229,10 +238,8 @@ class _Attempt(Struct, eq=False):
 
     def __call__(self, outcome: Outcome) -> None:
         if not (type(outcome) is NotSent and outcome.cause in NO_ATTEMPT):
-            try:
+            with self.tracing.guard:
                 self._record(outcome)
-            except Exception:
-                self.tracing.failed()
         self.settle(outcome)
 
     def _record(self, outcome: Outcome) -> None:
@@ -288,10 +295,8 @@ class _Batch:
         return _Attempt(self._tracing, self._tracer, envelope, context, links, number, settle, time.time_ns())
 
     def end(self) -> None:
-        try:
+        with self._tracing.guard:
             self._span.end()
-        except Exception:
-            self._tracing.failed()
 
 
 def _tracer_of(provider: TracerProvider) -> Tracer:
