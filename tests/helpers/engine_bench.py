@@ -54,7 +54,7 @@ class Bench:
         }
 
 
-def bench(*, spool: Spool | None = None, tracer_provider: TracerProvider | None = None, **given: object) -> Bench:
+def bench(*, spool: Spool | None = None, tracer_provider: TracerProvider | None = None, **given: Any) -> Bench:
     made: list[FakeBroker] = []
 
     def broker(lost: Callable[[Any], None], _tell: object) -> FakeBroker:

@@ -57,4 +57,5 @@ def linked(span: ReadableSpan) -> set[int]:
 
 def carried(envelope: Envelope) -> SpanContext:
     """The trace context in a message."""
-    return get_current_span(extract(headers_of(envelope), Context())).get_span_context()
+    found: SpanContext = get_current_span(extract(headers_of(envelope), Context())).get_span_context()
+    return found

@@ -19,6 +19,6 @@ out = Path(os.environ["WORKER_SPANS"]).open("a", buffering=1)  # noqa: SIM115  #
 exporter = ConsoleSpanExporter(out=out, formatter=lambda span: (span.to_json(indent=None) or "") + "\n")
 provider.add_span_processor(SimpleSpanProcessor(exporter))
 trace.set_tracer_provider(provider)
-CeleryInstrumentor().instrument()
+CeleryInstrumentor().instrument()  # type: ignore[no-untyped-call]  # half typed
 
 __all__ = ["app"]

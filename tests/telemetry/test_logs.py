@@ -137,7 +137,8 @@ def test_an_attempt_that_did_not_succeed_says_why(outcome: Outcome, status: str,
 
 
 SAMPLES: dict[type[Event], Event] = {
-    **{type(event): event for event, *_ in (*TASK_LINES, *OTHER_LINES)},
+    **{type(event): event for event, _, _ in TASK_LINES},
+    **{type(event): event for event, _ in OTHER_LINES},
     AttemptSettled: AttemptSettled("t-1", "embed_vectors", Nacked(), 0.02, 10, 2),
 }
 
@@ -173,7 +174,7 @@ def test_what_another_line_or_a_metric_says_better_makes_none(event: Event) -> N
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
 def test_a_level_hides_what_is_below_it_and_nothing_else(level: str) -> None:
-    told = [(event, at) for event, at, *_ in (*TASK_LINES, *OTHER_LINES)]
+    told = [*((event, at) for event, at, _ in TASK_LINES), *OTHER_LINES]
     severity = ("debug", "info", "warning", "error").index
     expected = [at for _, at in told if severity(at) >= severity(level)]
     assert [line["level"] for line in Lines(level).of(*(event for event, _ in told))] == expected

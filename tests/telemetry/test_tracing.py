@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from opentelemetry import baggage
 from opentelemetry.context import Context, attach, detach
+from opentelemetry.propagate import extract
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, Decision, Sampler, SamplingResult
 from opentelemetry.trace import (
@@ -64,7 +65,7 @@ def spans() -> Spans:
 @pytest.fixture
 def remote() -> Iterator[None]:
     """The caller is in a trace that began elsewhere, as an HTTP handler is."""
-    token = attach(tracing.extract({"traceparent": REMOTE, "tracestate": "vendor=1"}))
+    token = attach(extract({"traceparent": REMOTE, "tracestate": "vendor=1"}))
     yield
     detach(token)
 
@@ -410,7 +411,7 @@ def test_an_sdk_that_is_set_up_late_is_found_within_a_second(monkeypatch: pytest
         return spans.provider if now >= 100.5 else ProxyTracerProvider()
 
     monkeypatch.setattr(tracing, "get_tracer_provider", provider)
-    monkeypatch.setattr(tracing.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     found = Tracing("ml.tasks", TaskTypes.builtin())
     assert found.call(embed()) is None
     now = 100.9
