@@ -42,7 +42,7 @@ REMOTE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0
 
 
 class NoTracer:
-    """`ports.Tracer` that nobody is behind."""
+    """`delivery.traces.Tracer` that nobody is behind."""
 
     def call(self, task: Task) -> None:
         del task

@@ -96,7 +96,7 @@ class Outbox:
         """
         trace = self._tracing.call(task)
         try:
-            envelope = self._encoder.encode(task if trace is None else trace.task)
+            envelope = self._encoder.encode(task, None if trace is None else trace.headers)
             if envelope.expires_at is not None and envelope.expires_at <= now:
                 raise InvalidTask("is in the past: the task could never run", field="expires")
         except RefusedTask as error:

@@ -54,7 +54,9 @@ class Bench:
         }
 
 
-def bench(*, spool: Spool | None = None, tracer_provider: TracerProvider | None = None, **given: Any) -> Bench:
+def bench(*, spool: Spool | None = None, **given: Any) -> Bench:
+    """`given` are settings; `tracer_provider` is one of OpenTelemetry, or None."""
+    tracer_provider: TracerProvider | None = given.pop("tracer_provider", None)
     made: list[FakeBroker] = []
 
     def broker(lost: Callable[[Any], None], _tell: object) -> FakeBroker:

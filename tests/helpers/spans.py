@@ -57,5 +57,5 @@ def linked(span: ReadableSpan) -> set[int]:
 
 def carried(envelope: Envelope) -> SpanContext:
     """The trace context in a message."""
-    found: SpanContext = get_current_span(extract(headers_of(envelope), Context())).get_span_context()
-    return found
+    span: Span = get_current_span(extract(headers_of(envelope), Context()))
+    return span.get_span_context()

@@ -19,13 +19,13 @@ from mlproducer.core.pacing import Pace
 from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.copies import Copies
 from mlproducer.delivery.guard import Guard
+from mlproducer.delivery.traces import BatchTrace, Tracer
 from mlproducer.delivery.verdicts import NO_ATTEMPT, Verdicts
 from mlproducer.errors import SpoolUnavailable
 from mlproducer.events import BreakerState, SpoolFailed, TaskConfirmed, TaskDeadLettered, TaskRetried
 from mlproducer.outcome import NotSent, NotSentCause, Outcome
 from mlproducer.ports import (
     Again,
-    BatchTrace,
     Broker,
     Bury,
     Clock,
@@ -36,7 +36,6 @@ from mlproducer.ports import (
     Settlement,
     Spool,
     SpoolRow,
-    Tracer,
     Verdict,
 )
 

@@ -10,7 +10,7 @@ confirm it is committed in the spool. Only then its caller gets a receipt. The d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Protocol, assert_never
 
@@ -22,6 +22,7 @@ from mlproducer.delivery.claims import Claims
 from mlproducer.delivery.drain import Drain
 from mlproducer.delivery.intake import Intake
 from mlproducer.delivery.receipts import Accepting, ReceiptBook
+from mlproducer.delivery.traces import CallTrace, Tracer
 from mlproducer.delivery.verdicts import Verdicts
 from mlproducer.errors import InvalidTask, NotAccepting, NotInTime, RefusedTask
 from mlproducer.events import TaskAccepted, TaskConfirmed, TaskRefused, TaskSpooled
@@ -30,16 +31,20 @@ from mlproducer.ports import (
     Again,
     Broker,
     Bury,
-    CallTrace,
     Clock,
     Done,
     Listener,
     Settle,
     SpoolRow,
-    Tracer,
     Verdict,
 )
 from mlproducer.task import Envelope, Receipt, Task, TaskState
+
+
+class Encode(Protocol):
+    """See `envelope.encode.Encoder.encode`."""
+
+    def __call__(self, task: Task, carried: Mapping[str, str] | None = None, /) -> Envelope: ...
 
 
 class ClaimCheck(Protocol):
@@ -61,7 +66,7 @@ class Pipeline:
     def __init__(
         self,
         *,
-        encode: Callable[[Task], Envelope],
+        encode: Encode,
         claim_check: ClaimCheck | None,
         attempts: Attempts,
         broker: Broker,
@@ -109,7 +114,7 @@ class Pipeline:
         try:
             if not self.accepting:
                 raise NotAccepting("the producer is not started, or is stopping: use it within `async with`")
-            envelope = self._encode(task if trace is None else trace.task)
+            envelope = self._encode(task) if trace is None else self._encode(task, trace.headers)
             now = self._clock.now()
             if envelope.expires_at is not None and envelope.expires_at <= now:
                 raise InvalidTask("is in the past: the task could never run", field="expires")

@@ -14,8 +14,9 @@ from typing import Final
 from msgspec import Struct
 
 from mlproducer.core.lifecycle import Move, advance
+from mlproducer.delivery.traces import CallTrace
 from mlproducer.errors import TaskConflict
-from mlproducer.ports import CallTrace, Record
+from mlproducer.ports import Record
 from mlproducer.task import Envelope, Receipt, TaskState
 
 

@@ -39,12 +39,13 @@ from opentelemetry.trace import (
 )
 
 from mlproducer.core.retry import cause_of
+from mlproducer.delivery.traces import BatchTrace, CallTrace
 from mlproducer.delivery.verdicts import NO_ATTEMPT
 from mlproducer.envelope.headers import headers_of
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.events import ConnectionChanged, ConnectionState, Event
 from mlproducer.outcome import Confirmed, NotSent, Outcome, Returned, Unsure
-from mlproducer.ports import BatchTrace, CallTrace, Lease, Settle, SpoolRow
+from mlproducer.ports import Lease, Settle, SpoolRow
 from mlproducer.task import Envelope, Task
 from mlproducer.telemetry.redact import redact_text
 
@@ -78,7 +79,7 @@ class _Guard:
 
 
 class Tracing:
-    """`ports.Tracer`, and a listener that hears which broker we are connected to.
+    """`delivery.traces.Tracer`, and a listener that hears which broker we are connected to.
 
     `provider` None takes OpenTelemetry's global one, also if it is set after this is made. A tracer, sampler or
     exporter that fails costs spans and never a task.
@@ -100,7 +101,7 @@ class Tracing:
             self._connection(event)
 
     def call(self, task: Task) -> CallTrace | None:
-        """See `ports.Tracer`."""
+        """See `delivery.traces.Tracer`."""
         tracer = self._tracer or self._look()
         if tracer is None and not otel.get_current():
             return None
@@ -109,7 +110,7 @@ class Tracing:
         return None
 
     def batch(self, leases: Sequence[Lease]) -> BatchTrace | None:
-        """See `ports.Tracer`. The span is current in the asyncio task that called, until that ends."""
+        """See `delivery.traces.Tracer`. The span is current in the asyncio task that called, until that ends."""
         tracer = self._tracer or self._look()
         if tracer is None:
             return None
@@ -147,13 +148,13 @@ class Tracing:
         inject(carrier)
         if not carrier or _chosen(task) is not None:
             return None
-        return _HandedOn(_with_headers(task, carrier))
+        return _HandedOn(carrier)
 
     def _accept(self, tracer: Tracer, task: Task) -> CallTrace | None:
         chosen = _chosen(task)
         if chosen is not None:
             # The conventions: a context that the user put into the message stays, and no span of ours stands for it.
-            return _Call(self, tracer, task, None, chosen)
+            return _Call(self, tracer, {}, None, chosen)
         name, attributes = self.about("accept", self._queues.get((task.task_type, task.backend)))
         attributes |= {
             "messaging.operation.type": "create",
@@ -166,8 +167,8 @@ class Tracing:
         carrier: dict[str, str] = {}
         inject(carrier, context)
         if not span.is_recording():  # sampled out: the worker has to know, and that is all
-            return _HandedOn(_with_headers(task, carrier)) if carrier else None
-        return _Call(self, tracer, _with_headers(task, carrier), span, set_span_in_context(span, Context()))
+            return _HandedOn(carrier) if carrier else None
+        return _Call(self, tracer, carrier, span, set_span_in_context(span, Context()))
 
     def _connection(self, event: ConnectionChanged) -> None:
         if event.state is ConnectionState.CONNECTED:
@@ -176,9 +177,9 @@ class Tracing:
 
 
 class _HandedOn(Struct, eq=False):
-    """`ports.CallTrace` that records nothing."""
+    """`CallTrace` that records nothing."""
 
-    task: Task
+    headers: Mapping[str, str]
 
     def attempt(self, envelope: Envelope, settle: Settle) -> Settle:
         del envelope
@@ -190,11 +191,11 @@ class _HandedOn(Struct, eq=False):
 
 
 class _Call(Struct, eq=False):
-    """`ports.CallTrace`. `span` is None where the user chose the context that the message carries."""
+    """`CallTrace`. `span` is None where the user chose the context that the message carries."""
 
     tracing: Tracing
     tracer: Tracer
-    task: Task
+    headers: Mapping[str, str]
     span: Span | None
     context: Context
     """What the message carries."""
@@ -263,7 +264,7 @@ class _Attempt(Struct, eq=False):
 
 
 class _Batch:
-    """`ports.BatchTrace`."""
+    """`BatchTrace`."""
 
     def __init__(self, tracing: Tracing, tracer: Tracer, leases: Sequence[Lease]) -> None:
         name, attributes = tracing.about("drain", None)
@@ -311,10 +312,6 @@ def _queues(types: TaskTypes) -> dict[tuple[str, str | None], str]:
             if backend == each.preferred:
                 found[each.name, None] = route.queue
     return found
-
-
-def _with_headers(task: Task, carrier: dict[str, str]) -> Task:
-    return task.model_copy(update={"headers": {**task.headers, **carrier}})
 
 
 def _chosen(task: Task) -> Context | None:
