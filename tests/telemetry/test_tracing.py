@@ -427,6 +427,17 @@ def test_an_sdk_that_is_set_up_late_is_found_within_a_second(monkeypatch: pytest
 # What must not happen
 
 
+def test_a_provider_that_does_not_load_costs_no_task(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken() -> AnyProvider:
+        raise StopIteration
+
+    monkeypatch.setattr(tracing, "get_tracer_provider", broken)
+    assert Tracing("ml.tasks", TaskTypes.builtin()).call(embed()) is None
+    assert "tracing failed" in caplog.text
+
+
 class Broken(SpanProcessor):
     def __init__(self, *, at_start: bool) -> None:
         self._at_start = at_start

@@ -136,10 +136,10 @@ class Tracing:
         if now < self._look_at:
             return None
         self._look_at = now + LOOK_EVERY
-        provider = get_tracer_provider()
-        if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
-            return None
-        self._tracer = _tracer_of(provider)
+        with self.guard:  # OTEL_PYTHON_TRACER_PROVIDER may name one that does not load
+            provider = get_tracer_provider()
+            if not isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
+                self._tracer = _tracer_of(provider)
         return self._tracer
 
     def _hand_on(self, task: Task) -> CallTrace | None:
