@@ -43,8 +43,9 @@ def facts(span: ReadableSpan) -> dict[str, Any]:
 
 
 def context(span: ReadableSpan) -> SpanContext:
-    assert span.context is not None
-    return span.context
+    found: SpanContext | None = span.context
+    assert found is not None
+    return found
 
 
 def parent(span: ReadableSpan) -> int | None:
@@ -57,5 +58,4 @@ def linked(span: ReadableSpan) -> set[int]:
 
 def carried(envelope: Envelope) -> SpanContext:
     """The trace context in a message."""
-    span: Span = get_current_span(extract(headers_of(envelope), Context()))
-    return span.get_span_context()
+    return get_current_span(extract(headers_of(envelope), Context())).get_span_context()
