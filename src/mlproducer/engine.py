@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -77,7 +78,9 @@ class Engine:
         self._started = parts.pipeline.accepting = True
         parts.link.start()
         loop = asyncio.get_running_loop()
-        self._loops = [loop.create_task(_kept(part.run)) for part in (parts.drain, parts.health, parts.gauges)]
+        loops = (parts.drain, parts.health, parts.gauges)
+        # In contexts of their own: what runs as long as the producer belongs to no trace that happens to start it.
+        self._loops = [loop.create_task(_kept(part.run), context=Context()) for part in loops]
 
     async def stop(self) -> None:
         """Accept nothing more, give what is in flight its time, spool the rest, close everything.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+from opentelemetry.trace import TracerProvider
 
 from mlproducer.amqp.broker import AmqpBroker
 from mlproducer.amqp.config import AmqpConfig, Credentials
@@ -39,8 +42,10 @@ from mlproducer.events import ALL_EVENTS, Event
 from mlproducer.ports import Broker, Clock, Listener, Spool, SpoolRow, Verdict
 from mlproducer.settings import Settings
 from mlproducer.spool import open_spool
+from mlproducer.telemetry.exporting import start_exporting
 from mlproducer.telemetry.logs import LogListener, configure_logging
 from mlproducer.telemetry.metrics import Metrics
+from mlproducer.telemetry.tracing import Tracing
 
 GetCredentials = Callable[[], Awaitable[Credentials]]
 MakeBroker = Callable[[Callable[[BrokerError], None], Listener], Broker]
@@ -61,6 +66,8 @@ class Overrides:
     clock: Clock | None = None
     broker: MakeBroker | None = None
     spool: Spool | None = None
+    tracer_provider: TracerProvider | None = None
+    """None takes the global one of OpenTelemetry, if there is any."""
 
 
 class Producer(Engine):
@@ -116,6 +123,18 @@ def start_logging(settings: Settings) -> None:
     configure_logging(settings.ml_log_level, settings.ml_log_format)
 
 
+def start_tracing() -> Callable[[], None]:
+    """Export spans as OpenTelemetry's own variables (`OTEL_*`) say; for our own programs. Returns what ends it: call it
+    last, because it waits until what is recorded is sent.
+    """
+    return start_exporting(os.environ)
+
+
+def tracing_for(settings: Settings, types: TaskTypes, provider: TracerProvider | None = None) -> Tracing:
+    """Spans of a producer with these settings."""
+    return Tracing(settings.ml_exchange, types, provider)
+
+
 def _assemble(  # one line a part; splitting it would hide the picture
     settings: Settings,
     types: TaskTypes,
@@ -125,7 +144,8 @@ def _assemble(  # one line a part; splitting it would hide the picture
 ) -> Parts:
     clock: Clock = overrides.clock or SystemClock()
     last_confirm = LastConfirm(clock)
-    tell = _announcer((last_confirm, *listeners))
+    tracing = tracing_for(settings, types, overrides.tracer_provider)
+    tell = _announcer((last_confirm, tracing, *listeners))
     knot = _Knot()
     broker = _broker(settings, types, clock, tell, knot, credentials, overrides)
     spool = overrides.spool or spool_for(settings)
@@ -166,6 +186,7 @@ def _assemble(  # one line a part; splitting it would hide the picture
         pace=pace,
         clock=clock,
         tell=tell,
+        tracer=tracing,
         verdict_told=knot.record,
         times=DrainTimes(settings.ml_drain_lease, settings.ml_drain_poll, settings.ml_confirm_timeout),
     )
@@ -188,6 +209,7 @@ def _assemble(  # one line a part; splitting it would hide the picture
         drain=drain,
         clock=clock,
         tell=tell,
+        tracer=tracing,
         confirm_timeout=settings.ml_confirm_timeout,
         accept_timeout=settings.ml_accept_timeout,
     )
