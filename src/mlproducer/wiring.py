@@ -19,6 +19,7 @@ from mlproducer.core.pacing import Pace
 from mlproducer.core.retry import RetryPolicy
 from mlproducer.core.supervisor import Supervisor
 from mlproducer.delivery.attempts import Attempts
+from mlproducer.delivery.checks import Checks
 from mlproducer.delivery.claims import Claims
 from mlproducer.delivery.copies import Copies
 from mlproducer.delivery.drain import Drain, DrainTimes
@@ -86,6 +87,22 @@ class Producer(Engine):
         self.metrics = Metrics(self.task_types.names, self.task_types.queues)
         told: tuple[Listener, ...] = (self.metrics, LogListener(), *listeners)
         super().__init__(_assemble(self.settings, self.task_types, told, credentials, overrides or Overrides()))
+
+    async def start(self) -> None:
+        """As `Engine.start`. Raises: SettingsError too, if `ML_METRICS_DIR` cannot be used."""
+        if self.settings.ml_metrics_dir is not None:
+            self.metrics.share(self.settings.ml_metrics_dir)
+        try:
+            await super().start()
+        except BaseException:
+            self.metrics.unshare()
+            raise
+
+    async def stop(self) -> None:
+        try:
+            await super().stop()
+        finally:
+            self.metrics.unshare()
 
 
 def registry(settings: Settings, extra: Sequence[TaskType] = ()) -> TaskTypes:
@@ -172,6 +189,7 @@ def _assemble(  # one line a part; splitting it would hide the picture
     gate = SpoolGate(
         settings.ml_spool_max_tasks, settings.ml_spool_max_bytes, settings.ml_spool_max_age, settings.ml_spool_low_mark
     )
+    intake = Intake(spool, gate, gauges, clock, waits=settings.ml_spool_overflow == "wait")
     claim_check = _claim_check(settings)
     largest = settings.ml_max_message_bytes if claim_check is None else settings.ml_max_payload_bytes
     encoder = Encoder(types, f"mlproducer@{socket.gethostname()}", largest)
@@ -183,13 +201,24 @@ def _assemble(  # one line a part; splitting it would hide the picture
         verdicts=verdicts,
         claims=Claims(spool, clock, tell, settings.ml_receipt_retention),
         claim_all=settings.ml_receipts == "all",
-        intake=Intake(spool, gate, gauges, clock, waits=settings.ml_spool_overflow == "wait"),
+        intake=intake,
         book=book,
         drain=drain,
         clock=clock,
         tell=tell,
         confirm_timeout=settings.ml_confirm_timeout,
         accept_timeout=settings.ml_accept_timeout,
+    )
+    checks = Checks(
+        broker=broker,
+        link=link,
+        guard=guard,
+        health=health,
+        gauges=gauges,
+        intake=intake,
+        drain=drain,
+        pipeline=pipeline,
+        batch_limit=settings.ml_confirm_timeout + settings.ml_drain_lease,
     )
     operations = Operations(
         broker=broker,
@@ -198,12 +227,13 @@ def _assemble(  # one line a part; splitting it would hide the picture
         tell=tell,
         link=link,
         guard=guard,
-        health=health,
+        checks=checks,
         gauges=gauges,
         book=book,
         drain=drain,
         pipeline=pipeline,
         last_confirm=last_confirm,
+        ready_connected=settings.ml_ready_when == "connected",
     )
     knot.tie(link, drain, pipeline)
     return Parts(
