@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from mlproducer.amqp.broker import AmqpBroker
 from mlproducer.amqp.config import AmqpConfig, Credentials
+from mlproducer.amqp.inspection import BrokerFacts, inspect
 from mlproducer.blobs import BlobStore, open_blobs
 from mlproducer.blobs.claim_check import ClaimCheck
 from mlproducer.core.admission import SpoolGate, Window
@@ -126,6 +127,11 @@ def blobs_for(settings: Settings) -> BlobStore | None:
     """The store of large payloads; None if there is none. Raises: SettingsError."""
     url = settings.ml_blob_url.get_secret_value()
     return open_blobs(url, timeout=settings.ml_blob_timeout) if url else None
+
+
+async def look_at_broker(settings: Settings, types: TaskTypes) -> BrokerFacts:
+    """What is at the broker, for `mlproducer doctor`; changes nothing there. Raises: BrokerError, SettingsError."""
+    return await inspect(AmqpConfig.from_settings(settings, _queues(settings, types)))
 
 
 def start_logging(settings: Settings) -> None:
@@ -286,9 +292,12 @@ def _broker(
 ) -> Broker:
     if overrides.broker is not None:
         return overrides.broker(knot.lost, tell)
-    queues = (*types.queues, settings.ml_dlq_queue) if settings.ml_dlq_publish else types.queues
-    config = AmqpConfig.from_settings(settings, queues, credentials=credentials)
+    config = AmqpConfig.from_settings(settings, _queues(settings, types), credentials=credentials)
     return AmqpBroker(config, clock, tell, knot.lost)
+
+
+def _queues(settings: Settings, types: TaskTypes) -> tuple[str, ...]:
+    return (*types.queues, settings.ml_dlq_queue) if settings.ml_dlq_publish else types.queues
 
 
 def _claim_check(settings: Settings) -> ClaimCheck | None:
