@@ -48,7 +48,7 @@ async def test_existing_queues_with_other_arguments_are_told_in_plain_words_and_
         await channel.declare_queue("ml.summarize", durable=True, arguments={"x-queue-type": "quorum"})
         ours = {"x-queue-type": "quorum", "x-delivery-limit": 5}
         read = await channel.declare_queue("ml.transcribe", durable=True, arguments=ours)
-        await read.consume(lambda message: None)
+        await read.consume(print)
         await channel.declare_exchange("ml.tasks", "direct", durable=True)
         await channel.default_exchange.publish(aio_pika.Message(b"x"), "ml.embed")
         result = doctor("--json")

@@ -142,9 +142,7 @@ def _keys(settings: Settings) -> Finding:
         return Finding("keys", Verdict.FAILED, str(error), "the service would not start; the library would")
     if settings.ml_insecure and not settings.loopback_only:
         detail = f"none, on {settings.ml_host}: whoever reaches the service may publish and read tasks"
-        return Finding(
-            "keys", Verdict.WARNING, detail, "set ML_API_KEYS, or see that something in front checks callers"
-        )
+        return Finding("keys", Verdict.WARNING, detail, "set ML_API_KEYS, or let something in front check callers")
     count = len(settings.ml_api_keys)
     if count:
         return Finding("keys", Verdict.OK, f"{plural(count, 'API key')}")

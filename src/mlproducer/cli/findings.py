@@ -74,9 +74,7 @@ def of_size(facts: BrokerFacts, settings: Settings) -> Finding:
     major = int(found) if (found := facts.version.partition(".")[0]).isdecimal() else 0
     limit = next((size for version, size in _BROKER_LIMITS if major >= version), None)
     if limit is None:
-        return Finding(
-            "size limit", Verdict.OK, f"{largest:,} bytes; what {facts.product or 'the broker'} takes is not known"
-        )
+        return Finding("size limit", Verdict.OK, f"{largest:,} bytes; what this broker takes is not known")
     detail = f"messages up to {largest:,} bytes; {facts.product} {facts.version} takes {limit:,} unless set otherwise"
     if largest > limit:
         todo = "lower ML_MAX_MESSAGE_BYTES (ML_BLOB_URL takes larger payloads), or raise the broker's max_message_size"
@@ -98,6 +96,5 @@ def of_login(settings: Settings) -> Finding:
     ):
         detail = "the broker's password is the default one, which is no secret"
         return Finding("broker login", Verdict.WARNING, detail, "set another one at the broker and in RABBITMQ_URL")
-    return Finding(
-        "broker login", Verdict.OK, "from RABBITMQ_URL" if settings.rabbitmq_auth == "plain" else "certificate"
-    )
+    how = "from RABBITMQ_URL" if settings.rabbitmq_auth == "plain" else "by certificate"
+    return Finding("broker login", Verdict.OK, how)

@@ -65,8 +65,9 @@ async def live() -> Response:
 
 @open_router.get("/api/ml/health/ready", responses={503: {"description": "not ready; `reasons` say why"}})
 async def ready(producer: ProducerOf) -> Response:
-    """200 if a new task would be accepted now: published, or spooled; with `ML_READY_WHEN=connected`, published. Answers
-    from memory, so it may be asked every second.
+    """200 if a new task would be accepted now: published, or spooled; with `ML_READY_WHEN=connected`, published.
+
+    Answers from memory, so it may be asked every second.
     """
     status = producer.status()
     return answer({"ready": status.ready, "reasons": status.reasons}, 200 if status.ready else 503)
