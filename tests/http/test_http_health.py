@@ -46,12 +46,12 @@ async def test_every_check_has_a_status_a_time_and_a_detail() -> None:
         assert found["last_confirm"]["detail"].startswith("last confirm 0.")
 
 
-async def test_asking_every_second_of_a_day_asks_the_broker_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_asking_again_and_again_asks_the_broker_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     async with http_bench(**QUIET) as b:
         asked: list[str] = []
         for name in ("connect", "close", "publish", "check", "queue_depths", "writable"):
             monkeypatch.setattr(b.broker, name, lambda *_, _name=name, **__: asked.append(_name))
-        for _ in range(100):
+        for _ in range(40):
             for path in ("", "/live", "/ready"):
                 assert (await b.client.get(f"/api/ml/health{path}")).status_code == 200
         assert asked == []
