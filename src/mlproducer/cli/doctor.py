@@ -13,7 +13,6 @@ from rich.markup import escape
 from mlproducer.cli.findings import Finding, Verdict, of_exchange, of_login, of_queues, of_size, of_types
 from mlproducer.cli.output import ExitCode, JsonOption, Output, output, plural
 from mlproducer.cli.output import size as size_of
-from mlproducer.envelope.builtin import builtin_types
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.errors import BrokerError, MLProducerError, SettingsError, SpoolUnavailable
@@ -85,7 +84,7 @@ async def _examine(settings: Settings) -> AsyncIterator[Finding]:
 def _envelope(settings: Settings, types: TaskTypes) -> Finding:
     """Encodes an example of each built-in type that is as it was built in; of a user's own, we know no example."""
     encoder = Encoder(types, "mlproducer@doctor", settings.ml_max_message_bytes)
-    known = {each.name: each.fields for each in builtin_types()}
+    known = {each.name: each.fields for each in TaskTypes.builtin()}
     names = [name for name in _EXAMPLES if name in types and types[name].fields is known[name]]
     try:
         largest = max((encoder.encode(Task(task_type=name, payload=_EXAMPLES[name])).size for name in names), default=0)
