@@ -16,6 +16,7 @@ from mlproducer.telemetry.cells import Cells, Exemplar, Family, go_float, spelle
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _ZERO: Final = "0.0\n"
+_HEADS_KEPT: Final = 50_000
 
 
 class Shown(NamedTuple):
@@ -73,6 +74,8 @@ class Exposition:
     def _heads_of(self, family: Family, labels: tuple[str, ...]) -> tuple[str, ...]:
         heads = self._heads.get((family, labels))
         if heads is None:
+            if len(self._heads) >= _HEADS_KEPT:  # pids of processes that are long gone
+                self._heads.clear()
             heads = self._heads[family, labels] = _heads(family, dict(zip(family.labels, labels, strict=True)))
         return heads
 
