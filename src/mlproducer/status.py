@@ -1,4 +1,6 @@
-"""What the engine says of itself: `Status` for tools, `Health` for orchestrators. No secrets in either."""
+"""What the engine says of itself: `Status` for tools, `Health` for orchestrators; and what `doctor` found at a broker.
+No secrets in any.
+"""
 
 from __future__ import annotations
 
@@ -84,3 +86,28 @@ class Status:
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundQueue:
+    """A queue as the broker has it. `differs`: in plain words; empty if it is as we would make it."""
+
+    name: str
+    exists: bool
+    messages: int = 0
+    consumers: int = 0
+    differs: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerFacts:
+    """One moment of a broker. `exchange_problem` is empty if tasks can be published to the exchange."""
+
+    node: str
+    product: str
+    version: str
+    frame_max: int
+    """Bytes."""
+    exchange_exists: bool
+    exchange_problem: str
+    queues: tuple[FoundQueue, ...]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mlproducer.amqp.broker import AmqpBroker
 from mlproducer.amqp.config import AmqpConfig, Credentials
-from mlproducer.amqp.inspection import BrokerFacts, inspect
+from mlproducer.amqp.inspection import inspect
 from mlproducer.blobs import BlobStore, open_blobs
 from mlproducer.blobs.claim_check import ClaimCheck
 from mlproducer.core.admission import SpoolGate, Window
@@ -41,6 +41,7 @@ from mlproducer.events import ALL_EVENTS, Event
 from mlproducer.ports import Broker, Clock, Listener, Spool, SpoolRow, Verdict
 from mlproducer.settings import Settings
 from mlproducer.spool import open_spool
+from mlproducer.status import BrokerFacts
 from mlproducer.telemetry.logs import LogListener, configure_logging
 from mlproducer.telemetry.metrics import Metrics
 

@@ -18,6 +18,9 @@ def doctor(*words: str) -> Result:
     return CliRunner().invoke(app, ["doctor", *words])
 
 
+async def ignore(_message: object) -> None: ...
+
+
 def findings(result: Result) -> dict[str, dict[str, Any]]:
     told = json.loads(result.stdout)
     assert told["ok"] is (result.exit_code == 0)
@@ -47,9 +50,9 @@ async def test_existing_queues_with_other_arguments_are_told_in_plain_words_and_
         channel = await connection.channel()
         classic = await channel.declare_queue("ml.embed", durable=True)
         await channel.declare_queue("ml.summarize", durable=True, arguments={"x-queue-type": "quorum"})
-        ours = {"x-queue-type": "quorum", "x-delivery-limit": 5}
+        ours: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": 5}
         read = await channel.declare_queue("ml.transcribe", durable=True, arguments=ours)
-        await read.consume(print)
+        await read.consume(ignore)
         await channel.declare_exchange("ml.tasks", "direct", durable=True)
         await channel.default_exchange.publish(aio_pika.Message(b"x"), "ml.embed")
         result = await asyncio.to_thread(doctor, "--json")

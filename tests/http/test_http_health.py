@@ -14,7 +14,7 @@ from mlproducer.events import TopologyDiffers
 from mlproducer.outcome import Nacked
 from mlproducer.ports import LinkView
 
-QUIET: dict[str, object] = {"ml_health_interval": 3_600.0}
+QUIET: dict[str, Any] = {"ml_health_interval": 3_600.0}
 NAMES = [
     "accepting", "connection", "channel_and_topology", "circuit_breaker", "spool", "spool_fill", "dead_letter_queue",
     "drain", "last_confirm",
@@ -137,7 +137,7 @@ async def test_a_drain_and_confirms_that_stand_still_are_told(monkeypatch: pytes
 
 
 async def test_a_blob_store_has_a_check_where_one_is_set(tmp_path: Path) -> None:
-    store = {"ml_blob_url": str(tmp_path / "blobs"), "ml_claim_check_bytes": 1_024}
+    store: dict[str, Any] = {"ml_blob_url": str(tmp_path / "blobs"), "ml_claim_check_bytes": 1_024}
     large = embed(payload={"share_id": "s", "content": "x" * 4_000})
     async with http_bench(**store) as b:
         assert (await health(b, 200))["blob_store"]["detail"] == "not used yet"

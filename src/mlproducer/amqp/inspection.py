@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from pamqp import commands
@@ -20,37 +19,13 @@ from mlproducer.amqp.connection import Connection
 from mlproducer.amqp.faults import ChannelClosed, connect_failed
 from mlproducer.amqp.topology import EXCHANGE_TYPE, QUEUE_ARGUMENTS, exchange_is_there, refusal
 from mlproducer.errors import BrokerError, ConnectionLost
+from mlproducer.status import BrokerFacts, FoundQueue
 
 _INEQUIVALENT: Final = re.compile(
     r"inequivalent arg '(?P<name>[^']+)' for (?P<what>queue|exchange) .*?: received "
     r"(?P<ours>none|'[^']*'|the value '[^']*'.*?) but current is (?P<theirs>none|'[^']*'|the value '[^']*')"
 )
 _QUOTED: Final = re.compile(r"'([^']*)'")
-
-
-@dataclass(frozen=True, slots=True)
-class FoundQueue:
-    """A queue as the broker has it. `differs`: in plain words; empty if it is as we would make it."""
-
-    name: str
-    exists: bool
-    messages: int = 0
-    consumers: int = 0
-    differs: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerFacts:
-    """One moment of a broker. `exchange_problem` is empty if tasks can be published to the exchange."""
-
-    node: str
-    product: str
-    version: str
-    frame_max: int
-    """Bytes."""
-    exchange_exists: bool
-    exchange_problem: str
-    queues: tuple[FoundQueue, ...]
 
 
 async def inspect(config: AmqpConfig) -> BrokerFacts:

@@ -9,7 +9,7 @@ from typing import Final
 
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.settings import Settings
-from mlproducer.wiring import BrokerFacts
+from mlproducer.status import BrokerFacts
 
 _BROKER_LIMITS: Final = ((4, 16 << 20), (3, 128 << 20))
 """RabbitMQ's default `max_message_size` in bytes, by major version; it tells no client what it is set to."""
