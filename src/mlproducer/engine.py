@@ -28,6 +28,10 @@ BEGIN_AGAIN: Final = 1.0
 """Seconds before a loop that failed begins again."""
 
 
+DIRECT: Final = ("accepting", "connection", "circuit_breaker", "spool")
+"""The checks that tell whether a new task would be confirmed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What an engine is made of; `wiring` puts it together. Durations in seconds."""
@@ -163,8 +167,8 @@ class Engine:
 
     def is_healthy(self) -> bool:
         """New tasks are confirmed directly: connected, not blocked, breaker closed, spool writable."""
-        checks = {check.name: check.status for check in self.health().checks if check.name != "dead_letter_queue"}
-        return self.status().accepting and all(status is CheckStatus.OK for status in checks.values())
+        checks = {check.name: check.status for check in self.health().checks}
+        return all(checks[name] is CheckStatus.OK for name in DIRECT)
 
     def status(self) -> Status:
         return self._operations.status()

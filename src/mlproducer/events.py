@@ -160,6 +160,8 @@ class TopologyDiffers(Struct, frozen=True, gc=False):
 
     name: str
     text: str
+    broken: bool = False
+    """It is missing, or not bound: tasks cannot get there."""
 
 
 class SpoolMeasured(Struct, frozen=True, gc=False):

@@ -23,6 +23,7 @@ from opentelemetry.trace import (
     SpanKind,
     StatusCode,
     TraceState,
+    format_trace_id,
     get_current_span,
     use_span,
 )
@@ -104,6 +105,17 @@ async def test_a_confirmed_call_is_an_accept_span_with_one_publish_in_it(spans: 
     assert facts(publish) == {**both, **send, "mlproducer.attempt": 1}
     assert [span.status.status_code for span in (accept, publish)] == [StatusCode.UNSET] * 2
     assert (accept.start_time or 0) <= (publish.start_time or 0) <= (publish.end_time or 0) <= (accept.end_time or 0)
+
+
+async def test_the_slow_ones_can_be_found_by_the_exemplars_of_the_histograms(spans: Spans) -> None:
+    b = bench(tracer_provider=spans.provider)
+    async with b.producer as producer:
+        await producer.connected(2)
+        await producer.publish(embed())
+        text = producer.metrics.prometheus("application/openmetrics-text")[0].decode()
+    trace = f'# {{trace_id="{format_trace_id(context(spans.one("accept")).trace_id)}"}}'
+    for name in ("ml_producer_task_publish_duration_seconds_bucket", "ml_producer_accept_to_confirm_seconds_bucket"):
+        assert sum(line.startswith(name) and trace in line for line in text.splitlines()) == 1
 
 
 async def test_a_message_carries_the_context_of_its_accept_span(spans: Spans) -> None:

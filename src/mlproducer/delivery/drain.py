@@ -127,6 +127,16 @@ class Drain:
         self._stopping = asyncio.Event()
         self._jobs: set[asyncio.Task[None]] = set()
         self._sweep_at = 0.0
+        self._turned_at = clock.monotonic()
+
+    @property
+    def batches(self) -> int:
+        """Under way."""
+        return len(self._jobs)
+
+    def still_for(self) -> float:
+        """Seconds since the loop last began a turn. It does so at every poll; a turn may wait as long as a batch."""
+        return self._clock.monotonic() - self._turned_at
 
     def wake(self) -> None:
         """Something may be due."""
@@ -146,6 +156,7 @@ class Drain:
         try:
             while not self._stopping.is_set():
                 self._wake.clear()
+                self._turned_at = self._clock.monotonic()
                 try:
                     more = await self._sweep()
                     idle = await self._round()

@@ -60,7 +60,8 @@ class Intake:
                 receipt = None if known is None else receipt_of(known, row.envelope)
                 if receipt is not None:
                     return receipt
-        except SpoolUnavailable:
+        except SpoolUnavailable as error:
+            self._gauges.write_failed(str(error))
             # Else a store that is away for long would look full, and its callers be told so.
             self._gauges.taken_back(row.envelope.size)
             accepting.committing = False
@@ -74,6 +75,11 @@ class Intake:
             if not self._waits or left <= 0:
                 raise SpoolFull(full, retry_after=RETRY_AFTER)
             await self._gauges.next(left)
+
+    def fill(self) -> float:
+        """How full the spool is, as a share of its nearest limit."""
+        gauges = self._gauges
+        return self._gate.fill(gauges.spooled_tasks, gauges.spooled_bytes, gauges.oldest_age())
 
     def _refusal(self, size: int) -> str | None:
         gauges = self._gauges

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol, assert_never
 
 from msgspec import Struct
@@ -24,7 +24,7 @@ from mlproducer.delivery.intake import Intake
 from mlproducer.delivery.receipts import Accepting, ReceiptBook
 from mlproducer.delivery.traces import CallTrace, Tracer
 from mlproducer.delivery.verdicts import Verdicts
-from mlproducer.errors import InvalidTask, NotAccepting, NotInTime, RefusedTask
+from mlproducer.errors import BlobStoreUnavailable, InvalidTask, NotAccepting, NotInTime, RefusedTask
 from mlproducer.events import TaskAccepted, TaskConfirmed, TaskRefused, TaskSpooled
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome, Unsure, UnsureCause
 from mlproducer.ports import Again, Broker, Bury, Clock, Done, Listener, Settle, SpoolRow, Verdict
@@ -48,6 +48,14 @@ class ClaimCheck(Protocol):
     async def apply(self, envelope: Envelope) -> Envelope: ...
 
     def close(self) -> None: ...
+
+
+@dataclass(slots=True)
+class BlobUse:
+    """How the last large payload fared: seconds that the store took, or its error."""
+
+    seconds: float | None = None
+    error: str = ""
 
 
 class Pipeline:
@@ -89,6 +97,7 @@ class Pipeline:
         self._accept_timeout = accept_timeout
         self._spans = self._spans_of(accept_timeout)
         self.accepting = False
+        self.blobs = None if claim_check is None else BlobUse()
 
     @property
     def under_way(self) -> int:
@@ -173,14 +182,24 @@ class Pipeline:
         return None
 
     async def _check_in(self, claim_check: ClaimCheck, accepting: Accepting) -> Envelope:
+        started, use = self._clock.monotonic(), BlobUse()
         try:
-            async with asyncio.timeout(accepting.until - self._clock.monotonic()):
-                return await claim_check.apply(accepting.envelope)
+            async with asyncio.timeout(accepting.until - started):
+                envelope = await claim_check.apply(accepting.envelope)
+            use.seconds = self._clock.monotonic() - started
         except TimeoutError:
+            use.error = "it did not take a payload before the caller's deadline"
             raise NotInTime(
                 "the blob store did not take the payload before the deadline: raise the call's timeout, or see "
                 "ML_BLOB_URL"
             ) from None
+        except BlobStoreUnavailable as error:
+            use.error = str(error)
+            raise
+        finally:
+            if use.error or use.seconds is not None:  # not of a payload that was refused for itself
+                self.blobs = use
+        return envelope
 
     def attempt(self, accepting: Accepting, settle: Settle) -> None:
         """Start the direct attempt; `settle` is called exactly once, perhaps at once."""

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from types import MappingProxyType, TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 from opentelemetry import context as otel
@@ -33,6 +33,7 @@ from opentelemetry.trace import (
     StatusCode,
     Tracer,
     TracerProvider,
+    format_trace_id,
     get_current_span,
     get_tracer_provider,
     set_span_in_context,
@@ -78,14 +79,29 @@ class _Guard:
         return True
 
 
+class Exemplars(Protocol):
+    """Told the trace of what took so long: `telemetry.metrics.Metrics`. Seconds; 32 hex digits."""
+
+    def attempt_traced(self, task_type: str, outcome: Outcome, seconds: float, trace_id: str) -> None: ...
+
+    def confirm_traced(self, task_type: str, seconds: float, trace_id: str) -> None: ...
+
+
 class Tracing:
     """`delivery.traces.Tracer`, and a listener that hears which broker we are connected to.
 
     `provider` None takes OpenTelemetry's global one, also if it is set after this is made. A tracer, sampler or
-    exporter that fails costs spans and never a task.
+    exporter that fails costs spans and never a task. `exemplars` is told of sampled spans.
     """
 
-    def __init__(self, exchange: str, types: TaskTypes, provider: TracerProvider | None = None) -> None:
+    def __init__(
+        self,
+        exchange: str,
+        types: TaskTypes,
+        provider: TracerProvider | None = None,
+        exemplars: Exemplars | None = None,
+    ) -> None:
+        self.exemplars: Final = exemplars
         self._exchange = exchange
         self._queues = _queues(types)
         self._tracer = None if provider is None else _tracer_of(provider)
@@ -154,7 +170,7 @@ class Tracing:
         chosen = _chosen(task)
         if chosen is not None:
             # The conventions: a context that the user put into the message stays, and no span of ours stands for it.
-            return _Call(self, tracer, {}, None, chosen)
+            return _Call(self, tracer, {}, None, chosen, time.monotonic())
         name, attributes = self.about("accept", self._queues.get((task.task_type, task.backend)))
         attributes |= {
             "messaging.operation.type": "create",
@@ -168,7 +184,7 @@ class Tracing:
         inject(carrier, context)
         if not span.is_recording():  # sampled out: the worker has to know, and that is all
             return _HandedOn(carrier) if carrier else None
-        return _Call(self, tracer, carrier, span, set_span_in_context(span, Context()))
+        return _Call(self, tracer, carrier, span, set_span_in_context(span, Context()), time.monotonic())
 
     def _connection(self, event: ConnectionChanged) -> None:
         if event.state is ConnectionState.CONNECTED:
@@ -199,6 +215,8 @@ class _Call(Struct, eq=False):
     span: Span | None
     context: Context
     """What the message carries."""
+    started: float
+    """Seconds on the monotonic clock."""
     error: str | None = None
 
     def attempt(self, envelope: Envelope, settle: Settle) -> Settle:
@@ -220,6 +238,9 @@ class _Call(Struct, eq=False):
                 self.span.set_attribute("error.type", self.error)
                 self.span.set_status(StatusCode.ERROR)
             self.span.end()
+            exemplars, trace_id = self.tracing.exemplars, _sampled(self.span)
+            if exemplars is not None and trace_id is not None and envelope is not None and state == "confirmed":
+                exemplars.confirm_traced(envelope.task_type, time.monotonic() - self.started, trace_id)
 
 
 class _Attempt(Struct, eq=False):
@@ -261,6 +282,10 @@ class _Attempt(Struct, eq=False):
             span.set_attribute("error.type", cause_of(outcome))
             span.set_status(StatusCode.ERROR, _text(outcome))
         span.end()
+        exemplars, trace_id = self.tracing.exemplars, _sampled(span)
+        if exemplars is not None and trace_id is not None:
+            seconds = (time.time_ns() - self.started) / 1e9
+            exemplars.attempt_traced(envelope.task_type, outcome, seconds, trace_id)
 
 
 class _Batch:
@@ -332,6 +357,12 @@ def _valid(context: Context) -> Context | None:
 
 def _span_context(context: Context) -> SpanContext:
     return get_current_span(context).get_span_context()
+
+
+def _sampled(span: Span) -> str | None:
+    """The id of a trace that can be looked at; None of one that nobody keeps."""
+    context = span.get_span_context()
+    return format_trace_id(context.trace_id) if context.trace_flags.sampled else None
 
 
 def _sizes(envelope: Envelope) -> dict[str, int]:
