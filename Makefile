@@ -10,7 +10,7 @@ ARGS ?=
 # What the tests start, kill and pause, from Debian.
 SERVERS := rabbitmq-server redis-server postgresql prometheus
 
-.PHONY: help run test lint types imports check unit chaos bench lock clean
+.PHONY: help run test lint types imports check unit chaos bench dashboards lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -43,6 +43,9 @@ chaos: $(VENV)/.installed-dev ## The long fault suite
 bench: $(VENV)/.installed-dev ## Throughput as ratios in one run
 	scripts/apt-install rabbitmq-server
 	$(BIN)/python bench/publish.py $(ARGS)
+
+dashboards: $(VENV)/.installed-dev ## Build the Grafana dashboards anew from their code
+	$(BIN)/python -m mlproducer.monitoring.build
 
 lock: $(VENV)/.installed-dev ## Pin what pyproject.toml asks for, with hashes
 	scripts/lock $(BIN)
