@@ -74,9 +74,8 @@ class Service:
                 process.kill()
                 process.wait()
 
-    def publish(self, tasks: int, *, task_type: str = "embed_vectors", words: int = 20) -> list[str]:
+    def publish(self, tasks: int, *, task_type: str = "embed_vectors", content: str = "Call me Ishmael.") -> list[str]:
         """The states of the receipts."""
-        content = "word " * words
         lines = [
             json.dumps({"task_type": task_type, "payload": {"share_id": f"s{next(self._numbers)}", "content": content}})
             for _ in range(tasks)
