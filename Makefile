@@ -10,7 +10,7 @@ ARGS ?=
 # What the tests start, kill and pause, from Debian.
 SERVERS := rabbitmq-server redis-server postgresql prometheus
 
-.PHONY: help run test lint types imports check unit chaos bench dashboards lock clean
+.PHONY: help run test lint types imports check unit chaos bench dashboards pictures lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -46,6 +46,10 @@ bench: $(VENV)/.installed-dev ## Throughput as ratios in one run
 
 dashboards: $(VENV)/.installed-dev ## Build the Grafana dashboards anew from their code
 	$(BIN)/python -m mlproducer.monitoring.build
+
+pictures: $(VENV)/.installed-dev ## Draw the dashboards for docs/ from a run with faults (three minutes)
+	scripts/apt-install rabbitmq-server prometheus
+	PYTHONPATH=tests/helpers $(BIN)/python -m bench.dashboard_pictures docs/images
 
 lock: $(VENV)/.installed-dev ## Pin what pyproject.toml asks for, with hashes
 	scripts/lock $(BIN)
