@@ -149,7 +149,7 @@ def _graph(axes: Axes, panel: Mapping[str, Any], source: Source) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     custom, lines = defaults.get("custom", {}), _lines(panel, source)
     _title(axes, panel["title"])
-    plot = _plot(axes, bottom=0.24)
+    plot = _plot(axes, bottom=0.19)
     stacked = custom.get("stacking", {}).get("mode") == "normal"
     if stacked:
         _stack(plot, lines, bars=custom.get("drawStyle") == "bars")
@@ -213,7 +213,7 @@ def _spells(line: Line) -> list[tuple[datetime, datetime, float]]:
 
 
 def _title(axes: Axes, text: str) -> None:
-    axes.text(0.02, 0.97, text, transform=axes.transAxes, va="top", size=9.5, weight="medium")
+    axes.text(0.02, 0.97, text, transform=axes.transAxes, va="top", size=9.5)
 
 
 def _plot(axes: Axes, *, bottom: float, left: float = 0.11) -> Axes:
@@ -221,6 +221,7 @@ def _plot(axes: Axes, *, bottom: float, left: float = 0.11) -> Axes:
     plot.set_facecolor(PANEL)
     plot.spines[:].set_visible(False)
     plot.grid(color=GRID, linewidth=0.6)
+    plot.set_axisbelow(True)
     plot.tick_params(colors=TEXT, labelsize=7.5, length=0)
     plot.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=6))
     plot.xaxis.set_major_formatter(dates.DateFormatter("%H:%M:%S", tz=UTC))
@@ -253,7 +254,7 @@ def written(number: float, unit: str, decimals: int | None) -> str:
         case "bytes":
             return _scaled(number, ((1024.0, 1.0, "B"), (1024.0**2, 1024.0, "KiB"), (1024.0**3, 1024.0**2, "MiB")))
         case "ops":
-            return f"{number:.{0 if decimals is None else decimals}f} ops/s"
+            return f"{number:.3g} ops/s" if decimals is None else f"{number:.{decimals}f} ops/s"
         case _:
             return f"{number:,.0f}" if abs(number - round(number)) < 1e-6 or abs(number) >= 10 else f"{number:.1f}"
 
