@@ -26,7 +26,7 @@ KINDS = (
     ("transcribe_whisper", "https://media.example/speech.wav", 1),
 )
 """Task type, content, tasks at a time."""
-PICTURES = {
+PICTURES: dict[str, dict[str, tuple[str, ...]]] = {
     "ml-producer-monitoring": {
         "dashboard-delivery": ("Connection health", "Is it getting through?"),
         "dashboard-queues": ("Queues",),

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from string import Template
 from typing import Any, Final
 
 import matplotlib as mpl
-from matplotlib import dates, ticker
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -53,8 +53,10 @@ class Source:
 
 @dataclass(slots=True)
 class Line:
+    """`times` in Unix seconds."""
+
     legend: str
-    times: list[datetime]
+    times: list[float]
     numbers: list[float]
     colour: str = field(default="")
 
@@ -101,7 +103,7 @@ def _lines(panel: Mapping[str, Any], source: Source) -> list[Line]:
         ask = source.now if target.get("instant") else source.over_time
         for series in ask(filled(target["expr"], source.values)):
             pairs = series["values"] if "values" in series else [series["value"]]
-            moments = [datetime.fromtimestamp(float(moment), UTC) for moment, _ in pairs]
+            moments = [float(moment) for moment, _ in pairs]
             legend = _legend(target.get("legendFormat", ""), series["metric"])
             found.append(Line(legend, moments, [float(number) for _, number in pairs]))
     for number, line in enumerate(found):
@@ -188,11 +190,10 @@ def _timeline(axes: Axes, panel: Mapping[str, Any], source: Source) -> None:
     for place, line in enumerate(reversed(lines)):
         for start, end, number in _spells(line):
             text, colour = _value(number, {**defaults, "unit": "short"})
-            begin, width = float(dates.date2num(start)), float(dates.date2num(end) - dates.date2num(start))
-            plot.broken_barh([(begin, width)], (place - 0.4, 0.8), facecolors=colour, alpha=0.85)
-            if (end - start).total_seconds() > 14:  # else the word is wider than its bar
+            plot.broken_barh([(start, end - start)], (place - 0.4, 0.8), facecolors=colour, alpha=0.85)
+            if end - start > 14:  # else the word is wider than its bar
                 ink = "#ffffff" if colour == COLOURS["dark-red"] else "#111217"
-                plot.text(begin + width / 2, place, text, color=ink, ha="center", va="center", size=8)
+                plot.text((start + end) / 2, place, text, color=ink, ha="center", va="center", size=8)
     plot.set_yticks(range(len(lines)), [line.legend for line in reversed(lines)])
     plot.grid(visible=False, axis="y")
     named = [option for mapping in defaults["mappings"] for option in mapping["options"].values()]
@@ -200,9 +201,9 @@ def _timeline(axes: Axes, panel: Mapping[str, Any], source: Source) -> None:
     _legends(axes, [Line(each["text"], [], [1.0], COLOURS[each["color"]]) for each in named if each["text"] in seen])
 
 
-def _spells(line: Line) -> list[tuple[datetime, datetime, float]]:
+def _spells(line: Line) -> list[tuple[float, float, float]]:
     """From when to when the state stayed the same."""
-    found: list[tuple[datetime, datetime, float]] = []
+    found: list[tuple[float, float, float]] = []
     for moment, number in zip(line.times, line.numbers, strict=True):
         if found:
             start, _, last = found[-1]
@@ -223,8 +224,8 @@ def _plot(axes: Axes, *, bottom: float, left: float = 0.11) -> Axes:
     plot.grid(color=GRID, linewidth=0.6)
     plot.set_axisbelow(True)
     plot.tick_params(colors=TEXT, labelsize=7.5, length=0)
-    plot.xaxis.set_major_locator(dates.AutoDateLocator(maxticks=6))
-    plot.xaxis.set_major_formatter(dates.DateFormatter("%H:%M:%S", tz=UTC))
+    plot.xaxis.set_major_locator(ticker.MultipleLocator(30))
+    plot.xaxis.set_major_formatter(lambda moment, _: time.strftime("%H:%M:%S", time.gmtime(moment)))
     plot.margins(x=0)
     return plot
 
