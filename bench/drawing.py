@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from string import Template
 from typing import Any, Final
@@ -102,12 +103,25 @@ def _lines(panel: Mapping[str, Any], source: Source) -> list[Line]:
     for target in panel["targets"]:
         ask = source.now if target.get("instant") else source.over_time
         for series in ask(filled(target["expr"], source.values)):
-            pairs = series["values"] if "values" in series else [series["value"]]
+            pairs = _with_gaps(series["values"]) if "values" in series else [series["value"]]
             moments = [float(moment) for moment, _ in pairs]
             legend = _legend(target.get("legendFormat", ""), series["metric"])
             found.append(Line(legend, moments, [float(number) for _, number in pairs]))
     for number, line in enumerate(found):
         line.colour = COLOURS.get(fixed.get(line.legend, ""), PALETTE[number % len(PALETTE)])
+    return found
+
+
+def _with_gaps(pairs: list[list[Any]]) -> list[list[Any]]:
+    """A moment without a number where Prometheus had none, so that no line is drawn across."""
+    if len(pairs) < 2:
+        return pairs
+    step = min(after[0] - before[0] for before, after in pairwise(pairs))
+    found = pairs[:1]
+    for before, after in pairwise(pairs):
+        if after[0] - before[0] > 1.5 * step:
+            found.append([before[0] + step, "NaN"])
+        found.append(after)
     return found
 
 
@@ -163,7 +177,7 @@ def _graph(axes: Axes, panel: Mapping[str, Any], source: Source) -> None:
         if "thresholdsStyle" in custom and step["value"] is not None:
             plot.axhline(step["value"], color=COLOURS[step["color"]], linestyle="--", linewidth=1)
     top = defaults.get("max") or max((n for line in lines for n in line.numbers if math.isfinite(n)), default=0)
-    if not stacked:
+    if not stacked or not top:
         plot.set_ylim(0, (top or 1) * 1.05)
     plot.set_ylim(bottom=0)
     plot.yaxis.set_major_locator(ticker.MaxNLocator(5, integer=defaults["unit"] == "short"))
