@@ -40,6 +40,7 @@ from mlproducer.events import (
 from mlproducer.telemetry.collector import TaskCollector
 from mlproducer.telemetry.link import LinkMetrics, StoreMetrics
 from mlproducer.telemetry.tasks import RareTaskMetrics, TaskCounts
+from mlproducer.telemetry.totals import Totals, totals_of
 from mlproducer.telemetry.view import as_document
 
 _Handler = Callable[[Any], None]
@@ -70,7 +71,8 @@ class Metrics:
         uptime = Gauge("ml_producer_uptime_seconds", "Since this producer was made.", registry=self.registry)
         uptime.set_function(lambda: monotonic() - started)
         ProcessCollector(registry=self.registry)
-        counts, rare = TaskCounts(task_types, now), RareTaskMetrics(task_types, self.registry)
+        self._counts = counts = TaskCounts(task_types, now)
+        rare = RareTaskMetrics(task_types, self.registry)
         self.registry.register(TaskCollector(counts, rare.created))
         link, store = LinkMetrics(self.registry), StoreMetrics(queues, self.registry)
         self.handlers: Final[Mapping[type[Event], _Handler]] = MappingProxyType(_handlers(counts, rare, link, store))
@@ -87,6 +89,10 @@ class Metrics:
         except (TypeError, ValueError):  # a version that is no number, as prometheus-client meets it
             encode, content_type = choose_encoder("")
         return encode(self.registry), content_type
+
+    def totals(self) -> Totals:
+        """What was accepted and confirmed so far, cheap enough to ask every second."""
+        return totals_of(self._counts)
 
     def json(self) -> dict[str, object]:
         """The same facts for people and tools without a Prometheus; see `telemetry.view`."""
