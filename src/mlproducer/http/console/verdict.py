@@ -56,11 +56,12 @@ def _link(status: Status) -> Verdict | None:
     if not status.last_error and not status.reconnect_attempts:
         return Verdict(Level.WARN, "Connecting to the broker", f"{status.node}. {_kept(status)}")
     spent = (
-        " All reconnect attempts are spent; from now on it is tried once at each health check."
+        " All reconnect attempts are spent; it is tried once at each health check, and now if you say Reconnect."
         if status.connection == "exhausted"
         else ""
     )
-    why = f"Not connected to {status.node}: {status.last_error or 'the link was closed'}."
+    error = status.last_error.removeprefix(f"{status.node}: ") or "the link was closed"
+    why = f"Not connected to {status.node}: {error}."
     return Verdict(Level.BAD, "Tasks are not getting through", f"{why}{spent} {_kept(status)}")
 
 

@@ -46,6 +46,7 @@ function signIn(why = "") {
   };
   byId("main").replaceChildren(
     el("form", { class: "card sign-in", on: { submit: send } },
+      el("img", { src: "console/icon.svg", alt: "", width: "40", height: "40" }),
       el("h1", { tabindex: "-1" }, "Sign in to mlproducer"),
       field("API key", key, "One of ML_API_KEYS."),
       field("Your name", name, "For the audit of replays; may stay empty."),

@@ -1,19 +1,20 @@
-// A curve over the last ten minutes, in SVG: its colours are the page's, and it is as sharp as the screen.
+// A curve over up to ten minutes, in SVG: its colours are the page's, and it is as sharp as the screen.
 
 import { el, setText, svg } from "./dom.js";
-import { timeOf } from "./format.js";
+import { span, timeOf } from "./format.js";
 
-const SPAN = 600; // seconds
+const SPANS = [60, 120, 300, 600]; // seconds; the shortest that holds all points is shown
 const HEIGHT = 168;
 const PAD = { left: 46, right: 10, top: 10, bottom: 22 };
 const GAP = 5; // seconds without a sample break the line
 
 /** `series`: [{key, label, kind}], drawn in order; `kind` is a class that the style sheet knows. `show` formats y. */
 export class Chart {
-  constructor(title, series, show, { strip = false } = {}) {
+  constructor(title, series, show, { strip = false, least = 0 } = {}) {
     this.series = series;
     this.show = show;
     this.strip = strip;
+    this.least = least;
     this.points = [];
     this.title = title;
     this.now = el("p", { class: "now" });
@@ -57,7 +58,7 @@ export class Chart {
     this.hover = null;
     if (event && this.points.length) {
       const box = this.plot.getBoundingClientRect();
-      const at = this.to - SPAN + ((event.clientX - box.left - PAD.left) / this.inner) * SPAN;
+      const at = this.to - this.span + ((event.clientX - box.left - PAD.left) / this.inner) * this.span;
       this.hover = this.points.reduce((a, b) => (Math.abs(b.at - at) < Math.abs(a.at - at) ? b : a));
     }
     this.draw();
@@ -68,10 +69,12 @@ export class Chart {
     if (!width) return;
     this.to = points.length ? points.at(-1).at : Date.now() / 1000;
     this.inner = width - PAD.left - PAD.right;
-    const seen = points.filter((point) => point.at >= this.to - SPAN);
+    const age = points.length ? this.to - points[0].at : 0;
+    this.span = SPANS.find((span) => span >= age - 1) ?? SPANS.at(-1);
+    const seen = points.filter((point) => point.at >= this.to - this.span);
     const values = seen.flatMap((point) => this.series.map((each) => point[each.key] ?? 0));
-    const top = ceiling(Math.max(0, ...values));
-    const x = (at) => PAD.left + ((at - this.to + SPAN) / SPAN) * this.inner;
+    const top = ceiling(Math.max(this.least, ...values));
+    const x = (at) => PAD.left + ((at - this.to + this.span) / this.span) * this.inner;
     const y = (value) => HEIGHT - PAD.bottom - (value / top) * (HEIGHT - PAD.top - PAD.bottom);
     this.plot.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     this.plot.replaceChildren(
@@ -88,7 +91,7 @@ export class Chart {
       svg("line", { class: "rule", x1: PAD.left, x2: width - PAD.right, y1: y(top * part), y2: y(top * part) }),
       svg("text", { class: "tick", x: PAD.left - 6, y: y(top * part) + 4, "text-anchor": "end" }, this.show(top * part)),
     ]);
-    const times = [[0, "10 min ago", "start"], [0.5, "5 min", "middle"], [1, "now", "end"]].map(([part, text, anchor]) =>
+    const times = [[0, `${span(this.span)} ago`, "start"], [0.5, span(this.span / 2), "middle"], [1, "now", "end"]].map(([part, text, anchor]) =>
       svg("text", { class: "tick", x: PAD.left + part * this.inner, y: HEIGHT - 5, "text-anchor": anchor }, text));
     return [...lines, ...times];
   }
@@ -107,7 +110,7 @@ export class Chart {
     for (const each of this.series) setText(each.value, point ? this.show(point[each.key]) : "–");
     setText(this.now, this.hover ? `at ${timeOf(this.hover.at)}` : "");
     const texts = this.series.map((each) => `${each.label} ${point ? this.show(point[each.key]) : "unknown"}`);
-    this.plot.setAttribute("aria-label", `${this.title}, the last ten minutes; now: ${texts.join(", ")}`);
+    this.plot.setAttribute("aria-label", `${this.title}, the last ${span(this.span)}; now: ${texts.join(", ")}`);
   }
 }
 
@@ -146,9 +149,9 @@ function levels(points, x) {
     svg("rect", { class: `level ${level}`, x: x(from), width: Math.max(1, x(until) - x(from)), y: HEIGHT - PAD.bottom, height: 4 }));
 }
 
-/** The next round number: 1, 2 or 5 times a power of ten. */
+/** The next number that is round, and so is its half: 1, 2 or 4 times a power of ten. */
 function ceiling(value) {
   if (value <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((n) => n * power).find((n) => n >= value * 1.001) ?? value;
+  return [1, 2, 4, 10].map((n) => n * power).find((n) => n >= value) ?? value;
 }

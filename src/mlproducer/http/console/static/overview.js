@@ -86,7 +86,7 @@ function makeCharts() {
     new Chart("Kept here", [
       { key: "waiting", label: "retry queue", kind: "one filled" },
       { key: "dead", label: "dead letters", kind: "four" },
-    ], short),
+    ], short, { least: 2 }),
   ];
 }
 

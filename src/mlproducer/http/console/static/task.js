@@ -64,15 +64,15 @@ async function look(id) {
 function parts({ receipt, whole }, again) {
   const [level, text] = STATES[receipt.state] ?? ["warn", ""];
   const dead = PLACES[receipt.state] === "dlq";
-  return [
-    el("section", { class: "card state" },
+  const left = el("div", { class: "stack" },
+    el("section", { class: "card stack" },
       el("h2", {}, "State"),
       el("p", {}, el("span", { class: `tag ${level}` }, words(receipt.state)), " ", text),
       dead && el("p", { class: "act" }, el("button", { type: "button", class: "main", on: { click: again } }, "Replay …"))),
-    el("section", { class: "card" }, el("h2", {}, "History"), history(receipt, whole)),
-    el("section", { class: "card facts" }, el("h2", {}, "Facts"), facts(receipt, whole)),
-    whole && el("section", { class: "card" }, el("h2", {}, "What the worker would see"), content(whole.message)),
-  ].filter(Boolean);
+    el("section", { class: "card facts" }, el("h2", {}, "Facts"), facts(receipt, whole)));
+  const right = el("section", { class: "card stack" }, el("h2", {}, "History"), history(receipt, whole));
+  const below = whole && el("section", { class: "card stack all" }, el("h2", {}, "What the worker would see"), content(whole.message));
+  return [left, right, below].filter(Boolean);
 }
 
 function history(receipt, whole) {
