@@ -7,8 +7,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install
 ARGS ?=
-# What the tests start, kill and pause, from Debian.
-SERVERS := rabbitmq-server redis-server postgresql
+# What the tests start, kill and pause, and the browser that they look with, from Debian.
+SERVERS := rabbitmq-server redis-server postgresql chromium
 
 .PHONY: help run test lint types imports check unit chaos bench lock clean
 

@@ -41,6 +41,7 @@ def test_every_command_is_in_the_reference() -> None:
     [
         "README.md",
         "docs/reference.md",
+        "docs/console.md",
         "docs/durability.md",
         "docs/workers.md",
         "bench/README.md",

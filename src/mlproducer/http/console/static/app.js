@@ -2,7 +2,7 @@
 
 import { call, operator, remember } from "./api.js";
 import { byId, el, field, setText, toast } from "./dom.js";
-import { count, tick } from "./format.js";
+import { about, tick } from "./format.js";
 import { overview } from "./overview.js";
 import { audit, deadLetters, retryQueue } from "./queues.js";
 import { Stream } from "./stream.js";
@@ -108,7 +108,7 @@ function head({ verdict, status }) {
 function badge(name, size) {
   const node = document.querySelector(`#tab-${name} .badge`);
   node.hidden = !size;
-  setText(node, count(size));
+  setText(node, about(size));
 }
 
 function live(state) {

@@ -10,11 +10,12 @@ const GAP = 5; // seconds without a sample break the line
 
 /** `series`: [{key, label, kind}], drawn in order; `kind` is a class that the style sheet knows. `show` formats y. */
 export class Chart {
-  constructor(title, series, show, { strip = false, least = 0 } = {}) {
+  constructor(title, series, show, { strip = false, least = 0, axis = show } = {}) {
     this.series = series;
     this.show = show;
     this.strip = strip;
     this.least = least;
+    this.axis = axis;
     this.points = [];
     this.title = title;
     this.now = el("p", { class: "now" });
@@ -89,7 +90,7 @@ export class Chart {
   grid(top, y, width) {
     const lines = [0, 0.5, 1].flatMap((part) => [
       svg("line", { class: "rule", x1: PAD.left, x2: width - PAD.right, y1: y(top * part), y2: y(top * part) }),
-      svg("text", { class: "tick", x: PAD.left - 6, y: y(top * part) + 4, "text-anchor": "end" }, this.show(top * part)),
+      svg("text", { class: "tick", x: PAD.left - 6, y: y(top * part) + 4, "text-anchor": "end" }, this.axis(top * part)),
     ]);
     const times = [[0, `${span(this.span)} ago`, "start"], [0.5, span(this.span / 2), "middle"], [1, "now", "end"]].map(([part, text, anchor]) =>
       svg("text", { class: "tick", x: PAD.left + part * this.inner, y: HEIGHT - 5, "text-anchor": anchor }, text));
@@ -146,7 +147,7 @@ function levels(points, x) {
     else bars.push({ level: point.level, from: point.at, until });
   }
   return bars.map(({ level, from, until }) =>
-    svg("rect", { class: `level ${level}`, x: x(from), width: Math.max(1, x(until) - x(from)), y: HEIGHT - PAD.bottom, height: 4 }));
+    svg("rect", { class: `level ${level}`, x: x(from), width: Math.max(1, x(Math.min(until, points.at(-1).at)) - x(from)), y: HEIGHT - PAD.bottom, height: 4 }));
 }
 
 /** The next number that is round, and so is its half: 1, 2 or 4 times a power of ten. */

@@ -6,7 +6,12 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 
+const rough = new Intl.NumberFormat("en", { notation: "compact" });
+
 export const count = (n) => whole.format(n);
+
+/** Where there is little room: 1.1K. */
+export const about = (n) => rough.format(n);
 
 /** A rate or another number, with three digits that mean something. */
 export function short(n) {
@@ -21,6 +26,12 @@ export function seconds(s) {
   if (s < 1) return `${whole.format(s * 1000)} ms`;
   if (s < 60) return `${short(s)} s`;
   return span(s);
+}
+
+/** The same for an axis, where all numbers are round and there is little room. */
+export function axisSeconds(s) {
+  if (s < 1) return `${short(s * 1000)} ms`;
+  return s < 1000 ? `${short(s)} s` : `${short(s / 60)} min`;
 }
 
 /** Whole units, the two largest: 2 min 5 s. */

@@ -4,7 +4,7 @@ import { api, call } from "./api.js";
 import { Chart } from "./chart.js";
 import { confirmed } from "./dialogs.js";
 import { el, setText, table, toast } from "./dom.js";
-import { bytes, count, seconds, short, span, when, words } from "./format.js";
+import { axisSeconds, bytes, count, seconds, short, span, when, words } from "./format.js";
 import { DEAD, WAITING, deadRow, waitingRow } from "./rows.js";
 
 const TILES = [
@@ -82,7 +82,7 @@ function makeCharts() {
       { key: "p99", label: "99 %", kind: "three" },
       { key: "p95", label: "95 %", kind: "two" },
       { key: "p50", label: "half", kind: "one filled" },
-    ], seconds),
+    ], seconds, { axis: axisSeconds }),
     new Chart("Kept here", [
       { key: "waiting", label: "retry queue", kind: "one filled" },
       { key: "dead", label: "dead letters", kind: "four" },

@@ -164,7 +164,7 @@ class DeadLetters {
     setText(this.note, filtered ? `${count(found.matched)} found` : `${count(found.matched)} kept`);
     const focused = this.place.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
     const rows = found.dead_letters.map((row) => deadRow(row, el("td", { class: "pick" }, this.box(row.task_id))));
-    this.place.replaceChildren(table("Dead letters, newest first", [["Select", "pick"], ...DEAD], rows, filtered ? "None like this." : "No task is dead."));
+    this.place.replaceChildren(table("Dead letters, newest first", [[el("span", { class: "unseen" }, "Select"), "pick"], ...DEAD], rows, filtered ? "None like this." : "No task is dead."));
     if (focused) [...this.place.querySelectorAll("input")].find((each) => each.getAttribute("aria-label") === focused)?.focus();
     this.pages.show(this.offset, found.dead_letters.length, found.matched);
     this.all.textContent = filtered ? `Replay all ${count(found.matched)} found …` : `Replay all ${count(found.matched)} …`;
