@@ -79,6 +79,7 @@ async def test_a_dead_letter_is_found_and_replayed_with_the_keyboard_alone(
     browser: Browser, served: ServedConsole
 ) -> None:
     async with console_page(browser, served) as page:
+        await expect(page.get_by_label("API key")).to_be_focused()
         await page.keyboard.type(KEY)
         await page.keyboard.press("Tab")
         await page.keyboard.type("ada")
@@ -90,7 +91,7 @@ async def test_a_dead_letter_is_found_and_replayed_with_the_keyboard_alone(
         await tab_to(page, "searchbox", "Error text contains")
         await page.keyboard.type("no_route")
         await page.keyboard.press("Enter")
-        await expect(page.get_by_text("3 found")).to_be_visible()
+        await expect(page.get_by_text("3 found", exact=True)).to_be_visible()
         await tab_to(page, "checkbox", "Select share-17-transcript")
         await page.keyboard.press("Space")
         await page.keyboard.press("Shift+Tab")
@@ -107,7 +108,7 @@ async def test_a_dead_letter_is_found_and_replayed_with_the_keyboard_alone(
         await expect(dialog.get_by_role("status")).to_have_text("1 task replayed, 0 left.")
         await page.keyboard.press("Enter")
         await expect(dialog).to_be_hidden()
-        await expect(page.get_by_text("2 found")).to_be_visible()
+        await expect(page.get_by_text("2 found", exact=True)).to_be_visible()
         await expect(page.get_by_role("link", name="share-17-transcript")).to_have_count(0)
         await visit(page, "#/tasks/share-17-transcript", "Task")
         await expect(page.get_by_text("RabbitMQ routed it to a durable queue and confirmed it.")).to_be_visible()

@@ -95,7 +95,7 @@ async def test_the_pictures_of_the_documents(own_rabbit: PrivateRabbit, tmp_path
             with suppress(asyncio.CancelledError):
                 await load
     found = sorted(pictures.iterdir())
-    assert len(found) == 6
+    assert len(found) == 5
     assert all(10_000 < picture.stat().st_size < 200_000 for picture in found)
     if os.environ.get("ML_PICTURES"):
         SHOTS.mkdir(exist_ok=True)
@@ -109,7 +109,6 @@ async def take_pictures(served: ServedConsole, rabbit: PrivateRabbit, folder: Pa
         async with console_page(browser, served) as page:
             await sign_in(page, KEY)
             await asyncio.sleep(2)
-            await page.screenshot(path=folder / "console-amber.png")
             await visit(page, "#/tasks/share-42-transcript", "Task")
             await expect(page.get_by_text("attempt: returned")).to_have_count(3)
             await page.screenshot(path=folder / "console-task.png")

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import httpx
 import pytest
@@ -22,6 +26,7 @@ from mlproducer.outcome import Returned
 from mlproducer.ports import DeadFilter
 from mlproducer.testing.clock import ManualClock
 
+ROOT = Path(__file__).parents[2]
 SITE = {"Origin": "http://127.0.0.1:3001"}
 EVIL = {"Origin": "https://evil.example"}
 STRICT = (
@@ -69,6 +74,17 @@ async def test_a_file_that_did_not_change_is_not_sent_again() -> None:
         assert (again.status_code, again.content) == (304, b"")
         assert_problem(await b.client.get("/console/secrets.py"), 404, "no-such-path")
         assert (await b.client.get("/console/..%2froutes.py")).status_code == 404
+
+
+def test_a_wheel_holds_every_file_of_the_console(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    inside = set(ZipFile(wheel).namelist())
+    folder = "mlproducer/http/console/static"
+    here = {f"{folder}/{each.name}" for each in (ROOT / "src" / folder).iterdir()}
+    assert here <= inside
+    assert {f"{folder}/{name}" for name in assets()} == here, "each has a media type"
 
 
 async def test_a_key_buys_a_cookie_that_no_script_and_no_other_site_can_use() -> None:
