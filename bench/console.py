@@ -6,7 +6,8 @@ One service with a private RabbitMQ lives through the whole run, and publishes 1
 own process: the same event loop that serves the consoles. The clients are in a process of their own, read every event
 and parse it, and are told to come and go. Each pair is one run with them and one without, in turns ABBA, and gives one
 ratio, so that a machine that changes its speed changes it for both. Beside the rate: the processor time of the service
-process a task, which other programs on the machine do not blur as much.
+process a task, which other programs on the machine do not blur as much; and `core_share`, what the consoles take of one
+core while nothing is published, which is what they can take from a publisher that fills it.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ class Run:
     """Processor seconds of the service process, broker and clients not included."""
 
 
+Found = list[tuple[Run, Run, int]]
+"""With consoles, without, and the samples that the consoles read."""
+
+
 async def publish(producer: Producer, count: int) -> Run:
     tasks = (Task(task_type="embed_vectors", payload={"share_id": str(n), "content": TEXT}) for n in range(count))
     started, cpu = time.perf_counter(), time.process_time()
@@ -45,6 +50,20 @@ async def publish(producer: Producer, count: int) -> Run:
         if not (isinstance(result, Receipt) and result.confirmed):
             raise SystemExit(f"not confirmed: {result}")
     return Run(time.perf_counter() - started, time.process_time() - cpu)
+
+
+async def core_share(watching: Clients, seconds: float = 20.0) -> float:
+    """Of one core, for the open consoles alone."""
+    shares = []
+    for way in ("without", "with"):
+        if way == "with":
+            await watching.say("open")
+            await asyncio.sleep(1)  # their past is sent by then
+        cpu = time.process_time()
+        await asyncio.sleep(seconds)
+        shares.append((time.process_time() - cpu) / seconds)
+    await watching.say("close")
+    return shares[1] - shares[0]
 
 
 class Clients:
@@ -71,7 +90,7 @@ class Clients:
         self._child.wait()
 
 
-async def measure(url: str, folder: Path, clients: int, pairs: int, messages: int) -> list[tuple[Run, Run, int]]:
+async def measure(url: str, folder: Path, clients: int, pairs: int, messages: int) -> tuple[float, Found]:
     settings = Settings.load(rabbitmq_url=url, ml_data_dir=folder, ml_port=0)
     producer = Producer(settings)
     service = Service(settings, producer)
@@ -80,9 +99,10 @@ async def measure(url: str, folder: Path, clients: int, pairs: int, messages: in
     await ready.wait()
     await producer.connected(20)
     watching = Clients(service.port, clients)
-    found = []
+    found: Found = []
     try:
         await publish(producer, messages)  # warm
+        share = await core_share(watching)
         for pair in range(pairs):
             runs: dict[str, Run] = {}
             read = 0
@@ -100,7 +120,7 @@ async def measure(url: str, folder: Path, clients: int, pairs: int, messages: in
         watching.end()
         stop.set()
         await running
-    return found
+    return share, found
 
 
 async def purge(url: str) -> None:
@@ -155,7 +175,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     with tempfile.TemporaryDirectory() as name, PrivateRabbit(Path(name) / "broker") as rabbit:
-        found = asyncio.run(measure(rabbit.url, Path(name), options.clients, options.pairs, options.messages))
+        share, found = asyncio.run(measure(rabbit.url, Path(name), options.clients, options.pairs, options.messages))
     rates = [without.seconds / with_.seconds for with_, without, _ in found]
     costs = [with_.cpu / without.cpu for with_, without, _ in found]
     result = {
@@ -164,6 +184,7 @@ def main() -> None:
         "rate_without": round(statistics.median(options.messages / without.seconds for _, without, _ in found)),
         "rate_ratio": [round(each, 4) for each in sorted(rates)],
         "rate_ratio_median": round(statistics.median(rates), 4),
+        "core_share": round(share, 4),
         "cpu_ratio_median": round(statistics.median(costs), 4),
         "samples_read": sum(read for _, _, read in found),
     }
