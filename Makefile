@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install
 ARGS ?=
 # What the tests start, kill and pause, from Debian.
-SERVERS := rabbitmq-server redis-server postgresql
+SERVERS := rabbitmq-server redis-server postgresql prometheus
 
 .PHONY: help run test lint types imports check unit chaos bench lock clean
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
 
 from mlproducer.amqp.broker import AmqpBroker
 from mlproducer.amqp.config import AmqpConfig, Credentials
@@ -39,11 +42,16 @@ from mlproducer.events import ALL_EVENTS, Event
 from mlproducer.ports import Broker, Clock, Listener, Spool, SpoolRow, Verdict
 from mlproducer.settings import Settings
 from mlproducer.spool import open_spool
+from mlproducer.telemetry.books import SpoolFacts
 from mlproducer.telemetry.logs import LogListener, configure_logging
 from mlproducer.telemetry.metrics import Metrics
 
 GetCredentials = Callable[[], Awaitable[Credentials]]
 MakeBroker = Callable[[Callable[[BrokerError], None], Listener], Broker]
+
+
+_STORES: Final = {"postgres": "postgresql", "postgresql+psycopg": "postgresql", "rediss": "redis"}
+"""The other schemes of `ML_SPOOL_URL` that mean the same store."""
 
 
 class SystemClock:
@@ -83,7 +91,7 @@ class Producer(Engine):
     ) -> None:
         self.settings = settings if settings is not None else Settings.load()
         self.task_types = registry(self.settings, task_types)
-        self.metrics = Metrics(self.task_types.names, self.task_types.queues)
+        self.metrics = Metrics(self.task_types.names, self.task_types.queues, spool=spool_facts(self.settings))
         told: tuple[Listener, ...] = (self.metrics, LogListener(), *listeners)
         super().__init__(_assemble(self.settings, self.task_types, told, credentials, overrides or Overrides()))
 
@@ -103,6 +111,23 @@ def registry(settings: Settings, extra: Sequence[TaskType] = ()) -> TaskTypes:
 def spool_for(settings: Settings, *, owner: bool = True) -> Spool:
     """The spool of these settings; `owner=False` looks at it beside a running producer."""
     return open_spool(settings.spool_url, owner=owner)
+
+
+def spool_facts(settings: Settings) -> SpoolFacts:
+    """What the metrics tell of the spool. Its name is a digest of where it is: neither address nor password."""
+    url = urlsplit(settings.spool_url)
+    store = _STORES.get(url.scheme, url.scheme)
+    shared = store in {"postgresql", "redis"}
+    # The same path of a file on another machine is another spool.
+    where = (url.hostname, url.port, url.path) if shared else (socket.gethostname(), url.path)
+    return SpoolFacts(
+        store,
+        shared,
+        hashlib.sha256(repr((store, *where)).encode()).hexdigest()[:12],
+        settings.ml_spool_max_tasks,
+        settings.ml_spool_max_bytes,
+        settings.ml_spool_max_age,
+    )
 
 
 def blobs_for(settings: Settings) -> BlobStore | None:

@@ -35,6 +35,7 @@ from mlproducer.events import (
     TaskRefused,
     TaskRetried,
     TaskSpooled,
+    TasksPurged,
     TasksReplayed,
     TopologyDiffers,
 )
@@ -78,6 +79,7 @@ TASK_LINES: list[tuple[Event, str, str | None]] = [
 OTHER_LINES: list[tuple[Event, str]] = [
     (TaskRefused("embed_vectors", "SpoolFull"), "warning"),
     (TasksReplayed(7), "info"),
+    (TasksPurged(2), "info"),
     (ConnectionChanged(ConnectionState.CONNECTED, "localhost:5672"), "info"),
     (ConnectionChanged(ConnectionState.DISCONNECTED, "localhost:5672", "reset by peer"), "warning"),
     (ConnectionFailed(ErrorType.AUTH, "localhost:5672", "wrong password: check RABBITMQ_URL"), "warning"),

@@ -28,6 +28,7 @@ class TaskCollector:
 
     def collect(self) -> list[Metric]:
         families, created, accepted = _Families(), self._created(), 0.0
+        confirmed = 0.0
         for name, series in self._counts.by_type.items():
             for kind, status in STATUS_OF.items():
                 attempts = series.attempts[kind].read()
@@ -36,9 +37,13 @@ class TaskCollector:
             size = series.size.read()
             accepted += size.count
             _add(families.size, {"task_type": name}, size, created)
-            _add(families.accept_to_confirm, {"task_type": name}, series.accept_to_confirm.read(), created)
+            # Read after what was accepted: a scrape from another thread then never shows a task as owed that is not.
+            confirms = series.accept_to_confirm.read()
+            confirmed += confirms.count
+            _add(families.accept_to_confirm, {"task_type": name}, confirms, created)
             families.retries.add_metric((name,), float(series.retries), created)
         families.accepted.add_metric((), accepted, created)
+        families.confirmed.add_metric((), confirmed, created)
         families.last_confirm.add_metric((), self._counts.last_confirm)
         for cause, count in self._counts.by_cause.items():
             families.spooled.add_metric((cause,), float(count), created)
@@ -67,6 +72,7 @@ class _Families:
         )
         self.retries = _counter("task_retries", "Attempts that started from the spool.", "task_type")
         self.accepted = _counter("tasks_accepted", "Tasks given a receipt: confirmed or spooled.")
+        self.confirmed = _counter("tasks_confirmed", "Tasks that the broker confirmed, at once or from the spool.")
         self.last_confirm = GaugeMetricFamily(
             "ml_producer_last_confirm_timestamp_seconds", "Unix time of the last confirm; 0: none yet."
         )

@@ -34,9 +34,11 @@ from mlproducer.events import (
     TaskRefused,
     TaskRetried,
     TaskSpooled,
+    TasksPurged,
     TasksReplayed,
     TopologyDiffers,
 )
+from mlproducer.telemetry.books import BookMetrics, SpoolFacts
 from mlproducer.telemetry.collector import TaskCollector
 from mlproducer.telemetry.link import LinkMetrics, StoreMetrics
 from mlproducer.telemetry.tasks import RareTaskMetrics, TaskCounts
@@ -61,6 +63,7 @@ class Metrics:
         queues: Sequence[str],
         registry: CollectorRegistry | None = None,
         *,
+        spool: SpoolFacts | None = None,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -73,7 +76,10 @@ class Metrics:
         counts, rare = TaskCounts(task_types, now), RareTaskMetrics(task_types, self.registry)
         self.registry.register(TaskCollector(counts, rare.created))
         link, store = LinkMetrics(self.registry), StoreMetrics(queues, self.registry)
-        self.handlers: Final[Mapping[type[Event], _Handler]] = MappingProxyType(_handlers(counts, rare, link, store))
+        books = BookMetrics(self.registry, spool or SpoolFacts(), counts.owed)
+        self.handlers: Final[Mapping[type[Event], _Handler]] = MappingProxyType(
+            _handlers(counts, rare, link, store, books)
+        )
 
     def __call__(self, event: Event) -> None:
         # A dictionary, not a `match`: this may run several times a task, and a `match` over 21 classes tries them in
@@ -94,8 +100,12 @@ class Metrics:
 
 
 def _handlers(
-    counts: TaskCounts, rare: RareTaskMetrics, link: LinkMetrics, store: StoreMetrics
+    counts: TaskCounts, rare: RareTaskMetrics, link: LinkMetrics, store: StoreMetrics, books: BookMetrics
 ) -> dict[type[Event], _Handler]:
+    def spool_measured(event: SpoolMeasured) -> None:
+        store.spool(event)
+        books.measured(event)
+
     return {
         TaskAccepted: counts.accepted,
         AttemptSettled: counts.settled,
@@ -105,6 +115,7 @@ def _handlers(
         TaskDeadLettered: rare.dead_lettered,
         TaskRefused: rare.refused,
         TasksReplayed: rare.replayed,
+        TasksPurged: books.purged,
         ConnectionChanged: link.connection,
         ConnectionFailed: link.connection_failed,
         ReconnectScheduled: link.reconnect,
@@ -115,7 +126,7 @@ def _handlers(
         HealthChecked: link.health,
         TopologyDiffers: link.topology,
         FlightMeasured: link.flight,
-        SpoolMeasured: store.spool,
+        SpoolMeasured: spool_measured,
         SpoolFailed: store.spool_failed,
         QueueMeasured: store.queue,
     }

@@ -75,6 +75,11 @@ class TaskCounts:
     def spooled(self, event: TaskSpooled) -> None:
         self.by_cause[event.cause if event.cause in self.by_cause else OTHER] += 1
 
+    def owed(self) -> float:
+        """Accepted, less confirmed."""
+        series = self.by_type.values()
+        return sum(each.size.read().count - each.accept_to_confirm.read().count for each in series)
+
     def retried(self, event: TaskRetried) -> None:
         self.by_type.get(event.task_type, self._unknown).retries += 1
 
