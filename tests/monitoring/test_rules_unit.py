@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import pytest
 
-from mlproducer.monitoring.rules import SHIPPED, alerts
 from mlproducer.monitoring.expressions import Durations
+from mlproducer.monitoring.rules import SHIPPED, alerts
 
 P: Final = "ml_producer_"
 WELL: Final = {
@@ -87,8 +87,16 @@ CASES: Final = (
     Case("MLProducerReconnectsExhausted", "at once", True, "5m", {"reconnects_exhausted": "0x4 1x10"}),
     Case("MLProducerReconnectsExhausted", "hours later, too", True, "110m", {"reconnects_exhausted": "0x4 1x900"}),
     Case("MLProducerReconnectsExhausted", "connected again", False, "8m", {"reconnects_exhausted": "0 1x5 0x10"}),
-    Case("MLProducerCircuitBreakerOpen", "open and half-open in turn", True, "5m", {"circuit_breaker_state": "0 1 2 1 2 1"}),
-    Case("MLProducerCircuitBreakerOpen", "closed at the first probe", False, "5m", {"circuit_breaker_state": "0 1 0x9"}),
+    Case(
+        "MLProducerCircuitBreakerOpen",
+        "open and half-open in turn",
+        True,
+        "5m",
+        {"circuit_breaker_state": "0 1 2 1 2 1"},
+    ),
+    Case(
+        "MLProducerCircuitBreakerOpen", "closed at the first probe", False, "5m", {"circuit_breaker_state": "0 1 0x9"}
+    ),
     Case("MLProducerBlocked", "for 2 min", True, "7m", {"connection_blocked": "0x4 1x10"}),
     Case("MLProducerBlocked", "for a moment", False, "7m", {"connection_blocked": "0x4 1 0x10"}),
     Case("MLProducerConfirmTimeouts", "one of them", True, "6m", {"confirm_timeouts_total": "0x4 1x10"}),
@@ -103,11 +111,15 @@ CASES: Final = (
         "20m",
         {"retry_queue_oldest_age_seconds": "0+60x30", "retry_queue_overdue_seconds": "0+60x30"},
     ),
-    Case("MLProducerRetryQueueOld", "it waits for its eta", False, "20m", {"retry_queue_oldest_age_seconds": "0+60x30"}),
+    Case(
+        "MLProducerRetryQueueOld", "it waits for its eta", False, "20m", {"retry_queue_oldest_age_seconds": "0+60x30"}
+    ),
     Case("MLProducerSpoolNearlyFull", "by tasks", True, "6m", {"retry_queue_size": "0x3 801x9"}),
     Case("MLProducerSpoolNearlyFull", "by bytes", True, "6m", {"retry_queue_bytes": "0x3 801x9"}),
     Case("MLProducerSpoolNearlyFull", "by age", True, "6m", {"retry_queue_oldest_age_seconds": "600000x9"}),
-    Case("MLProducerSpoolNearlyFull", "at 80 %", False, "6m", {"retry_queue_size": "800x9", "retry_queue_bytes": "800x9"}),
+    Case(
+        "MLProducerSpoolNearlyFull", "at 80 %", False, "6m", {"retry_queue_size": "800x9", "retry_queue_bytes": "800x9"}
+    ),
     Case(
         "MLProducerSpoolNearlyFull",
         "no limit is never reached",
@@ -259,8 +271,10 @@ CASES: Final = (
         "of two producers' spool a row is gone",
         True,
         "100m",
-        shared(**{"tasks_accepted_total": "0x10 50x120", SPOOLED: "0x10 50x120", "retry_queue_size": "0x10 50x74 49x90"}),
-        shared(**{"retry_queue_size": "0x10 50x74 49x90"}),
+        shared(
+            **{"tasks_accepted_total": "0x10 50x120", SPOOLED: "0x10 50x120", "retry_queue_size": "0x10 50x74 49x90"}
+        ),
+        shared(retry_queue_size="0x10 50x74 49x90"),
     ),
     Case(
         "MLProducerTasksMissing",
@@ -276,8 +290,10 @@ CASES: Final = (
         "one of two producers restarted",
         False,
         "100m",
-        shared(**{"tasks_confirmed_total": "0x10 50x60 0x90", RETRIED: "0x10 50x120", "uptime_seconds": "0+60x70 0+60x90"}),
-        shared(**{"tasks_accepted_total": "0x10 50x160"}),
+        shared(
+            **{"tasks_confirmed_total": "0x10 50x60 0x90", RETRIED: "0x10 50x120", "uptime_seconds": "0+60x70 0+60x90"}
+        ),
+        shared(tasks_accepted_total="0x10 50x160"),
     ),
     Case(
         "MLProducerTasksMissing",
@@ -285,15 +301,15 @@ CASES: Final = (
         False,
         "100m",
         shared(**{"retry_queue_size": "0x70 9x5 0x90", "tasks_confirmed_total": "0x75 9x90", RETRIED: "0x75 9x90"}),
-        shared(**{"retry_queue_size": "0x70 9x5 0x90"}),
+        shared(retry_queue_size="0x70 9x5 0x90"),
     ),
     Case(
         "MLProducerTasksMissing",
         "somebody purges from the command line",
         False,
         "100m",
-        shared(**{"dlq_size": "9x70 0x90", "tasks_purged_total": "0x70 9x90", "tasks_at_start": "9x160"}),
-        shared(**{"dlq_size": "9x70 0x90", "tasks_purged_total": "0x70 9x90", "tasks_at_start": "9x160"}),
+        shared(dlq_size="9x70 0x90", tasks_purged_total="0x70 9x90", tasks_at_start="9x160"),
+        shared(dlq_size="9x70 0x90", tasks_purged_total="0x70 9x90", tasks_at_start="9x160"),
     ),
 )
 
@@ -332,9 +348,7 @@ def test_every_alert_fires_when_it_should_and_is_silent_when_not(tmp_path: Path,
         "promql_expr_test": [check_of(case, name) for name, case in cases.items()],
     }
     file = tmp_path / "rules_test.json"  # JSON is YAML
-    file.write_text(
-        json.dumps({"rule_files": [str(SHIPPED)], "evaluation_interval": f"{step}m", "tests": [test]})
-    )
+    file.write_text(json.dumps({"rule_files": [str(SHIPPED)], "evaluation_interval": f"{step}m", "tests": [test]}))
     done = promtool("test", "rules", file)
     assert done.returncode == 0, done.stdout + done.stderr
 

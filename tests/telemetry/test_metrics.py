@@ -247,7 +247,11 @@ def test_no_label_holds_a_task_id_or_a_text(metrics: Metrics) -> None:
     for event in EXAMPLES.values():
         metrics(event)
     labels = {name for family in metrics.registry.collect() for sample in family.samples for name in sample.labels}
-    assert labels == {"task_type", "status", "reason", "cause", "error_type", "queue_name", "le"} | {"store", "shared", "spool"}
+    assert labels == {"task_type", "status", "reason", "cause", "error_type", "queue_name", "le"} | {
+        "store",
+        "shared",
+        "spool",
+    }
 
 
 def test_a_new_connection_ends_the_reconnect_cycle(metrics: Metrics) -> None:

@@ -1,7 +1,7 @@
 """The longer expressions of the rules, and why they are as they are.
 
-**The objective.** 99.9 % of accepted tasks are confirmed within a minute, over 30 days. What is late now counts at once:
-a task that is accepted and not confirmed is late whether it waits, is dead or was lost. Tasks with an eta are late on
+**The objective.** 99.9 % of accepted tasks are confirmed within a minute, over 30 days. What is late counts at once: a
+task that is accepted and not confirmed is late whether it waits, is dead or was lost. Tasks with an eta are late on
 purpose and do not count. The burn rates and their pairs of windows are those of Google's SRE workbook, chapter 5
 (https://sre.google/workbook/alerting-on-slos/): the long window says that it is much, the short one that it still goes
 on.
@@ -58,7 +58,11 @@ class Durations:
 
 def fill_ratio() -> str:
     """How full, by each of the limits at which new tasks are refused."""
-    parts = (("tasks", "size", "max_tasks"), ("bytes", "bytes", "max_bytes"), ("age", "oldest_age_seconds", "max_age_seconds"))
+    parts = (
+        ("tasks", "size", "max_tasks"),
+        ("bytes", "bytes", "max_bytes"),
+        ("age", "oldest_age_seconds", "max_age_seconds"),
+    )
     return "\nor\n".join(
         f'label_replace(ml_producer_retry_queue_{now} / ml_producer_retry_queue_{most}, "limit", "{name}", "", "")'
         for name, now, most in parts

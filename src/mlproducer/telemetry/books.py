@@ -35,7 +35,7 @@ class SpoolFacts:
 
 
 class BookMetrics:
-    """`owed` gives how many accepted tasks this process has not seen confirmed yet; negative if it confirmed others'."""
+    """`owed` gives what this process accepted, less what it confirmed: below 0 where it drained others' tasks."""
 
     def __init__(self, registry: CollectorRegistry, facts: SpoolFacts, owed: Callable[[], float]) -> None:
         self._owed = owed
