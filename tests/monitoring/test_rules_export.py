@@ -8,8 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import yaml
-from test_rules_unit import promtool
+import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own, for three calls
 from typer.testing import CliRunner
 
 from engine_bench import bench, embed
@@ -18,6 +17,7 @@ from mlproducer.monitoring.expressions import IN_TIME, Durations
 from mlproducer.monitoring.rules import RUNBOOKS, SHIPPED, alerts, anchor, as_yaml, document
 from mlproducer.telemetry.metrics import Metrics
 from mlproducer.telemetry.tasks import ACCEPT_BUCKETS
+from promtool import promtool
 
 ROOT = Path(__file__).parents[2]
 NAMES = [alert.name for alert in alerts(Durations())]

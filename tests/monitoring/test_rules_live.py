@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +81,10 @@ class Watched:
     async def answers(self, expr: str) -> list[dict[str, Any]]:
         return await asyncio.to_thread(self.prometheus.query, expr)
 
-    async def check(self, *, fire: Iterable[str], silent: Iterable[str]) -> None:
+    async def check(self, *, fire: Collection[str], silent: Collection[str]) -> None:
         """Every expression is run: those of alerts in `fire` answer, those in `silent` do not."""
-        for name, expr in [(rule.get("alert", rule.get("record")), rule["expr"]) for rule in self.rules]:
+        for rule in self.rules:
+            name, expr = rule.get("alert") or rule["record"], rule["expr"]
             found = await self.answers(expr)
             if name in fire:
                 assert found, f"{name} should fire: {expr}"

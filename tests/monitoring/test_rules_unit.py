@@ -7,7 +7,6 @@ fires at a time. Series that a case does not name are those of a producer that i
 from __future__ import annotations
 
 import json
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ import pytest
 
 from mlproducer.monitoring.expressions import Durations
 from mlproducer.monitoring.rules import SHIPPED, alerts
+from promtool import promtool
 
 P: Final = "ml_producer_"
 WELL: Final = {
@@ -333,10 +333,6 @@ def check_of(case: Case, name: str) -> dict[str, Any]:
         "eval_time": case.at,
         "exp_samples": [{"labels": f'{{alertname="{case.alert}"}}', "value": 1}] * case.fires,
     }
-
-
-def promtool(*words: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["promtool", *words], input=stdin, capture_output=True, text=True, timeout=100, check=False)
 
 
 @pytest.mark.parametrize("step", sorted({case.step for case in CASES}))
