@@ -14,8 +14,8 @@ minutes are said to be missing. A spool at rest is exact, and what was lost whil
 Producers that share a spool drain each other's tasks, so only their sum adds up. Its *level* is what is stored less
 what they owe together. It changes for three reasons only: a producer starts or ends (its counts begin at 0), the outbox
 adds a task (up), a task is lost (down). So a level that is lower than it was, with the same producers all the while,
-is a loss. It is recorded while the spool is at rest only, and every producer on the spool must be scraped: what one that
-is not has drained would look lost.
+is a loss. It is recorded while the spool is at rest only, and every producer on the spool must be scraped: what another
+one has drained would look lost.
 """
 
 from __future__ import annotations
