@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -25,6 +26,10 @@ from mlproducer.task import Receipt, Task
 
 BEGIN_AGAIN: Final = 1.0
 """Seconds before a loop that failed begins again."""
+
+
+DIRECT: Final = ("accepting", "connection", "circuit_breaker", "spool")
+"""The checks that tell whether a new task would be confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class Engine:
         """Open the spool and begin to connect. Does not wait for the broker: until it answers, tasks are spooled.
 
         Raises: SpoolUnavailable, if the spool cannot be opened: without it nothing could be promised; RuntimeError, if
-            it was started before.
+        it was started before.
         """
         if self._started:
             raise RuntimeError("a producer is started once: make another one")
@@ -77,7 +82,9 @@ class Engine:
         self._started = parts.pipeline.accepting = True
         parts.link.start()
         loop = asyncio.get_running_loop()
-        self._loops = [loop.create_task(_kept(part.run)) for part in (parts.drain, parts.health, parts.gauges)]
+        loops = (parts.drain, parts.health, parts.gauges)
+        # In contexts of their own: what runs as long as the producer belongs to no trace that happens to start it.
+        self._loops = [loop.create_task(_kept(part.run), context=Context()) for part in loops]
 
     async def stop(self) -> None:
         """Accept nothing more, give what is in flight its time, spool the rest, close everything.
@@ -160,8 +167,8 @@ class Engine:
 
     def is_healthy(self) -> bool:
         """New tasks are confirmed directly: connected, not blocked, breaker closed, spool writable."""
-        checks = {check.name: check.status for check in self.health().checks if check.name != "dead_letter_queue"}
-        return self.status().accepting and all(status is CheckStatus.OK for status in checks.values())
+        checks = {check.name: check.status for check in self.health().checks}
+        return all(checks[name] is CheckStatus.OK for name in DIRECT)
 
     def status(self) -> Status:
         return self._operations.status()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import socket
 import time
@@ -11,8 +12,11 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from opentelemetry.trace import TracerProvider
+
 from mlproducer.amqp.broker import AmqpBroker
 from mlproducer.amqp.config import AmqpConfig, Credentials
+from mlproducer.amqp.inspection import inspect
 from mlproducer.blobs import BlobStore, open_blobs
 from mlproducer.blobs.claim_check import ClaimCheck
 from mlproducer.core.admission import SpoolGate, Window
@@ -22,6 +26,7 @@ from mlproducer.core.pacing import Pace
 from mlproducer.core.retry import RetryPolicy
 from mlproducer.core.supervisor import Supervisor
 from mlproducer.delivery.attempts import Attempts
+from mlproducer.delivery.checks import Checks
 from mlproducer.delivery.claims import Claims
 from mlproducer.delivery.copies import Copies
 from mlproducer.delivery.drain import Drain, DrainTimes
@@ -43,8 +48,11 @@ from mlproducer.ports import Broker, Clock, Listener, Spool, SpoolRow, Verdict
 from mlproducer.settings import Settings
 from mlproducer.spool import open_spool
 from mlproducer.telemetry.books import SpoolFacts
+from mlproducer.status import BrokerFacts
+from mlproducer.telemetry.exporting import start_exporting
 from mlproducer.telemetry.logs import LogListener, configure_logging
 from mlproducer.telemetry.metrics import Metrics
+from mlproducer.telemetry.tracing import Exemplars, Tracing
 
 GetCredentials = Callable[[], Awaitable[Credentials]]
 MakeBroker = Callable[[Callable[[BrokerError], None], Listener], Broker]
@@ -69,6 +77,8 @@ class Overrides:
     clock: Clock | None = None
     broker: MakeBroker | None = None
     spool: Spool | None = None
+    tracer_provider: TracerProvider | None = None
+    """None takes the global one of OpenTelemetry, if there is any."""
 
 
 class Producer(Engine):
@@ -92,8 +102,26 @@ class Producer(Engine):
         self.settings = settings if settings is not None else Settings.load()
         self.task_types = registry(self.settings, task_types)
         self.metrics = Metrics(self.task_types.names, self.task_types.queues, spool=spool_facts(self.settings))
-        told: tuple[Listener, ...] = (self.metrics, LogListener(), *listeners)
-        super().__init__(_assemble(self.settings, self.task_types, told, credentials, overrides or Overrides()))
+        overrides = overrides or Overrides()
+        super().__init__(
+            _assemble(self.settings, self.task_types, self.metrics, (LogListener(), *listeners), credentials, overrides)
+        )
+
+    async def start(self) -> None:
+        """As `Engine.start`. Raises: SettingsError too, if `ML_METRICS_DIR` cannot be used."""
+        if self.settings.ml_metrics_dir is not None:
+            self.metrics.share(self.settings.ml_metrics_dir)
+        try:
+            await super().start()
+        except BaseException:
+            self.metrics.unshare()
+            raise
+
+    async def stop(self) -> None:
+        try:
+            await super().stop()
+        finally:
+            self.metrics.unshare()
 
 
 def registry(settings: Settings, extra: Sequence[TaskType] = ()) -> TaskTypes:
@@ -136,21 +164,45 @@ def blobs_for(settings: Settings) -> BlobStore | None:
     return open_blobs(url, timeout=settings.ml_blob_timeout) if url else None
 
 
+async def look_at_broker(settings: Settings, types: TaskTypes) -> BrokerFacts:
+    """What is at the broker, for `mlproducer doctor`; changes nothing there. Raises: BrokerError, SettingsError."""
+    return await inspect(AmqpConfig.from_settings(settings, _queues(settings, types)))
+
+
 def start_logging(settings: Settings) -> None:
     """Log lines on stderr, as the settings say. For our own programs; an application has its own handlers."""
     configure_logging(settings.ml_log_level, settings.ml_log_format)
 
 
+def start_tracing() -> Callable[[], None]:
+    """Export spans as OpenTelemetry's own variables (`OTEL_*`) say; for our own programs. Returns what ends it: call it
+    last, because it waits until what is recorded is sent.
+    """
+    return start_exporting(os.environ)
+
+
+def tracing_for(
+    settings: Settings,
+    types: TaskTypes,
+    provider: TracerProvider | None = None,
+    exemplars: Exemplars | None = None,
+) -> Tracing:
+    """Spans of a producer with these settings."""
+    return Tracing(settings.ml_exchange, types, provider, exemplars)
+
+
 def _assemble(  # one line a part; splitting it would hide the picture
     settings: Settings,
     types: TaskTypes,
+    metrics: Metrics,
     listeners: Sequence[Listener],
     credentials: GetCredentials | None,
     overrides: Overrides,
 ) -> Parts:
     clock: Clock = overrides.clock or SystemClock()
     last_confirm = LastConfirm(clock)
-    tell = _announcer((last_confirm, *listeners))
+    tracing = tracing_for(settings, types, overrides.tracer_provider, metrics)
+    tell = _announcer((last_confirm, tracing, metrics, *listeners))
     knot = _Knot()
     broker = _broker(settings, types, clock, tell, knot, credentials, overrides)
     spool = overrides.spool or spool_for(settings)
@@ -191,12 +243,14 @@ def _assemble(  # one line a part; splitting it would hide the picture
         pace=pace,
         clock=clock,
         tell=tell,
+        tracer=tracing,
         verdict_told=knot.record,
         times=DrainTimes(settings.ml_drain_lease, settings.ml_drain_poll, settings.ml_confirm_timeout),
     )
     gate = SpoolGate(
         settings.ml_spool_max_tasks, settings.ml_spool_max_bytes, settings.ml_spool_max_age, settings.ml_spool_low_mark
     )
+    intake = Intake(spool, gate, gauges, clock, waits=settings.ml_spool_overflow == "wait")
     claim_check = _claim_check(settings)
     largest = settings.ml_max_message_bytes if claim_check is None else settings.ml_max_payload_bytes
     encoder = Encoder(types, f"mlproducer@{socket.gethostname()}", largest)
@@ -208,13 +262,25 @@ def _assemble(  # one line a part; splitting it would hide the picture
         verdicts=verdicts,
         claims=Claims(spool, clock, tell, settings.ml_receipt_retention),
         claim_all=settings.ml_receipts == "all",
-        intake=Intake(spool, gate, gauges, clock, waits=settings.ml_spool_overflow == "wait"),
+        intake=intake,
         book=book,
         drain=drain,
         clock=clock,
         tell=tell,
+        tracer=tracing,
         confirm_timeout=settings.ml_confirm_timeout,
         accept_timeout=settings.ml_accept_timeout,
+    )
+    checks = Checks(
+        broker=broker,
+        link=link,
+        guard=guard,
+        health=health,
+        gauges=gauges,
+        intake=intake,
+        drain=drain,
+        pipeline=pipeline,
+        batch_limit=settings.ml_confirm_timeout + settings.ml_drain_lease,
     )
     operations = Operations(
         broker=broker,
@@ -223,12 +289,13 @@ def _assemble(  # one line a part; splitting it would hide the picture
         tell=tell,
         link=link,
         guard=guard,
-        health=health,
+        checks=checks,
         gauges=gauges,
         book=book,
         drain=drain,
         pipeline=pipeline,
         last_confirm=last_confirm,
+        ready_connected=settings.ml_ready_when == "connected",
     )
     knot.tie(link, drain, pipeline)
     return Parts(
@@ -281,9 +348,12 @@ def _broker(
 ) -> Broker:
     if overrides.broker is not None:
         return overrides.broker(knot.lost, tell)
-    queues = (*types.queues, settings.ml_dlq_queue) if settings.ml_dlq_publish else types.queues
-    config = AmqpConfig.from_settings(settings, queues, credentials=credentials)
+    config = AmqpConfig.from_settings(settings, _queues(settings, types), credentials=credentials)
     return AmqpBroker(config, clock, tell, knot.lost)
+
+
+def _queues(settings: Settings, types: TaskTypes) -> tuple[str, ...]:
+    return (*types.queues, settings.ml_dlq_queue) if settings.ml_dlq_publish else types.queues
 
 
 def _claim_check(settings: Settings) -> ClaimCheck | None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Final
 
 OBJECTIVE: Final = 0.999
+"""The share of accepted tasks that are confirmed in time; the dashboards show the budget that the alerts burn."""
 IN_TIME: Final = "60.0"
 """Seconds, as the bucket's label has them."""
 BURN_WINDOWS: Final = ("5m", "30m", "1h", "6h", "3d")

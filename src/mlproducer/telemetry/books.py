@@ -13,11 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Final
-
-from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from mlproducer.events import SpoolMeasured, TasksPurged
+from mlproducer.telemetry.cells import Board
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +33,43 @@ class SpoolFacts:
 
 
 class BookMetrics:
-    """`owed` gives what this process accepted, less what it confirmed: below 0 where it drained others' tasks."""
+    """`owed` gives what this process accepted, less what it confirmed: below 0 where it drained others' tasks.
 
-    def __init__(self, registry: CollectorRegistry, facts: SpoolFacts, owed: Callable[[], float]) -> None:
+    Where several processes count together, each has its own series of all but `spool_info`, as those of the sizes are:
+    rules compare them label by label. So has `tasks_at_start`: counts of processes that ended stay while their gauges
+    go, and the sum over those that live would lack what the others started with. Nothing is said to be missing there,
+    rather than wrongly.
+    """
+
+    def __init__(self, board: Board, facts: SpoolFacts, owed: Callable[[], float]) -> None:
         self._owed = owed
         self._measured = False
-        info = Gauge("ml_producer_spool_info", "1; which spool it is.", ["store", "shared", "spool"], registry=registry)
-        info.labels(facts.store, str(facts.shared).lower(), facts.spool).set(1)
+        info = board.gauges(
+            "spool_info",
+            "1; which spool it is.",
+            merge="max",
+            store=(facts.store,),
+            shared=(str(facts.shared).lower(),),
+            spool=(facts.spool,),
+        )
+        for number in info.values():
+            number.set(1)
         for name, words, limit in (
             ("max_tasks", "Tasks in the spool above which new ones are refused.", facts.max_tasks),
             ("max_bytes", "Bytes in the spool above which new tasks are refused.", facts.max_bytes),
             ("max_age_seconds", "Age of the oldest task above which new ones are refused.", facts.max_age),
         ):
-            Gauge(f"ml_producer_retry_queue_{name}", words, registry=registry).set(limit)
-        self._overdue = Gauge(
-            "ml_producer_retry_queue_overdue_seconds",
+            board.gauge(f"retry_queue_{name}", words).set(limit)
+        self._overdue = board.gauge(
+            "retry_queue_overdue_seconds",
             "Since the first task in the spool that nobody is publishing became due; 0 if none is.",
-            registry=registry,
         )
-        self._at_start = Gauge(
-            "ml_producer_tasks_at_start",
-            "Tasks in the spool and dead letters, when this producer started.",
-            registry=registry,
+        self._at_start = board.gauge(
+            "tasks_at_start", "Tasks in the spool and dead letters, when this producer started."
         )
-        self._purged: Final = Counter(
-            "ml_producer_tasks_purged",
+        self._purged = board.counter(
+            "tasks_purged",
             "Dead letters that somebody removed for good since this producer started, here or elsewhere.",
-            registry=registry,
         )
 
     def measured(self, event: SpoolMeasured) -> None:
