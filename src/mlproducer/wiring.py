@@ -47,8 +47,8 @@ from mlproducer.events import ALL_EVENTS, Event
 from mlproducer.ports import Broker, Clock, Listener, Spool, SpoolRow, Verdict
 from mlproducer.settings import Settings
 from mlproducer.spool import open_spool
-from mlproducer.telemetry.books import SpoolFacts
 from mlproducer.status import BrokerFacts
+from mlproducer.telemetry.books import SpoolFacts
 from mlproducer.telemetry.exporting import start_exporting
 from mlproducer.telemetry.logs import LogListener, configure_logging
 from mlproducer.telemetry.metrics import Metrics

@@ -8,13 +8,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own, for three calls
+import yaml
 from typer.testing import CliRunner
 
 from engine_bench import bench, embed
 from mlproducer.cli.app import app
+from mlproducer.monitoring.dashboards import RUNBOOKS
 from mlproducer.monitoring.expressions import IN_TIME, Durations
-from mlproducer.monitoring.rules import RUNBOOKS, SHIPPED, alerts, anchor, as_yaml, document
+from mlproducer.monitoring.rules import SHIPPED, alerts, anchor, as_yaml, document
 from mlproducer.telemetry.metrics import Metrics
 from mlproducer.telemetry.tasks import ACCEPT_BUCKETS
 from promtool import promtool

@@ -80,6 +80,27 @@ def shared(**given: str) -> dict[str, str]:
     return {SHARED: "1", OWN: "_", **given}
 
 
+PER_PROCESS: Final = (
+    "retry_queue_size",
+    "retry_queue_max_tasks",
+    "retry_queue_bytes",
+    "retry_queue_max_bytes",
+    "retry_queue_oldest_age_seconds",
+    "retry_queue_max_age_seconds",
+    "retry_queue_overdue_seconds",
+    "dlq_size",
+    "tasks_at_start",
+    "uptime_seconds",
+)
+
+
+def together(given: dict[str, str]) -> dict[str, str]:
+    """As a scrape of two processes that count together (`ML_METRICS_DIR`) has it: their gauges have a `pid` each."""
+    gauges = {name: given.get(name, WELL[name]) for name in PER_PROCESS}
+    each = {f'{name}{{pid="{pid}"}}': values for name, values in gauges.items() for pid in (17, 18)}
+    return {**given, **dict.fromkeys(PER_PROCESS, "_"), **each}
+
+
 CASES: Final = (
     Case("MLProducerDisconnected", "no connection for 3 min", True, "13m", {"connection_state": "2x10 0x10"}),
     Case("MLProducerDisconnected", "between tries it connects", True, "14m", {"connection_state": "2x10 0 1 0 1 0"}),
@@ -126,6 +147,40 @@ CASES: Final = (
         False,
         "6m",
         {"retry_queue_size": "99999x9", "retry_queue_max_tasks": "Inf Inf Inf Inf Inf Inf Inf Inf"},
+    ),
+    Case("MLProducerSpoolNearlyFull", "of two processes", True, "6m", together({"retry_queue_size": "0x3 801x9"})),
+    Case(
+        "MLProducerRetryQueueOld",
+        "of two processes",
+        True,
+        "20m",
+        together({"retry_queue_oldest_age_seconds": "0+60x30", "retry_queue_overdue_seconds": "0+60x30"}),
+    ),
+    Case(
+        "MLProducerTasksMissing",
+        "the counts of a process that ended stay, and its start goes",
+        False,
+        "20m",
+        together(
+            {
+                "tasks_accepted_total": "0 7x30",
+                SPOOLED: "0 7x30",
+                "tasks_at_start": "0x5 7x30",
+                "retry_queue_size": "0 7x30",
+            }
+        ),
+    ),
+    Case(
+        "MLProducerTasksMissing",
+        "of two processes' shared spool a row is gone",
+        True,
+        "100m",
+        together(
+            shared(
+                **{"tasks_accepted_total": "0x10 50x120", SPOOLED: "0x10 50x120"},
+                retry_queue_size="0x10 50x74 49x90",
+            )
+        ),
     ),
     Case("MLProducerDeadLetters", "one", True, "6m", {"dlq_size": "0x3 1x9"}),
     Case("MLProducerDeadLetters", "replayed at once", False, "6m", {"dlq_size": "0x3 1 0x9"}),

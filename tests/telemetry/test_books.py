@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +184,24 @@ def test_the_limits_of_the_spool_are_told_and_which_it_is() -> None:
     assert value(metrics, "retry_queue_max_bytes") == 20
     assert value(metrics, "retry_queue_max_age_seconds") == 30
     assert value(metrics, "spool_info", store="redis", shared="true", spool="abc") == 1
+
+
+def test_where_processes_count_together_what_rules_compare_has_the_same_labels(tmp_path: Path) -> None:
+    metrics = Metrics((), (), spool=SpoolFacts("redis", True, "abc", 10, 20, 30))
+    metrics.share(tmp_path)
+    try:
+        text = metrics.prometheus()[0].decode()
+    finally:
+        metrics.unshare()
+    labels = dict(re.findall(r"^ml_producer_(\w+)(?:\{(.*)\})? ", text, flags=re.MULTILINE))
+    compared = [
+        *("retry_queue_size", "retry_queue_max_tasks", "retry_queue_bytes", "retry_queue_max_bytes"),
+        *("retry_queue_oldest_age_seconds", "retry_queue_max_age_seconds", "retry_queue_overdue_seconds"),
+        *("dlq_size", "tasks_at_start", "uptime_seconds"),
+    ]
+    assert [labels[name] for name in compared] == [f'pid="{os.getpid()}"'] * len(compared)
+    assert set(labels["spool_info"].split(",")) == {'store="redis"', 'shared="true"', 'spool="abc"'}
+    assert labels["tasks_confirmed_total"] == labels["tasks_accepted_total"] == ""
 
 
 @pytest.mark.parametrize("ends", [ConnectionChanged(ConnectionState.CONNECTED, "h:1"), ReconnectScheduled(1, 0.5)])

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from mlproducer.cli.output import JsonOption, fail, output, plural
-from mlproducer.monitoring.rules import RUNBOOKS, as_yaml, document
+from mlproducer.monitoring.dashboards import RUNBOOKS
+from mlproducer.monitoring.rules import as_yaml, document
 
 app = typer.Typer(help="Alert rules for Prometheus.", no_args_is_help=True)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from mlproducer.monitoring.dashboards import RUNBOOKS
 from mlproducer.monitoring.expressions import (
     BURN_WINDOWS,
     FULL,
@@ -28,8 +29,6 @@ from mlproducer.monitoring.expressions import (
     shared_producers,
 )
 
-RUNBOOKS: Final = "docs/operations.md"
-"""Where the runbooks are, if the exporter does not say."""
 SHIPPED: Final = Path(__file__).with_name("rules.yml")
 
 Document = dict[str, list[dict[str, Any]]]
