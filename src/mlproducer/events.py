@@ -102,6 +102,12 @@ class TasksReplayed(Struct, frozen=True, gc=False):
     count: int
 
 
+class TasksPurged(Struct, frozen=True, gc=False):
+    """Dead letters were removed for good: by this producer, another one on the same spool, or the command line."""
+
+    count: int
+
+
 class ConnectionChanged(Struct, frozen=True, gc=False):
     """`node` is `host:port`, never a URL with a password."""
 
@@ -169,6 +175,8 @@ class SpoolMeasured(Struct, frozen=True, gc=False):
     bytes: int
     oldest_age: float
     dead: int
+    overdue: float = 0.0
+    """Since the first task that nobody is publishing became due; 0 if none is."""
 
 
 class FlightMeasured(Struct, frozen=True, gc=False):
@@ -191,6 +199,7 @@ Event = (
     | TaskRetried
     | TaskDeadLettered
     | TasksReplayed
+    | TasksPurged
     | ConnectionChanged
     | ConnectionFailed
     | ReconnectScheduled

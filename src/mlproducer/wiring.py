@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
 
 from opentelemetry.trace import TracerProvider
 
@@ -45,6 +48,7 @@ from mlproducer.ports import Broker, Clock, Listener, Spool, SpoolRow, Verdict
 from mlproducer.settings import Settings
 from mlproducer.spool import open_spool
 from mlproducer.status import BrokerFacts
+from mlproducer.telemetry.books import SpoolFacts
 from mlproducer.telemetry.exporting import start_exporting
 from mlproducer.telemetry.logs import LogListener, configure_logging
 from mlproducer.telemetry.metrics import Metrics
@@ -52,6 +56,10 @@ from mlproducer.telemetry.tracing import Exemplars, Tracing
 
 GetCredentials = Callable[[], Awaitable[Credentials]]
 MakeBroker = Callable[[Callable[[BrokerError], None], Listener], Broker]
+
+
+_STORES: Final = {"postgres": "postgresql", "postgresql+psycopg": "postgresql", "rediss": "redis"}
+"""The other schemes of `ML_SPOOL_URL` that mean the same store."""
 
 
 class SystemClock:
@@ -93,7 +101,7 @@ class Producer(Engine):
     ) -> None:
         self.settings = settings if settings is not None else Settings.load()
         self.task_types = registry(self.settings, task_types)
-        self.metrics = Metrics(self.task_types.names, self.task_types.queues)
+        self.metrics = Metrics(self.task_types.names, self.task_types.queues, spool=spool_facts(self.settings))
         overrides = overrides or Overrides()
         super().__init__(
             _assemble(self.settings, self.task_types, self.metrics, (LogListener(), *listeners), credentials, overrides)
@@ -131,6 +139,23 @@ def registry(settings: Settings, extra: Sequence[TaskType] = ()) -> TaskTypes:
 def spool_for(settings: Settings, *, owner: bool = True) -> Spool:
     """The spool of these settings; `owner=False` looks at it beside a running producer."""
     return open_spool(settings.spool_url, owner=owner)
+
+
+def spool_facts(settings: Settings) -> SpoolFacts:
+    """What the metrics tell of the spool. Its name is a digest of where it is: neither address nor password."""
+    url = urlsplit(settings.spool_url)
+    store = _STORES.get(url.scheme, url.scheme)
+    shared = store in {"postgresql", "redis"}
+    # The same path of a file on another machine is another spool.
+    where = (url.hostname, url.port, url.path) if shared else (socket.gethostname(), url.path)
+    return SpoolFacts(
+        store,
+        shared,
+        hashlib.sha256(repr((store, *where)).encode()).hexdigest()[:12],
+        settings.ml_spool_max_tasks,
+        settings.ml_spool_max_bytes,
+        settings.ml_spool_max_age,
+    )
 
 
 def blobs_for(settings: Settings) -> BlobStore | None:

@@ -109,6 +109,8 @@ BROKEN = {
     "task types that are wrong": '```toml\n[task_types.x.routes.api]\nqueue = "q"\n```',
     "json that does not parse": "```json\n{,}\n```",
     "json that is no task": '```json\n{"task_type": "embed_vectors"}\n```',
+    "promql that does not parse": "```promql\nsum(ml_producer_dlq_size\n```",
+    "promql of a metric that there is not": "```promql\nml_producer_dlq_length > 0\n```",
     "a language that nobody runs": "```ruby\nputs 1\n```",
     "python that prints something else": '```python\nprint(1)\n```\n\n```text title="prints"\n2\n```',
     "text that nobody prints": "```text\n2\n```",

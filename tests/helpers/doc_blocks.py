@@ -12,6 +12,7 @@ The blocks of a page share one folder, one namespace and one broker:
     toml     read, and written to the folder under its title; task types are read as ML_TASK_TYPES would be
     json     title="METHOD /path" is sent to the service, which must take it; without a title it must be a task
     text     title="prints" is what the python block before it must print, `…` is anything
+    promql   parsed by promtool, and every metric in it must be one of ours
     sql      run in PostgreSQL with the spool's tables, and rolled back
     mermaid  not here: `tests/docs/test_site.py` has a browser draw it
 """
@@ -45,7 +46,9 @@ from sqlalchemy import create_engine, make_url
 from mlproducer import Outbox, Settings, Task
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.http import create_app
+from mlproducer.telemetry.metrics import Metrics
 from mlproducer.testing.rabbitmq import free_port
+from promtool import promtool
 
 PORTS: Final = ("3001", "8000")
 """What pages say; a test takes free ones."""
@@ -158,6 +161,8 @@ def _run(block: Block, place: Place) -> None:
             _toml(block, text, place)
         case "json":
             _json(block, text, place)
+        case "promql":
+            _promql(text, place)
         case "sql":
             _sql(text, place)
         case "text" if block.title == "prints":
@@ -270,6 +275,17 @@ async def _asked(method: str, path: str, value: object, place: Place) -> httpx.R
         httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://127.0.0.1") as client,
     ):
         return await client.request(method, path, json=value)
+
+
+def _promql(text: str, place: Place) -> None:
+    rules = place.folder / "block.rules.json"  # JSON is YAML
+    rules.write_text(json.dumps({"groups": [{"name": "page", "rules": [{"record": "block", "expr": text}]}]}))
+    done = promtool("check", "rules", rules)
+    if done.returncode != 0:
+        raise BlockFailed(done.stdout + done.stderr)
+    exposed = {sample.name for family in Metrics((), ()).registry.collect() for sample in family.samples}
+    if unknown := set(re.findall(r"\bml_producer_\w+", text)) - exposed:
+        raise BlockFailed(f"no such metrics: {sorted(unknown)}")
 
 
 def _sql(text: str, place: Place) -> None:

@@ -15,6 +15,8 @@ import pytest
 from mlproducer.events import BreakerState, ConnectionState
 from mlproducer.monitoring.build import built
 from mlproducer.monitoring.dashboards import DATASOURCE, SHIPPED, dashboards, expressions, filled, panels
+from mlproducer.monitoring.expressions import Durations
+from mlproducer.monitoring.rules import alerts, anchor
 from mlproducer.telemetry.metrics import Metrics
 
 BOARDS = {board["uid"]: board for board in dashboards()}
@@ -121,10 +123,21 @@ def test_another_data_source_and_place_of_runbooks_become_the_first_values_of_th
         assert first(board)["datasource"] == DATASOURCE == "PBFA97CFB590B2093"
 
 
-def test_the_runbook_of_every_panel_is_an_alert_by_name() -> None:
+def test_the_runbook_of_every_panel_is_an_alert_that_there_is() -> None:
     titles = {link["title"] for panel in PANELS for link in panel.get("links", [])}
     assert all(re.fullmatch(r"Runbook: MLProducer[A-Z]\w+", title) for title in titles)
     assert len(titles) >= 9
+    assert {title.removeprefix("Runbook: ") for title in titles} <= {alert.name for alert in alerts(Durations())}
+
+
+def test_the_runbook_of_every_panel_is_a_section_of_the_operations_page() -> None:
+    page = Path(__file__).parents[2].joinpath("docs/operations.md").read_text()
+    sections = {anchor(heading) for heading in re.findall(r"^### (\w+)$", page, flags=re.MULTILINE)}
+    links = {(link["title"], link["url"]) for panel in PANELS for link in panel.get("links", [])}
+    assert links
+    for title, url in links:
+        assert url == f"${{runbooks}}#{anchor(title.removeprefix('Runbook: '))}"
+        assert url.rpartition("#")[2] in sections, f"{title} leads to a section that docs/operations.md has not"
 
 
 def test_a_series_of_the_fleet_leads_to_the_dashboard_of_its_instance() -> None:

@@ -95,6 +95,11 @@ class ByTheClient:
         self.accepted = Counter(
             "ml_producer_tasks_accepted", "Tasks given a receipt: confirmed or spooled.", registry=registry
         )
+        self.confirmed = Counter(
+            "ml_producer_tasks_confirmed",
+            "Tasks that the broker confirmed, at once or from the spool.",
+            registry=registry,
+        )
         self.last_confirm = Gauge(
             "ml_producer_last_confirm_timestamp_seconds",
             "Unix time of the last confirm; 0: none yet.",
@@ -135,6 +140,7 @@ class ByTheClient:
                 self.duration.labels(*labels).observe(event.duration)
             case TaskConfirmed():
                 self.accept_to_confirm.labels(_kind(event.task_type)).observe(event.since_accept)
+                self.confirmed.inc()
                 self.last_confirm.set(NOW)
             case TaskSpooled():
                 self.spooled.labels(event.cause if event.cause in SPOOL_CAUSES else "other").inc()
@@ -237,7 +243,7 @@ def test_families_are_those_that_prometheus_client_would_show(sequence: tuple[Ev
         ours(event)
         theirs(event)
     expected = {family.name: family for family in theirs.registry.collect()}
-    assert len(expected) == 11
+    assert len(expected) == 12
     assert families(ours.registry, theirs) == expected
 
 

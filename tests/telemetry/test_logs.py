@@ -38,6 +38,7 @@ from mlproducer.events import (
     TaskRefused,
     TaskRetried,
     TaskSpooled,
+    TasksPurged,
     TasksReplayed,
     TopologyDiffers,
 )
@@ -81,6 +82,7 @@ TASK_LINES: list[tuple[Event, str, str | None]] = [
 OTHER_LINES: list[tuple[Event, str]] = [
     (TaskRefused("embed_vectors", "SpoolFull", "t-1"), "warning"),
     (TasksReplayed(7), "info"),
+    (TasksPurged(2), "info"),
     (ConnectionChanged(ConnectionState.CONNECTED, "localhost:5672"), "info"),
     (ConnectionChanged(ConnectionState.DISCONNECTED, "localhost:5672", "reset by peer"), "warning"),
     (ConnectionFailed(ErrorType.AUTH, "localhost:5672", "wrong password: check RABBITMQ_URL"), "warning"),

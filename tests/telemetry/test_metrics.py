@@ -32,6 +32,7 @@ from mlproducer.events import (
     TaskRefused,
     TaskRetried,
     TaskSpooled,
+    TasksPurged,
     TasksReplayed,
     TopologyDiffers,
 )
@@ -144,6 +145,7 @@ EXAMPLES: dict[type[Event], Event] = {
         TaskRetried("t1", "embed_vectors", 1),
         TaskDeadLettered("t1", "embed_vectors", "returned", "312 NO_ROUTE"),
         TasksReplayed(7),
+        TasksPurged(3),
         ConnectionChanged(ConnectionState.CONNECTED, "localhost:5672"),
         ConnectionFailed(ErrorType.AUTH, "localhost:5672", "refused"),
         ReconnectScheduled(3, 2.0),
@@ -169,6 +171,7 @@ CHANGES: dict[type[Event], tuple[str, dict[str, str], float]] = {
     TaskRetried: ("task_retries_total", {"task_type": "embed_vectors"}, 1),
     TaskDeadLettered: ("tasks_dead_lettered_total", {"task_type": "embed_vectors", "reason": "returned"}, 1),
     TasksReplayed: ("tasks_replayed_total", {}, 7),
+    TasksPurged: ("tasks_purged_total", {}, 3),
     ConnectionChanged: ("connection_state", {}, 2),
     ConnectionFailed: ("connection_errors_total", {"error_type": "auth"}, 1),
     ReconnectScheduled: ("reconnect_attempts", {}, 3),
@@ -244,7 +247,11 @@ def test_no_label_holds_a_task_id_or_a_text(metrics: Metrics) -> None:
     for event in EXAMPLES.values():
         metrics(event)
     labels = {name for family in metrics.registry.collect() for sample in family.samples for name in sample.labels}
-    assert labels == {"task_type", "status", "reason", "cause", "error_type", "queue_name", "le"}
+    assert labels == {"task_type", "status", "reason", "cause", "error_type", "queue_name", "le"} | {
+        "store",
+        "shared",
+        "spool",
+    }
 
 
 def test_a_new_connection_ends_the_reconnect_cycle(metrics: Metrics) -> None:

@@ -21,6 +21,7 @@ from mlproducer.cli import (
     quickstart,
     reliability,
     retry,
+    rules,
     serve,
     settings_cmd,
 )
@@ -75,6 +76,7 @@ app.add_typer(retry.app, name="retry")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(blobs.app, name="blobs")
 app.add_typer(dashboards.app, name="dashboards")
+app.add_typer(rules.app, name="rules")
 app.command("settings")(settings_cmd.settings)
 
 

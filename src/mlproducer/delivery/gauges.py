@@ -7,12 +7,15 @@ from typing import Final
 
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.link import LinkKeeper
+from mlproducer.delivery.purges import Purges
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.events import FlightMeasured, SpoolFailed, SpoolMeasured
+from mlproducer.events import FlightMeasured, SpoolFailed, SpoolMeasured, TasksPurged
 from mlproducer.ports import Broker, Clock, Listener, Spool, SpoolSize
 
 GAUGE_INTERVAL: Final = 1.0
 """Seconds. A scraper asks every 5 to 60 s; one second keeps the console honest and costs one indexed read."""
+AUDIT_INTERVAL: Final = 10.0
+"""Seconds between two looks for purges that others made: nobody but the loss check waits for them."""
 FORGET_INTERVAL: Final = 60.0
 WRITE_DOUBT: Final = 10.0
 """Seconds that a spool which refused a write is taken for one that cannot be written."""
@@ -34,6 +37,8 @@ class Gauges:
         self._tell = tell
         self._added_tasks = 0
         self._added_bytes = 0
+        self._purges = Purges(spool, lambda count: tell(TasksPurged(count)))
+        self._audit_at = 0.0
         self._forget_at = 0.0
         self._measured = asyncio.Event()
         self.size = SpoolSize(0, 0, None, 0, None)
@@ -97,12 +102,20 @@ class Gauges:
         self._measured.set()
         self._measured = asyncio.Event()
 
-    async def measure(self) -> None:
+    def overdue(self) -> float:
+        """Seconds since the first task that nobody is publishing became due; 0 if none is."""
+        due = self.size.next_due_at
+        return 0.0 if due is None else max(0.0, self._clock.now() - due)
+
+    async def measure(self, *, audits: bool = False) -> None:
+        """`audits`: a purge was made just now, so look for it."""
         # Race: a put lands while we read; it is in the reading and stays in `added`: counted twice for one second,
         # on the safe side. So what was added before the reading is taken off, not reset.
-        tasks, size = self._added_tasks, self._added_bytes
+        tasks, added = self._added_tasks, self._added_bytes
         started = self._clock.monotonic()
         try:
+            # Before the sizes: what is purged between the two looks purged a moment too late, never too early.
+            await self._look_for_purges(now=audits)
             self.size = await self._spool.measure()
         except SpoolUnavailable as error:
             self.spool_error = str(error)
@@ -113,9 +126,16 @@ class Gauges:
         self.spool_error = ""
         self.seconds = self._clock.monotonic() - started
         self._added_tasks -= tasks
-        self._added_bytes -= size
-        self._tell(SpoolMeasured(self.size.tasks, self.size.bytes, self.oldest_age(), self.size.dead))
+        self._added_bytes -= added
+        size = self.size
+        self._tell(SpoolMeasured(size.tasks, size.bytes, self.oldest_age(), size.dead, self.overdue()))
         self._tell(FlightMeasured(self._broker.view().in_flight, self._guard.failures, self._link.attempts))
+
+    async def _look_for_purges(self, *, now: bool) -> None:
+        moment = self._clock.monotonic()
+        if now or moment >= self._audit_at:
+            await self._purges.look()
+            self._audit_at = moment + AUDIT_INTERVAL
 
     async def _forget(self) -> None:
         now = self._clock.monotonic()

@@ -175,7 +175,7 @@ class Operations:
             async for step in steps:
                 done = step.done
                 self._book.removed(step.task_ids)
-        await self._gauges.measure()
+        await self._gauges.measure(audits=True)
         return done
 
     async def _followed(self, steps: AsyncGenerator[Step, None]) -> AsyncGenerator[Step, None]:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from mlproducer.events import BreakerState, ConnectionState
 from mlproducer.monitoring import promql
+from mlproducer.monitoring.expressions import OBJECTIVE
 from mlproducer.monitoring.panels import Names, Panel, Query, Steps, Words, board, graph, tile, timeline
 from mlproducer.monitoring.promql import count, latest, per_second, quantile
 
@@ -33,7 +34,7 @@ OUTCOMES: Final = {
     "not_sent": "purple",
 }
 QUANTILES: Final = ((0.5, "p50", "green"), (0.95, "p95", "yellow"), (0.99, "p99", "red"))
-OBJECTIVE_STEPS: Final[Steps] = ((None, "red"), (0.99, "yellow"), (promql.OBJECTIVE, "green"))
+OBJECTIVE_STEPS: Final[Steps] = ((None, "red"), (0.99, "yellow"), (OBJECTIVE, "green"))
 
 
 def build(*, datasource: str, runbooks: str) -> dict[str, Any]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from mlproducer.monitoring.expressions import IN_TIME, OBJECTIVE
+
 WINDOW: Final = "$__rate_interval"
 """Grafana makes it at least four scrapes long, so that a rate never falls between two of them."""
 RANGE: Final = "$__range"
 """What the dashboard shows from left to right."""
-
-OBJECTIVE: Final = 0.999
-"""The share of accepted tasks that are confirmed in time; the alerts burn the same budget."""
-IN_TIME: Final = "60.0"
-"""Seconds, as the bucket's label has them."""
 
 
 def series(name: str, *more: str) -> str:

@@ -33,6 +33,9 @@ class LinkMetrics:
         self._exhausted = board.counter(
             "max_attempts_reached", "Reconnect cycles that used up their attempts; slow probing follows."
         )
+        self._given_up = board.gauge(
+            "reconnects_exhausted", "1 from when a cycle's attempts are used up until the link is up again."
+        )
         self._breaker = board.gauge("circuit_breaker_state", "0 closed, 1 open, 2 half-open.")
         self._failures = board.gauge("circuit_breaker_failures", "Consecutive failures.")
         self._trips = board.counter("circuit_breaker_trips", "Times that the circuit breaker opened.")
@@ -51,6 +54,7 @@ class LinkMetrics:
         self._state.set(event.state)
         if event.state is ConnectionState.CONNECTED:
             self._attempts.set(0)
+            self._given_up.set(0)
         else:
             self._blocked.set(0)  # an alarm is told per connection; the next one tells anew
 
@@ -59,10 +63,12 @@ class LinkMetrics:
 
     def reconnect(self, event: ReconnectScheduled) -> None:
         self._attempts.set(event.attempt)
+        self._given_up.set(0)  # a fresh cycle; slow probes schedule nothing
 
     def exhausted(self, event: ReconnectsExhausted) -> None:
         self._attempts.set(event.attempts)
         self._exhausted.inc()
+        self._given_up.set(1)
 
     def blocked(self, event: BlockedChanged) -> None:
         self._blocked.set(event.blocked)

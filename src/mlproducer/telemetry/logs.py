@@ -43,6 +43,7 @@ from mlproducer.events import (
     TaskRefused,
     TaskRetried,
     TaskSpooled,
+    TasksPurged,
     TasksReplayed,
     TopologyDiffers,
 )
@@ -88,6 +89,7 @@ class LogListener:
             TaskDeadLettered: self._dead_lettered,
             TaskRefused: self._refused,
             TasksReplayed: lambda e: self._log.info("dead letters replayed", count=e.count),
+            TasksPurged: lambda e: self._log.info("dead letters purged", count=e.count),
             ConnectionChanged: self._connection,
             ConnectionFailed: self._connection_failed,
             ReconnectScheduled: self._reconnect,

@@ -36,10 +36,12 @@ from mlproducer.events import (
     TaskRefused,
     TaskRetried,
     TaskSpooled,
+    TasksPurged,
     TasksReplayed,
     TopologyDiffers,
 )
 from mlproducer.outcome import Outcome
+from mlproducer.telemetry.books import BookMetrics, SpoolFacts
 from mlproducer.telemetry.cells import Board, Exemplar, Histogram, Number
 from mlproducer.telemetry.collector import BoardCollector, Creation
 from mlproducer.telemetry.exposition import OPENMETRICS, TEXT, Exposition, Scrape, Shown
@@ -69,6 +71,7 @@ class Metrics:
         queues: Sequence[str],
         registry: CollectorRegistry | None = None,
         *,
+        spool: SpoolFacts | None = None,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,6 +84,7 @@ class Metrics:
         self._counts = counts = TaskCounts(task_types, now, board)
         rare = RareTaskMetrics(task_types, board)
         link, store = LinkMetrics(board), StoreMetrics(queues, board)
+        books = BookMetrics(board, spool or SpoolFacts(), counts.owed)
         self._created = Creation()
         self._exposition = Exposition()
         self._shared: Shared | None = None
@@ -89,7 +93,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self.registry.register(BoardCollector(self._own, self._created))
         self.handlers: Final[Mapping[type[Event], _Handler]] = MappingProxyType(
-            _handlers(counts, rare, link, store) | {FlightMeasured: self._measured(link)}
+            _handlers(counts, rare, link, store, books) | {FlightMeasured: self._measured(link)}
         )
 
     def __call__(self, event: Event) -> None:
@@ -182,8 +186,12 @@ def _wants_openmetrics(accept: str | None) -> bool:
 
 
 def _handlers(
-    counts: TaskCounts, rare: RareTaskMetrics, link: LinkMetrics, store: StoreMetrics
+    counts: TaskCounts, rare: RareTaskMetrics, link: LinkMetrics, store: StoreMetrics, books: BookMetrics
 ) -> dict[type[Event], _Handler]:
+    def spool_measured(event: SpoolMeasured) -> None:
+        store.spool(event)
+        books.measured(event)
+
     return {
         TaskAccepted: counts.accepted,
         AttemptSettled: counts.settled,
@@ -193,6 +201,7 @@ def _handlers(
         TaskDeadLettered: rare.dead_lettered,
         TaskRefused: rare.refused,
         TasksReplayed: rare.replayed,
+        TasksPurged: books.purged,
         ConnectionChanged: link.connection,
         ConnectionFailed: link.connection_failed,
         ReconnectScheduled: link.reconnect,
@@ -202,7 +211,7 @@ def _handlers(
         ConfirmsTimedOut: link.confirms_timed_out,
         HealthChecked: link.health,
         TopologyDiffers: link.topology,
-        SpoolMeasured: store.spool,
+        SpoolMeasured: spool_measured,
         SpoolFailed: store.spool_failed,
         QueueMeasured: store.queue,
     }

@@ -34,8 +34,12 @@ SIZE_BUCKETS: Final = tuple(float(256 * 4**power) for power in range(9))
 
 _DURATION: Final = "task_publish_duration_seconds"
 _SIZE: Final = "message_size_bytes"
+_CONFIRM: Final = "accept_to_confirm_seconds"
 _SENT: Final = Family(f"{PREFIX}tasks_sent", "counter", "Attempts that have an outcome.", ("task_type", "status"))
 _ACCEPTED: Final = Family(f"{PREFIX}tasks_accepted", "counter", "Tasks given a receipt: confirmed or spooled.")
+_CONFIRMED: Final = Family(
+    f"{PREFIX}tasks_confirmed", "counter", "Tasks that the broker confirmed, at once or from the spool."
+)
 
 
 @dataclass(slots=True)
@@ -52,8 +56,8 @@ class Series:
 class TaskCounts:
     """Told events by one thread, read by any. `now` gives Unix seconds.
 
-    Accepted tasks and settled attempts have no counters of their own: each of them is one observation of its size or
-    its duration, and that histogram's count is the number (`with_counts`).
+    Accepted and confirmed tasks and settled attempts have no counters of their own: each of them is one observation of
+    its size or its duration, and that histogram's count is the number (`with_counts`).
     """
 
     def __init__(self, task_types: Iterable[str], now: Callable[[], float], board: Board) -> None:
@@ -68,7 +72,7 @@ class TaskCounts:
         )
         sizes = board.histograms(_SIZE, "Body and properties of accepted tasks.", SIZE_BUCKETS, task_type=kinds)
         confirms = board.histograms(
-            "accept_to_confirm_seconds",
+            _CONFIRM,
             "From acceptance to the broker's confirm, time in the spool included.",
             ACCEPT_BUCKETS,
             task_type=kinds,
@@ -103,6 +107,11 @@ class TaskCounts:
     def spooled(self, event: TaskSpooled) -> None:
         self._by_cause.get(event.cause, self._by_cause[OTHER]).inc()
 
+    def owed(self) -> float:
+        """Accepted, less confirmed."""
+        series = self.by_type.values()
+        return sum(each.size.read().count - each.accept_to_confirm.read().count for each in series)
+
     def retried(self, event: TaskRetried) -> None:
         self.by_type.get(event.task_type, self._unknown).retries.inc()
 
@@ -116,13 +125,19 @@ class TaskCounts:
 
 
 def with_counts(scrape: Scrape) -> Iterator[tuple[Family, Iterable[Shown]]]:
-    """Adds what is counted by the histograms: attempts sent, tasks accepted."""
+    """Adds what is counted by the histograms: attempts sent, tasks accepted, tasks confirmed.
+
+    Accepted before confirmed, as the board has their histograms: a scrape from another thread then never shows a task
+    as owed that is not.
+    """
     for family, found in scrape:
         series = list(found)
         if family.name == PREFIX + _DURATION:
             yield _SENT, [Shown(one.labels, [_count(one)], {}) for one in series]
         elif family.name == PREFIX + _SIZE:
             yield _ACCEPTED, [Shown((), [sum(map(_count, series))], {})]
+        elif family.name == PREFIX + _CONFIRM:
+            yield _CONFIRMED, [Shown((), [sum(map(_count, series))], {})]
         yield family, series
 
 

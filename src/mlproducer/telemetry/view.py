@@ -126,6 +126,9 @@ def _tasks(samples: Samples) -> Document:
         "retries": samples.counts("task_retries_total", "task_type"),
         "dead_lettered": samples.nested("tasks_dead_lettered_total", "task_type", "reason"),
         "replayed": samples.count("tasks_replayed_total"),
+        "purged": samples.count("tasks_purged_total"),
+        "confirmed": samples.count("tasks_confirmed_total"),
+        "at_start": samples.count("tasks_at_start"),
     }
 
 

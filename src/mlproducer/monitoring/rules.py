@@ -1,0 +1,258 @@
+"""Prometheus's rules, as plain data: what to record, and when to wake whom.
+
+`rules.yml` beside this module is what `document()` gives; a test keeps the two equal. Every alert has a section of its
+own name in docs/operations.md. Rates and windows are those of a scrape interval of up to a minute.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mlproducer.monitoring.dashboards import RUNBOOKS
+from mlproducer.monitoring.expressions import (
+    BURN_WINDOWS,
+    FULL,
+    GROWING_FROM,
+    OLD_SECONDS,
+    Durations,
+    burning,
+    fill_ratio,
+    late_ratio,
+    late_record,
+    missing,
+    missing_shared,
+    moves,
+    shared_level,
+    shared_producers,
+)
+
+SHIPPED: Final = Path(__file__).with_name("rules.yml")
+
+Document = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    name: str
+    expr: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """`after` is how long it must hold before anybody is told, in seconds."""
+
+    name: str
+    expr: str
+    after: float
+    severity: str
+    summary: str
+    description: str
+
+
+def document(*, runbooks: str = RUNBOOKS, scale: float = 1.0) -> Document:
+    """The rules as Prometheus reads them. `scale` shortens every window and wait: tests have no three days."""
+    lasts = Durations(scale)
+    recorded = [{"record": each.name, "expr": each.expr} for each in records(lasts)]
+    alerting = [_as_rule(each, lasts, runbooks) for each in alerts(lasts)]
+    return {
+        "groups": [
+            {"name": "ml_producer_records", "rules": recorded},
+            {"name": "ml_producer_alerts", "rules": alerting},
+        ]
+    }
+
+
+def anchor(alert: str) -> str:
+    """Of the alert's section in the runbooks, as GitHub and MkDocs make it of a heading."""
+    return alert.lower()
+
+
+def records(lasts: Durations) -> list[Record]:
+    return [
+        Record("instance:ml_producer_retry_queue_fill:ratio", fill_ratio()),
+        *(Record(late_record(window), late_ratio(lasts(window))) for window in BURN_WINDOWS),
+        Record("instance:ml_producer_spool_moves:increase2m", moves(lasts)),
+        Record("instance:ml_producer_tasks_missing:sum", missing()),
+        Record("spool:ml_producer_producers:count", shared_producers()),
+        Record("spool:ml_producer_tasks_level:sum", shared_level()),
+    ]
+
+
+def alerts(lasts: Durations) -> list[Alert]:
+    return [*_link_alerts(lasts), *_spool_alerts(lasts), *_delivery_alerts(lasts)]
+
+
+def _link_alerts(lasts: Durations) -> list[Alert]:
+    return [
+        Alert(
+            "MLProducerDisconnected",
+            "ml_producer_connection_state != 2",
+            120,
+            "critical",
+            "No connection to RabbitMQ",
+            "{{ $labels.instance }} has had no connection for 2 minutes. Tasks are accepted into the spool.",
+        ),
+        Alert(
+            "MLProducerReconnectsExhausted",
+            "ml_producer_reconnects_exhausted == 1",
+            0,
+            "critical",
+            "All reconnect attempts failed",
+            "{{ $labels.instance }} used up its reconnect attempts, is not ready, and probes RabbitMQ slowly.",
+        ),
+        Alert(
+            "MLProducerCircuitBreakerOpen",
+            "ml_producer_circuit_breaker_state > 0",
+            60,
+            "critical",
+            "The circuit breaker is open",
+            "RabbitMQ did not answer {{ $labels.instance }} many times in a row. Tasks are accepted into the spool.",
+        ),
+        Alert(
+            "MLProducerBlocked",
+            "ml_producer_connection_blocked == 1",
+            60,
+            "critical",
+            "RabbitMQ blocks publishers",
+            "RabbitMQ has a memory or disk alarm and takes nothing from {{ $labels.instance }}.",
+        ),
+        Alert(
+            "MLProducerConfirmTimeouts",
+            f"increase(ml_producer_confirm_timeouts_total[{lasts(300)}]) > 0",
+            0,
+            "warning",
+            "Confirms do not come in time",
+            "About {{ $value | humanize }} attempts of {{ $labels.instance }} had no confirm in time within 5 minutes.",
+        ),
+    ]
+
+
+def _spool_alerts(lasts: Durations) -> list[Alert]:
+    return [
+        Alert(
+            "MLProducerRetryQueueGrowing",
+            f"ml_producer_retry_queue_size > {GROWING_FROM} and delta(ml_producer_retry_queue_size[{lasts(600)}]) > 0",
+            600,
+            "warning",
+            "The retry queue grows",
+            "{{ $value | humanize }} tasks wait in the spool of {{ $labels.instance }}, more than 10 minutes ago.",
+        ),
+        Alert(
+            "MLProducerRetryQueueOld",
+            # A task that waits for its eta is old and on time: so one must be due, too.
+            f"ml_producer_retry_queue_oldest_age_seconds > {OLD_SECONDS * lasts.scale:g}"
+            f" and ml_producer_retry_queue_overdue_seconds > {60 * lasts.scale:g}",
+            60,
+            "warning",
+            "Tasks wait for long",
+            "The oldest task in the spool of {{ $labels.instance }} was accepted {{ $value | humanizeDuration }} ago.",
+        ),
+        Alert(
+            "MLProducerSpoolNearlyFull",
+            f"instance:ml_producer_retry_queue_fill:ratio > {FULL}",
+            60,
+            "critical",
+            "The spool is nearly full",
+            "The spool of {{ $labels.instance }} is {{ $value | humanizePercentage }} full by its limit of "
+            "{{ $labels.limit }}. At 100% new tasks are refused.",
+        ),
+        Alert(
+            "MLProducerDeadLetters",
+            "ml_producer_dlq_size > 0",
+            60,
+            "warning",
+            "Dead letters wait for somebody",
+            "{{ $value | humanize }} tasks of {{ $labels.instance }} are in the dead letter queue.",
+        ),
+        Alert(
+            "MLProducerUnroutable",
+            'sum without (task_type, status) (increase(ml_producer_tasks_sent_total{status="returned"}'
+            f"[{lasts(300)}])) > 0",
+            0,
+            "warning",
+            "RabbitMQ has no queue for some tasks",
+            "About {{ $value | humanize }} attempts of {{ $labels.instance }} were returned within 5 minutes.",
+        ),
+    ]
+
+
+def _delivery_alerts(lasts: Durations) -> list[Alert]:
+    return [
+        Alert(
+            "MLProducerNoConfirms",
+            f"rate(ml_producer_tasks_accepted_total[{lasts(300)}]) > 0"
+            f" and rate(ml_producer_tasks_confirmed_total[{lasts(300)}]) == 0",
+            300,
+            "critical",
+            "Tasks are accepted, none is confirmed",
+            "{{ $labels.instance }} accepts {{ $value | humanize }} tasks a second and had no confirm for 5 minutes.",
+        ),
+        Alert(
+            "MLProducerDeliveryBudgetBurnsFast",
+            f"{burning(14.4, '1h', '5m')}\nor\n{burning(6, '6h', '30m')}",
+            0,
+            "critical",
+            "The month's delivery budget is gone within days",
+            "{{ $value | humanizePercentage }} of the tasks of {{ $labels.job }} are not confirmed within a minute; "
+            "the objective is that 99.9% are.",
+        ),
+        Alert(
+            "MLProducerDeliveryBudgetBurnsSlowly",
+            burning(1, "3d", "6h"),
+            0,
+            "warning",
+            "The delivery budget will not last the month",
+            "{{ $value | humanizePercentage }} of the tasks of {{ $labels.job }} are not confirmed within a minute; "
+            "the objective is that 99.9% are.",
+        ),
+        Alert(
+            "MLProducerTasksMissing",
+            "instance:ml_producer_tasks_missing:sum > instance:ml_producer_spool_moves:increase2m"
+            f"\nor\n{missing_shared(lasts)}",
+            300,
+            "critical",
+            "Accepted tasks are nowhere",
+            "{{ $value | humanize }} accepted tasks are neither confirmed nor in the spool nor dead.",
+        ),
+    ]
+
+
+def _as_rule(alert: Alert, lasts: Durations, runbooks: str) -> dict[str, Any]:
+    wait = {"for": lasts.of(alert.after)} if alert.after else {}
+    return {
+        "alert": alert.name,
+        "expr": alert.expr,
+        **wait,
+        "labels": {"severity": alert.severity},
+        "annotations": {
+            "summary": alert.summary,
+            "description": alert.description,
+            "runbook_url": f"{runbooks}#{anchor(alert.name)}",
+        },
+    }
+
+
+def as_yaml(rules: Document) -> str:
+    """YAML for people: long expressions as blocks. Its strings are JSON's, which YAML reads."""
+    lines = ["# Made by `mlproducer rules export`.", "groups:"]
+    for group in rules["groups"]:
+        lines += [f"  - name: {group['name']}", "    rules:"]
+        for rule in group["rules"]:
+            first, *rest = (line for key, value in rule.items() for line in _entry(key, value))
+            lines += ["", f"      - {first}", *(f"        {line}" for line in rest)]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _entry(key: str, value: object) -> list[str]:
+    match value:
+        case dict():
+            return [f"{key}:", *(f"  {line}" for name, each in value.items() for line in _entry(name, each))]
+        case str() if key == "expr":
+            return [f"{key}: |-", *(f"  {line}" for line in value.splitlines())]
+        case str() if value.replace(":", "").replace("_", "").isalnum():
+            return [f"{key}: {value}"]
+        case _:
+            return [f"{key}: {json.dumps(value, ensure_ascii=False)}"]
