@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mlproducer.cli import blobs, check, dlq, publish, quickstart, reliability, retry, serve, settings_cmd
+from mlproducer.cli import analytics, blobs, check, dlq, publish, quickstart, reliability, retry, serve, settings_cmd
 from mlproducer.cli.output import ExitCode, fail
 from mlproducer.errors import MLProducerError, SettingsError
 
@@ -60,6 +60,7 @@ app.command("check")(check.check)
 app.command("reliability")(reliability.reliability)
 app.add_typer(retry.app, name="retry")
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(analytics.app, name="analytics")
 app.add_typer(blobs.app, name="blobs")
 app.command("settings")(settings_cmd.settings)
 

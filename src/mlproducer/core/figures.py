@@ -38,7 +38,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one task type, or of all. `pending`: accepted, and neither confirmed nor dead yet, as far as the window tells."""
+    """Of one task type, or of all. `pending`: accepted, neither confirmed nor dead yet, as far as the window tells."""
 
     accepted: int
     confirmed: int
@@ -92,7 +92,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """`publish`: attempts that were confirmed. `accept_to_confirm` has the time in the spool too. `work`: of workers."""
+    """`publish`: attempts that were confirmed. `accept_to_confirm`: with the time in the spool. `work`: of workers."""
 
     publish: Spread
     accept_to_confirm: Spread

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ from mlproducer.events import (
 from mlproducer.telemetry.collector import TaskCollector
 from mlproducer.telemetry.link import LinkMetrics, StoreMetrics
 from mlproducer.telemetry.tasks import RareTaskMetrics, TaskCounts
+from mlproducer.telemetry.totals import task_totals
 from mlproducer.telemetry.view import as_document
 
 _Handler = Callable[[Any], None]
@@ -71,6 +73,7 @@ class Metrics:
         uptime.set_function(lambda: monotonic() - started)
         ProcessCollector(registry=self.registry)
         counts, rare = TaskCounts(task_types, now), RareTaskMetrics(task_types, self.registry)
+        self.task_totals: Final = partial(task_totals, counts)
         self.registry.register(TaskCollector(counts, rare.created))
         link, store = LinkMetrics(self.registry), StoreMetrics(queues, self.registry)
         self.handlers: Final[Mapping[type[Event], _Handler]] = MappingProxyType(_handlers(counts, rare, link, store))

@@ -72,7 +72,10 @@ class Link:
             await close_client(client)
 
     async def run(self, script: Script, args: Args, more: Sequence[str] = ()) -> Any:  # noqa: ANN401  # the script's own
-        """The script's answer; `more` are names of keys behind its own ones. Raises: SpoolUnavailable, within twice the timeout; it may have run all the same."""
+        """The script's answer; `more` are names of keys behind its own ones.
+
+        Raises: SpoolUnavailable, within twice the timeout; it may have run all the same.
+        """
         client = self._client
         if client is None:
             raise SpoolUnavailable(f"the Redis spool at {self.address.node} is not open")
