@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlproducer.errors import ErrorType
 from mlproducer.core.counting import quantile
+from mlproducer.errors import ErrorType
 from mlproducer.events import (
     AttemptSettled,
     BlockedChanged,

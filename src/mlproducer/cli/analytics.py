@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from decimal import Decimal
 from typing import Annotated, TypeVar
 
 import typer
 
 from mlproducer.analytics.reading import Analytics
+from mlproducer.analytics.views import view
 from mlproducer.cli.output import JsonOption, Output, output, plural, span, when
 from mlproducer.cli.store import looking_at
 from mlproducer.core.budget import Budget, Spent
 from mlproducer.core.counting import Spread
 from mlproducer.core.figures import Cost, Costs, Figures, Summary
+from mlproducer.core.results import plain
 from mlproducer.settings import Settings
 from mlproducer.wiring import analytics_for
 
@@ -30,7 +32,7 @@ def summary(*, hours: Hours = 24, as_json: JsonOption = False) -> None:
     """Show what was accepted, delivered and worked, by task type."""
     out = output(as_json=as_json)
     found = _ask(lambda analytics: analytics.summary(hours))
-    out.data(asdict(found))
+    out.data(view(found))
     _show_summary(out, found)
 
 
@@ -39,7 +41,7 @@ def costs(*, hours: Hours = 24, as_json: JsonOption = False) -> None:
     """Show what tasks cost, by task type and model, as far as workers reported it."""
     out = output(as_json=as_json)
     found = _ask(lambda analytics: analytics.costs(hours))
-    out.data(asdict(found))
+    out.data(view(found))
     _show_costs(out, found)
 
 
@@ -48,7 +50,7 @@ def budget(*, as_json: JsonOption = False) -> None:
     """Show what the running hour and day of UTC cost, against ML_BUDGET_HOURLY and ML_BUDGET_DAILY."""
     out = output(as_json=as_json)
     found = _ask(lambda analytics: analytics.budget())
-    out.data(asdict(found))
+    out.data(view(found))
     _show_budget(out, found)
 
 
@@ -83,7 +85,7 @@ def _row(name: str, figures: Figures) -> tuple[object, ...]:
         f"{figures.succeeded:,}",
         f"{figures.failed:,}",
         _spread(figures.work),
-        figures.cost,
+        plain(figures.cost),
     )
 
 
@@ -96,7 +98,7 @@ def _show_costs(out: Output, found: Costs) -> None:
         out.say(f"No worker reported a cost in the last {plural(found.window.hours, 'hour')}.")
         return
     groups: dict[str, Cost] = {**found.by_type, **found.by_model, "all": found.total}
-    rows = [(name, f"{cost.reports:,}", cost.average, cost.cost) for name, cost in groups.items()]
+    rows = [(name, f"{cost.reports:,}", _money(cost.average), plain(cost.cost)) for name, cost in groups.items()]
     title = f"costs of the last {plural(found.window.hours, 'hour')}, since {when(found.window.since)}"
     out.table(title, ("type / model", "reports", "average", "cost"), rows)
 
@@ -107,7 +109,10 @@ def _show_budget(out: Output, found: Budget) -> None:
 
 
 def _budget_row(name: str, spent: Spent) -> tuple[object, ...]:
-    limit = "–" if spent.limit is None else spent.limit
-    left = "–" if spent.left is None else spent.left
     share = "–" if spent.share is None else f"{spent.share:.0%}"
-    return name, spent.state, spent.spent, limit, left, share, when(spent.resets_at)
+    amounts = (_money(each) for each in (spent.spent, spent.limit, spent.left))
+    return name, spent.state, *amounts, share, when(spent.resets_at)
+
+
+def _money(amount: Decimal | None) -> str:
+    return "–" if amount is None else plain(amount)

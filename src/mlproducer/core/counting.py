@@ -129,10 +129,9 @@ def quantile(buckets: Mapping[float, float], q: float) -> float | None:
     rank = q * buckets.get(inf, 0.0)
     if not rank:
         return None
-    low, below = 0.0, 0.0
-    for bound in sorted(buckets):
-        count = buckets[bound]
-        if count >= rank:
-            return low if bound == inf else min(bound, low + (bound - low) * (rank - below) / (count - below))
-        low, below = bound, count
-    return None
+    bound = min(each for each, count in buckets.items() if count >= rank)
+    low = max((each for each in buckets if each < bound), default=0.0)
+    if bound == inf:
+        return low
+    below = buckets.get(low, 0.0)
+    return min(bound, low + (bound - low) * (rank - below) / (buckets[bound] - below))

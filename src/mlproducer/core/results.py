@@ -73,6 +73,11 @@ def nanos(amount: Decimal) -> int:
 
 
 def amount_of(number: int) -> Decimal:
-    """Nanos as a decimal without needless zeros: 0.0042."""
+    """Nanos as a decimal without needless zeros: 0.0042. For people, `plain` it: Python writes small ones as 1E-9."""
     whole, rest = divmod(number, _NANOS)
     return Decimal(f"{whole}.{rest:09}".rstrip("0").rstrip("."))
+
+
+def plain(amount: Decimal) -> str:
+    """As text without an exponent."""
+    return f"{amount:f}"

@@ -13,6 +13,7 @@ from typing import Annotated, Self
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from mlproducer.analytics.views import view
 from mlproducer.core.budget import Budget
 from mlproducer.core.figures import Costs, Delivery, Hourly, Latency, Summary
 from mlproducer.core.results import MOST_COST, ResultStatus, TaskResult
@@ -86,7 +87,7 @@ class Reported:
 )
 async def tasks_summary(producer: ProducerOf, hours: Hours = 24) -> Response:
     """What was accepted, delivered, worked and spent, in all and by task type."""
-    return answer(await producer.analytics.summary(hours))
+    return answer(view(await producer.analytics.summary(hours)))
 
 
 @router.get(
@@ -95,7 +96,7 @@ async def tasks_summary(producer: ProducerOf, hours: Hours = 24) -> Response:
 )
 async def delivery(producer: ProducerOf, hours: Hours = 24) -> Response:
     """Confirmed against accepted; retries, dead letters, spooled and refused tasks by reason."""
-    return answer(await producer.analytics.delivery(hours))
+    return answer(view(await producer.analytics.delivery(hours)))
 
 
 @router.get(
@@ -104,7 +105,7 @@ async def delivery(producer: ProducerOf, hours: Hours = 24) -> Response:
 )
 async def latency(producer: ProducerOf, hours: Hours = 24) -> Response:
     """How long publishing took, how long it took from acceptance to confirm, and how long workers worked."""
-    return answer(await producer.analytics.latency(hours))
+    return answer(view(await producer.analytics.latency(hours)))
 
 
 @router.get(
@@ -117,7 +118,7 @@ async def hourly(
     task_type: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
 ) -> Response:
     """The figures of the summary by hour, of all task types or of one."""
-    return answer(await producer.analytics.hourly(hours, task_type=task_type))
+    return answer(view(await producer.analytics.hourly(hours, task_type=task_type)))
 
 
 @router.get(
@@ -126,7 +127,7 @@ async def hourly(
 )
 async def transcription_costs(producer: ProducerOf, hours: Hours = 24) -> Response:
     """What transcription cost: the task types whose names begin with `transcribe`."""
-    return answer(await producer.analytics.transcription_costs(hours))
+    return answer(view(await producer.analytics.transcription_costs(hours)))
 
 
 @router.get(
@@ -135,7 +136,7 @@ async def transcription_costs(producer: ProducerOf, hours: Hours = 24) -> Respon
 )
 async def costs_detailed(producer: ProducerOf, hours: Hours = 24) -> Response:
     """What all tasks cost, by task type, model and hour."""
-    return answer(await producer.analytics.costs(hours))
+    return answer(view(await producer.analytics.costs(hours)))
 
 
 @router.get(
@@ -144,7 +145,7 @@ async def costs_detailed(producer: ProducerOf, hours: Hours = 24) -> Response:
 )
 async def budget_status(producer: ProducerOf) -> Response:
     """What the running hour and day of UTC cost, against `ML_BUDGET_HOURLY` and `ML_BUDGET_DAILY`."""
-    return answer(await producer.analytics.budget())
+    return answer(view(await producer.analytics.budget()))
 
 
 @router.post(
