@@ -43,6 +43,7 @@ def test_every_command_is_in_the_reference() -> None:
         "docs/reference.md",
         "docs/durability.md",
         "docs/workers.md",
+        "docs/analytics.md",
         "bench/README.md",
         "examples/README.md",
     ],

@@ -46,7 +46,7 @@ class Service:
 
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setattr(results.time, "sleep", lambda _: None)
+    monkeypatch.setattr(results, "PAUSE", 0.01)
     made = Service()
     thread = threading.Thread(target=made.server.serve_forever, args=(0.01,))
     thread.start()

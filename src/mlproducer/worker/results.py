@@ -30,6 +30,8 @@ from mlproducer.worker.opening import PerProcess
 WAITING: Final = 10_000
 """Reports that wait for the service; more are dropped."""
 TRIES: Final = 5
+PAUSE: Final = 1.0
+"""Seconds before the second try; doubles."""
 TIMEOUT: Final = 5.0
 """Seconds for one post."""
 
@@ -132,7 +134,7 @@ class _Posting:
                 if tries == TRIES or not error.again:
                     _log.warning("the result of task %s was not reported: %s", report["task_id"], error.words)
                     break
-                time.sleep(0.5 * 2**tries)
+                time.sleep(PAUSE * 2 ** (tries - 1))
 
     def _post(self, report: dict[str, Any]) -> _Failed | None:
         asked = http.Request(self._url, json.dumps(report).encode(), self._headers)  # noqa: S310  # the user's own URL
