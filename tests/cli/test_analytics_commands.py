@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from mlproducer.cli.analytics import _ratio
 from mlproducer.cli.app import app
 from mlproducer.core.results import ResultStatus, TaskResult, tallies_of
 from mlproducer.ports import CountKey, Tally
@@ -82,6 +83,10 @@ def test_a_budget_shows_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = run("budget").stdout
     assert "budget: exceeded" in shown
     assert "-0.000000001" in shown
+
+
+def test_one_task_of_a_million_that_is_missing_is_not_rounded_away() -> None:
+    assert [_ratio(ratio) for ratio in (1.0, 0.999999, 0.5, 0.0, None)] == ["100.00%", "99.99%", "50.00%", "0.00%", "–"]
 
 
 def test_nothing_is_said_in_words() -> None:

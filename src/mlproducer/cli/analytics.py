@@ -79,7 +79,7 @@ def _row(name: str, figures: Figures) -> tuple[object, ...]:
         f"{figures.confirmed:,}",
         f"{figures.dead_lettered:,}",
         f"{figures.pending:,}",
-        "–" if figures.delivery_ratio is None else f"{figures.delivery_ratio:.2%}",
+        _ratio(figures.delivery_ratio),
         f"{figures.retries:,}",
         _spread(figures.accept_to_confirm),
         f"{figures.succeeded:,}",
@@ -87,6 +87,13 @@ def _row(name: str, figures: Figures) -> tuple[object, ...]:
         _spread(figures.work),
         plain(figures.cost),
     )
+
+
+def _ratio(ratio: float | None) -> str:
+    """Rounded, but never up to 100 %: that is for when nothing is missing."""
+    if ratio is None:
+        return "–"
+    return f"{ratio if ratio == 1 else min(ratio, 0.9999):.2%}"
 
 
 def _spread(spread: Spread) -> str:
