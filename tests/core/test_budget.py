@@ -41,7 +41,7 @@ def test_the_hour_counts_its_own_costs_and_the_day_all_of_its_hours() -> None:
     counts = spent((MIDNIGHT, "1"), (NOON - 1, "2"), (NOON, "4"))
     counts[CountKey(NOON, "type", "charged")] = 3
     budget = budget_of(counts, NOON, limits(hourly="5", daily="5"))
-    assert (budget.hourly.spent, budget.daily.spent) == (4, 7)
+    assert (budget.hourly.spent, budget.daily.spent) == (Decimal(4), Decimal(7))
     assert states(budget) == ("exceeded", "warn", "exceeded")
     assert budget.daily.left == -2
     assert budget.warn_share == 0.8
@@ -55,7 +55,12 @@ def test_the_worse_of_the_two_is_the_state() -> None:
 
 def test_without_a_limit_nothing_is_left_or_shared() -> None:
     budget = budget_of(spent((NOON, "9")), NOON, limits())
-    assert (budget.daily.spent, budget.daily.limit, budget.daily.left, budget.daily.share) == (9, None, None, None)
+    assert (budget.daily.spent, budget.daily.limit, budget.daily.left, budget.daily.share) == (
+        Decimal(9),
+        None,
+        None,
+        None,
+    )
 
 
 def test_a_budget_of_nothing_is_exceeded_by_anything() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from mlproducer.core.counting import Kind, merged
 from mlproducer.core.figures import costs_of, delivery_of, hourly_of, latency_of, summary_of, window_of
-from mlproducer.ports import CountKey
+from mlproducer.ports import CountKey, Counts
 
 HOUR = 500_000
 WINDOW = window_of(HOUR, 3)
@@ -25,13 +26,16 @@ LABELS = {
 }
 
 
-def counted(*facts: tuple[object, ...]) -> dict[CountKey, int]:
+def counted(*facts: tuple[str, str, int] | tuple[str, str, int, str] | tuple[str, str, int, str, int]) -> Counts:
     """kind, label, number, and perhaps task type and hour."""
-    found: dict[CountKey, int] = {}
-    for kind, label, number, *rest in facts:
-        task_type, hour = (*rest, *("embed_vectors", HOUR)[len(rest) :])
-        found[CountKey(hour, task_type, str(kind), str(label))] = number  # type: ignore[assignment,arg-type]  # as above
-    return found
+    return {
+        CountKey(hour, task_type, str(kind), label): number
+        for kind, label, number, task_type, hour in map(_whole, facts)
+    }
+
+
+def _whole(fact: tuple[object, ...]) -> tuple[Any, ...]:
+    return (*fact, *("embed_vectors", HOUR)[len(fact) - 3 :])
 
 
 def _key(kind: Kind) -> list[CountKey]:
