@@ -8,9 +8,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install
 ARGS ?=
 # What the tests start, kill and pause, from Debian.
-SERVERS := rabbitmq-server redis-server postgresql
+SERVERS := rabbitmq-server redis-server postgresql prometheus chromium curl
 
-.PHONY: help run test lint types imports check unit chaos bench lock clean
+.PHONY: help run test lint types imports check unit chaos bench docs dashboards pictures lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,7 +34,7 @@ unit: $(VENV)/.installed-dev .venv-celery54/.installed ## pytest, and 100 % bran
 	scripts/apt-install $(SERVERS)
 	$(BIN)/coverage run -m pytest -q tests/core
 	$(BIN)/coverage report
-	$(BIN)/pytest -m "not chaos" --ignore tests/core $(ARGS)
+	$(BIN)/pytest -m "not chaos" --ignore tests/core -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## The long fault suite
 	scripts/apt-install $(SERVERS)
@@ -43,6 +43,17 @@ chaos: $(VENV)/.installed-dev ## The long fault suite
 bench: $(VENV)/.installed-dev ## Throughput as ratios in one run
 	scripts/apt-install rabbitmq-server
 	$(BIN)/python bench/publish.py $(ARGS)
+
+docs: $(VENV)/.installed-dev ## The documents as a site in var/site, warnings as errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "open var/site/index.html, or: $(BIN)/mkdocs serve"
+
+dashboards: $(VENV)/.installed-dev ## Build the Grafana dashboards anew from their code
+	$(BIN)/python -m mlproducer.monitoring.build
+
+pictures: $(VENV)/.installed-dev ## Draw the dashboards for docs/ from a run with faults (three minutes)
+	scripts/apt-install rabbitmq-server prometheus
+	PYTHONPATH=tests/helpers $(BIN)/python -m bench.dashboard_pictures docs/images
 
 lock: $(VENV)/.installed-dev ## Pin what pyproject.toml asks for, with hashes
 	scripts/lock $(BIN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Final, Protocol, Self
 
@@ -35,6 +36,10 @@ class _Loop(Protocol):
 
 BEGIN_AGAIN: Final = 1.0
 """Seconds before a loop that failed begins again."""
+
+
+DIRECT: Final = ("accepting", "connection", "circuit_breaker", "spool")
+"""The checks that tell whether a new task would be confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,7 @@ class Engine:
         """Open the spool and begin to connect. Does not wait for the broker: until it answers, tasks are spooled.
 
         Raises: SpoolUnavailable, if the spool cannot be opened: without it nothing could be promised; RuntimeError, if
-            it was started before.
+        it was started before.
         """
         if self._started:
             raise RuntimeError("a producer is started once: make another one")
@@ -94,7 +99,8 @@ class Engine:
         looping: list[_Loop] = [parts.drain, parts.health, parts.gauges, parts.counting]
         if parts.celery_events is not None:
             looping.append(parts.celery_events)
-        self._loops = [loop.create_task(_kept(part.run)) for part in looping]
+        # In contexts of their own: what runs as long as the producer belongs to no trace that happens to start it.
+        self._loops = [loop.create_task(_kept(part.run), context=Context()) for part in looping]
 
     async def stop(self) -> None:
         """Accept nothing more, give what is in flight its time, spool the rest, close everything.
@@ -178,8 +184,8 @@ class Engine:
 
     def is_healthy(self) -> bool:
         """New tasks are confirmed directly: connected, not blocked, breaker closed, spool writable."""
-        checks = {check.name: check.status for check in self.health().checks if check.name != "dead_letter_queue"}
-        return self.status().accepting and all(status is CheckStatus.OK for status in checks.values())
+        checks = {check.name: check.status for check in self.health().checks}
+        return all(checks[name] is CheckStatus.OK for name in DIRECT)
 
     def status(self) -> Status:
         return self._operations.status()

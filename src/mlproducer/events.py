@@ -45,30 +45,39 @@ class TaskRefused(Struct, frozen=True, gc=False):
 
     task_type: str
     reason: str
+    task_id: str = ""
 
 
 class AttemptSettled(Struct, frozen=True, gc=False):
-    """One attempt has its outcome. `duration` is from the start of the attempt."""
+    """One attempt has its outcome. `duration` is from the start of the attempt; `attempt` as in `TaskRetried`."""
 
     task_id: str
     task_type: str
     outcome: Outcome
     duration: float
     size: int
+    attempt: int = 1
 
 
 class TaskConfirmed(Struct, frozen=True, gc=False):
+    """`attempt` as in `TaskRetried`."""
+
     task_id: str
     task_type: str
     since_accept: float
+    attempt: int = 1
 
 
 class TaskSpooled(Struct, frozen=True, gc=False):
-    """Committed in the spool. `cause` is a value of `NotSentCause`/`UnsureCause`, or nacked, returned, eta."""
+    """Committed in the spool. `cause` is a value of `NotSentCause`/`UnsureCause`, or nacked, returned, eta.
+
+    `attempts` were spent so far: an outage and an eta spend none.
+    """
 
     task_id: str
     task_type: str
     cause: str
+    attempts: int = 0
 
 
 class TaskRetried(Struct, frozen=True, gc=False):
@@ -84,12 +93,13 @@ class TaskRetried(Struct, frozen=True, gc=False):
 
 
 class TaskDeadLettered(Struct, frozen=True, gc=False):
-    """`reason` is from a small closed set: nacked, returned, channel_refused, too_large, expired."""
+    """`reason` is from a closed set: nacked, returned, channel_refused, too_large, expired; `attempts` were spent."""
 
     task_id: str
     task_type: str
     reason: str
     text: str
+    attempts: int = 0
 
 
 class TasksReplayed(Struct, frozen=True, gc=False):
@@ -154,6 +164,8 @@ class TopologyDiffers(Struct, frozen=True, gc=False):
 
     name: str
     text: str
+    broken: bool = False
+    """It is missing, or not bound: tasks cannot get there."""
 
 
 class SpoolMeasured(Struct, frozen=True, gc=False):

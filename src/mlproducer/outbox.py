@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, overload
 
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import TaskType
-from mlproducer.errors import InvalidTask
+from mlproducer.errors import InvalidTask, RefusedTask
 from mlproducer.settings import Settings
 from mlproducer.spool.outbox.drivers import add_on, create_tables_on
 from mlproducer.spool.outbox.steps import adding
-from mlproducer.task import Task
-from mlproducer.wiring import registry
+from mlproducer.task import Envelope, Task
+from mlproducer.wiring import registry, tracing_for
 
 if TYPE_CHECKING:  # none of these needs to be installed, or loaded, by who does not use it
     import sqlite3
@@ -53,7 +53,9 @@ class Outbox:
     ) -> None:
         settings = settings if settings is not None else Settings.load()
         origin = f"mlproducer@{socket.gethostname()}"
-        self._encoder = Encoder(registry(settings, task_types), origin, settings.ml_max_message_bytes)
+        types = registry(settings, task_types)
+        self._encoder = Encoder(types, origin, settings.ml_max_message_bytes)
+        self._tracing = tracing_for(settings, types)
         self._notify = notify
 
     @overload
@@ -83,12 +85,28 @@ class Outbox:
             SpoolUnavailable: the spool's tables are not in this database, or are not ours to write.
             TypeError: it is no connection or session of a driver that we know.
         """
-        envelope, now = self._encoder.encode(task), time.time()
-        if envelope.expires_at is not None and envelope.expires_at <= now:
-            raise InvalidTask("is in the past: the task could never run", field="expires")
-
+        now = time.time()
+        envelope = self._encode(task, now)
         waiting = add_on(connection, partial(adding, envelope=envelope, now=now, notify=self._notify))
         return task.id if waiting is None else _then(waiting, task.id)
+
+    def _encode(self, task: Task, now: float) -> Envelope:
+        """With the trace context that the caller is in. The span of it ends here: whether and when the transaction is
+        committed is not ours to know.
+        """
+        trace = self._tracing.call(task)
+        try:
+            envelope = self._encoder.encode(task, None if trace is None else trace.headers)
+            if envelope.expires_at is not None and envelope.expires_at <= now:
+                raise InvalidTask("is in the past: the task could never run", field="expires")
+        except RefusedTask as error:
+            if trace is not None:
+                trace.refused(error)
+                trace.end(None, "refused")
+            raise
+        if trace is not None:
+            trace.end(envelope, "added")
+        return envelope
 
     @overload
     def create_tables(self, where: Engine | Connection) -> None: ...

@@ -7,7 +7,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from msgspec import Struct
 
-from mlproducer.events import Event
+from mlproducer.events import Event, TopologyDiffers
 from mlproducer.outcome import NotSentCause, Outcome
 from mlproducer.task import Envelope
 
@@ -44,6 +44,8 @@ class LinkView(Struct, frozen=True, gc=False):
     in_flight_bytes: int
     node: str
     """`host:port` of the current or last host; never a password."""
+    differences: tuple[TopologyDiffers, ...] = ()
+    """What was found to be other than ours at the last connect."""
 
 
 class Broker(Protocol):

@@ -180,6 +180,14 @@ class Settings(BaseSettings):
     ml_shutdown_timeout: Annotated[float, Field(ge=0)] = Field(10.0, validation_alias=_env("ML_SHUTDOWN_TIMEOUT"))
     """Seconds that a stopping producer waits for what is in flight, before the rest is spooled."""
 
+    # What others see
+    ml_metrics_dir: Path | None = Field(None, validation_alias=_env("ML_METRICS_DIR"))
+    """A folder on a local disk in which the processes of one application count their metrics together (docs/adr/0008):
+    a scrape of any of them shows all."""
+    ml_ready_when: Literal["connected", "accepting"] = Field("accepting", validation_alias=_env("ML_READY_WHEN"))
+    """What readiness means: `connected`, a channel is open and the topology was seen; `accepting`, a new task would be
+    accepted, into the spool too."""
+
     # Logs
     ml_log_level: Literal["debug", "info", "warning", "error"] = Field("info", validation_alias=_env("ML_LOG_LEVEL"))
     ml_log_format: Literal["console", "json"] = Field("console", validation_alias=_env("ML_LOG_FORMAT"))

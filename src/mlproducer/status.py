@@ -1,4 +1,6 @@
-"""What the engine says of itself: `Status` for tools, `Health` for orchestrators. No secrets in either."""
+"""What the engine says of itself: `Status` for tools, `Health` for orchestrators; and what `doctor` found at a broker.
+No secrets in any.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +16,19 @@ class CheckStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One part's health. `seconds` is what the last active check of it took; None where none was needed."""
+    """One part's health. `ms` is what the last active look at it took; None where none was needed."""
 
     name: str
     status: CheckStatus
     detail: str
-    seconds: float | None = None
+    ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`failed`: new tasks are refused. `degraded`: they are accepted into the spool. `ok`: they are confirmed."""
+    """`failed`: new tasks are refused. `degraded`: they are accepted, perhaps into the spool, and something wants a
+    look. `ok`: they are confirmed, and nothing does.
+    """
 
     checks: tuple[Check, ...]
 
@@ -36,8 +40,24 @@ class Health:
                 return status
         return CheckStatus.OK
 
+    @property
+    def summary(self) -> str:
+        """One sentence for people."""
+        names = ", ".join(each.name for each in self.checks if each.status is self.status)
+        match self.status:
+            case CheckStatus.FAILED:
+                return f"unhealthy: new tasks are refused ({names})"
+            case CheckStatus.DEGRADED:
+                return f"degraded: tasks are accepted and none is lost, but something wants a look ({names})"
+            case CheckStatus.OK:
+                return "healthy: tasks are accepted and confirmed"
+
     def as_dict(self) -> dict[str, object]:
-        return {"status": self.status.value, "checks": [asdict(check) for check in self.checks]}
+        return {
+            "status": self.status.value,
+            "summary": self.summary,
+            "checks": [asdict(check) for check in self.checks],
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +66,7 @@ class Status:
 
     accepting: bool
     ready: bool
-    """A new task would be accepted now: published, or spooled."""
+    """A new task would be accepted now: published, or spooled; with `ML_READY_WHEN=connected`, published."""
     reasons: tuple[str, ...]
     """Why it is not ready, or not publishing directly."""
     connection: str
@@ -66,3 +86,28 @@ class Status:
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class FoundQueue:
+    """A queue as the broker has it. `differs`: in plain words; empty if it is as we would make it."""
+
+    name: str
+    exists: bool
+    messages: int = 0
+    consumers: int = 0
+    differs: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerFacts:
+    """One moment of a broker. `exchange_problem` is empty if tasks can be published to the exchange."""
+
+    node: str
+    product: str
+    version: str
+    frame_max: int
+    """Bytes."""
+    exchange_exists: bool
+    exchange_problem: str
+    queues: tuple[FoundQueue, ...]

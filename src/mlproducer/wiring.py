@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from opentelemetry.trace import TracerProvider
+
 from mlproducer.amqp.broker import AmqpBroker
 from mlproducer.amqp.config import AmqpConfig, Credentials
+from mlproducer.amqp.inspection import inspect
 from mlproducer.amqp.reader import reader
 from mlproducer.analytics.consumer import CeleryEvents
-from mlproducer.analytics.counting import Counting, Totals
+from mlproducer.analytics.counting import Counting
 from mlproducer.analytics.reading import Analytics
 from mlproducer.analytics.results import Results
 from mlproducer.blobs import BlobStore, open_blobs
@@ -25,6 +29,7 @@ from mlproducer.core.pacing import Pace
 from mlproducer.core.retry import RetryPolicy
 from mlproducer.core.supervisor import Supervisor
 from mlproducer.delivery.attempts import Attempts
+from mlproducer.delivery.checks import Checks
 from mlproducer.delivery.claims import Claims
 from mlproducer.delivery.copies import Copies
 from mlproducer.delivery.drain import Drain, DrainTimes
@@ -46,9 +51,12 @@ from mlproducer.ports import Broker, Clock, Counters, CountingSpool, Listener, S
 from mlproducer.settings import Settings
 from mlproducer.spool import open_spool
 from mlproducer.spool.memory_counts import MemoryCounters
+from mlproducer.status import BrokerFacts
+from mlproducer.telemetry.exporting import start_exporting
 from mlproducer.telemetry.logger import event_logger
 from mlproducer.telemetry.logs import LogListener, configure_logging
 from mlproducer.telemetry.metrics import Metrics
+from mlproducer.telemetry.tracing import Exemplars, Tracing
 
 GetCredentials = Callable[[], Awaitable[Credentials]]
 MakeBroker = Callable[[Callable[[BrokerError], None], Listener], Broker]
@@ -69,6 +77,8 @@ class Overrides:
     clock: Clock | None = None
     broker: MakeBroker | None = None
     spool: Spool | None = None
+    tracer_provider: TracerProvider | None = None
+    """None takes the global one of OpenTelemetry, if there is any."""
 
 
 class Producer(Engine):
@@ -92,9 +102,26 @@ class Producer(Engine):
         self.settings = settings if settings is not None else Settings.load()
         self.task_types = registry(self.settings, task_types)
         self.metrics = Metrics(self.task_types.names, self.task_types.queues)
-        told: tuple[Listener, ...] = (self.metrics, LogListener(), *listeners)
-        totals = self.metrics.task_totals
-        super().__init__(_assemble(self.settings, self.task_types, told, totals, credentials, overrides or Overrides()))
+        overrides = overrides or Overrides()
+        super().__init__(
+            _assemble(self.settings, self.task_types, self.metrics, (LogListener(), *listeners), credentials, overrides)
+        )
+
+    async def start(self) -> None:
+        """As `Engine.start`. Raises: SettingsError too, if `ML_METRICS_DIR` cannot be used."""
+        if self.settings.ml_metrics_dir is not None:
+            self.metrics.share(self.settings.ml_metrics_dir)
+        try:
+            await super().start()
+        except BaseException:
+            self.metrics.unshare()
+            raise
+
+    async def stop(self) -> None:
+        try:
+            await super().stop()
+        finally:
+            self.metrics.unshare()
 
 
 def registry(settings: Settings, extra: Sequence[TaskType] = ()) -> TaskTypes:
@@ -126,29 +153,52 @@ def analytics_for(settings: Settings, store: Counters, clock: Clock | None = Non
     return Analytics(store, clock or SystemClock(), limits)
 
 
+async def look_at_broker(settings: Settings, types: TaskTypes) -> BrokerFacts:
+    """What is at the broker, for `mlproducer doctor`; changes nothing there. Raises: BrokerError, SettingsError."""
+    return await inspect(AmqpConfig.from_settings(settings, _queues(settings, types)))
+
+
 def start_logging(settings: Settings) -> None:
     """Log lines on stderr, as the settings say. For our own programs; an application has its own handlers."""
     configure_logging(settings.ml_log_level, settings.ml_log_format)
 
 
+def start_tracing() -> Callable[[], None]:
+    """Export spans as OpenTelemetry's own variables (`OTEL_*`) say; for our own programs. Returns what ends it: call it
+    last, because it waits until what is recorded is sent.
+    """
+    return start_exporting(os.environ)
+
+
+def tracing_for(
+    settings: Settings,
+    types: TaskTypes,
+    provider: TracerProvider | None = None,
+    exemplars: Exemplars | None = None,
+) -> Tracing:
+    """Spans of a producer with these settings."""
+    return Tracing(settings.ml_exchange, types, provider, exemplars)
+
+
 def _assemble(  # one line a part; splitting it would hide the picture
     settings: Settings,
     types: TaskTypes,
+    metrics: Metrics,
     listeners: Sequence[Listener],
-    totals: Callable[[], Totals],
     credentials: GetCredentials | None,
     overrides: Overrides,
 ) -> Parts:
     clock: Clock = overrides.clock or SystemClock()
     last_confirm = LastConfirm(clock)
+    tracing = tracing_for(settings, types, overrides.tracer_provider, metrics)
     spool = overrides.spool or spool_for(settings)
     knot = _Knot()
     # A spool of somebody else's may keep no counters.
     counters = spool if isinstance(spool, Counters) else MemoryCounters()
     flush = settings.ml_analytics_flush
-    counting = Counting(counters, totals, types.names, clock, knot.tell, interval=flush)
+    counting = Counting(counters, metrics.task_totals, types.names, clock, knot.tell, interval=flush)
     results = _results(settings, types, counters, clock)
-    tell = knot.tells = _announcer((last_confirm, counting, *listeners))
+    tell = knot.tells = _announcer((last_confirm, tracing, metrics, counting, *listeners))
     broker = _broker(settings, types, clock, tell, knot, credentials, overrides)
     spool.watch(knot.added)
     breaker = Breaker(settings.ml_breaker_failures, settings.ml_breaker_cooldown)
@@ -187,12 +237,14 @@ def _assemble(  # one line a part; splitting it would hide the picture
         pace=pace,
         clock=clock,
         tell=tell,
+        tracer=tracing,
         verdict_told=knot.record,
         times=DrainTimes(settings.ml_drain_lease, settings.ml_drain_poll, settings.ml_confirm_timeout),
     )
     gate = SpoolGate(
         settings.ml_spool_max_tasks, settings.ml_spool_max_bytes, settings.ml_spool_max_age, settings.ml_spool_low_mark
     )
+    intake = Intake(spool, gate, gauges, clock, waits=settings.ml_spool_overflow == "wait")
     claim_check = _claim_check(settings)
     largest = settings.ml_max_message_bytes if claim_check is None else settings.ml_max_payload_bytes
     encoder = Encoder(types, f"mlproducer@{socket.gethostname()}", largest)
@@ -204,13 +256,25 @@ def _assemble(  # one line a part; splitting it would hide the picture
         verdicts=verdicts,
         claims=Claims(spool, clock, tell, settings.ml_receipt_retention),
         claim_all=settings.ml_receipts == "all",
-        intake=Intake(spool, gate, gauges, clock, waits=settings.ml_spool_overflow == "wait"),
+        intake=intake,
         book=book,
         drain=drain,
         clock=clock,
         tell=tell,
+        tracer=tracing,
         confirm_timeout=settings.ml_confirm_timeout,
         accept_timeout=settings.ml_accept_timeout,
+    )
+    checks = Checks(
+        broker=broker,
+        link=link,
+        guard=guard,
+        health=health,
+        gauges=gauges,
+        intake=intake,
+        drain=drain,
+        pipeline=pipeline,
+        batch_limit=settings.ml_confirm_timeout + settings.ml_drain_lease,
     )
     operations = Operations(
         broker=broker,
@@ -219,12 +283,13 @@ def _assemble(  # one line a part; splitting it would hide the picture
         tell=tell,
         link=link,
         guard=guard,
-        health=health,
+        checks=checks,
         gauges=gauges,
         book=book,
         drain=drain,
         pipeline=pipeline,
         last_confirm=last_confirm,
+        ready_connected=settings.ml_ready_when == "connected",
     )
     knot.tie(link, drain, pipeline)
     return Parts(
@@ -288,9 +353,12 @@ def _broker(
 ) -> Broker:
     if overrides.broker is not None:
         return overrides.broker(knot.lost, tell)
-    queues = (*types.queues, settings.ml_dlq_queue) if settings.ml_dlq_publish else types.queues
-    config = AmqpConfig.from_settings(settings, queues, credentials=credentials)
+    config = AmqpConfig.from_settings(settings, _queues(settings, types), credentials=credentials)
     return AmqpBroker(config, clock, tell, knot.lost)
+
+
+def _queues(settings: Settings, types: TaskTypes) -> tuple[str, ...]:
+    return (*types.queues, settings.ml_dlq_queue) if settings.ml_dlq_publish else types.queues
 
 
 def _claim_check(settings: Settings) -> ClaimCheck | None:

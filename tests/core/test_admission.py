@@ -162,3 +162,10 @@ TestTheGateClosesAtTheHighMarkAndOpensUnderTheLowOne = SpoolThatFillsAndDrains.T
 TestTheGateClosesAtTheHighMarkAndOpensUnderTheLowOne.settings = settings(
     deadline=None, max_examples=80, stateful_step_count=40
 )
+
+
+def test_the_fill_of_a_spool_is_that_of_its_nearest_limit() -> None:
+    gate = SpoolGate(max_tasks=100, max_bytes=1_000, max_age=60.0, low_mark=0.9)
+    assert gate.fill(10, 100, 0.0) == pytest.approx(0.1)
+    assert gate.fill(10, 900, 3.0) == pytest.approx(0.9)
+    assert gate.fill(0, 0, 120.0) == pytest.approx(2.0)

@@ -1,7 +1,8 @@
-"""docs/states.md is drawn from the tables: `python tests/core/test_state_diagrams.py` writes it again."""
+"""The diagrams of docs/implementation.md are drawn from the tables: `python tests/core/test_state_diagrams.py` draws them again."""
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,38 +11,9 @@ from mlproducer.core import breaker, lifecycle, supervisor
 from mlproducer.events import BreakerState
 from mlproducer.task import TaskState
 
-PAGE = Path(__file__).parents[2] / "docs" / "states.md"
-
-INTRODUCTION = """\
-# States
-
-Three state machines run a producer. Each is a literal table in `src/mlproducer/core/`; this page is drawn from those
-tables, and a test fails if it differs (`python tests/core/test_state_diagrams.py` writes it again).
-"""
-TASK = """\
-## A task (`core/lifecycle.py`)
-
-A task is in exactly one of these states. A receipt is given in `confirmed` or `spooled` only. What a failed attempt
-means is decided by `decide` in `core/retry.py`; this table says where a task may go.
-"""
-BREAKER = """\
-## The circuit breaker (`core/breaker.py`)
-
-While it is half-open one attempt at a time is admitted as a probe.
-"""
-SUPERVISOR = """\
-## The supervisor, which keeps the connection (`core/supervisor.py`)
-
-After a slash: what the machine asks the shell to do. `AttemptsSpent` is the `ConnectFailed` that was a cycle's last,
-or a slow probe's. Coming to `waiting` starts the timer of the back-off; coming to `exhausted` for the first time in a
-cycle is told to the listeners. In `exhausted` each health check, and each half-opening of the breaker, gives one
-attempt.
-"""
+PAGE = Path(__file__).parents[2] / "docs" / "implementation.md"
+REGION = re.compile(r"(<!-- drawn: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 RACES = """\
-### Events that may come too late
-
-They change nothing. Every pair that is neither here nor in the diagram is a bug in the shell and raises `IllegalEvent`.
-
 | event | while | because |
 |---|---|---|
 """
@@ -90,19 +62,23 @@ def race_table() -> str:
     return RACES + "\n".join(rows) + "\n"
 
 
-def page() -> str:
-    sections = (
-        INTRODUCTION,
-        *(TASK, task_diagram()),
-        *(BREAKER, breaker_diagram()),
-        *(SUPERVISOR, supervisor_diagram()),
-        race_table(),
-    )
-    return "\n".join(sections)
+DRAWN = {
+    "task": task_diagram,
+    "breaker": breaker_diagram,
+    "supervisor": supervisor_diagram,
+    "races": race_table,
+}
 
 
-def test_the_page_of_states_is_drawn_from_the_tables() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(), f"run: python {Path(__file__).name}"
+def page(text: str) -> str:
+    """The page with all that is drawn in it drawn anew."""
+    return REGION.sub(lambda found: f"{found[1]}\n{DRAWN[found[2]]()}\n{found[3]}", text)
+
+
+def test_what_is_drawn_on_the_page_is_drawn_from_the_tables() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert [name for _, name, _ in REGION.findall(text)] == list(DRAWN)
+    assert text == page(text), f"run: python tests/core/{Path(__file__).name}"
 
 
 def test_arrows_between_the_same_states_are_drawn_as_one_with_all_their_labels() -> None:
@@ -111,4 +87,4 @@ def test_arrows_between_the_same_states_are_drawn_as_one_with_all_their_labels()
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from opentelemetry.trace import TracerProvider
+
 from mlproducer import Producer, Settings, Task
 from mlproducer.events import Event
 from mlproducer.ports import Spool
@@ -52,7 +54,9 @@ class Bench:
         }
 
 
-def bench(*, spool: Spool | None = None, **given: object) -> Bench:
+def bench(*, spool: Spool | None = None, **given: Any) -> Bench:
+    """`given` are settings; `tracer_provider` is one of OpenTelemetry, or None."""
+    tracer_provider: TracerProvider | None = given.pop("tracer_provider", None)
     made: list[FakeBroker] = []
 
     def broker(lost: Callable[[Any], None], _tell: object) -> FakeBroker:
@@ -62,7 +66,8 @@ def bench(*, spool: Spool | None = None, **given: object) -> Bench:
     events: list[Event] = []
     settings = Settings.load(**{**FAST, "ml_spool_url": "memory://", **given})
     spool = spool or open_spool(settings.spool_url)
-    producer = Producer(settings, listeners=[events.append], overrides=Overrides(broker=broker, spool=spool))
+    overrides = Overrides(broker=broker, spool=spool, tracer_provider=tracer_provider)
+    producer = Producer(settings, listeners=[events.append], overrides=overrides)
     return Bench(producer, made[0], spool, events)
 
 

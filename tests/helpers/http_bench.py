@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from opentelemetry.trace import TracerProvider
 
 from mlproducer import Producer, Settings
 from mlproducer.http import create_app
@@ -48,7 +49,9 @@ class HttpBench:
 
 
 @asynccontextmanager
-async def http_bench(*, down: bool = False, start: bool = True, **given: object) -> AsyncIterator[HttpBench]:
+async def http_bench(
+    *, down: bool = False, start: bool = True, tracer_provider: TracerProvider | None = None, **given: object
+) -> AsyncIterator[HttpBench]:
     made: list[FakeBroker] = []
 
     def broker(lost: Callable[[Any], None], _tell: object) -> FakeBroker:
@@ -57,7 +60,8 @@ async def http_bench(*, down: bool = False, start: bool = True, **given: object)
         return made[0]
 
     settings = Settings.load(**{**FAST, **given})
-    producer = Producer(settings, overrides=Overrides(broker=broker, spool=MemorySpool()))
+    overrides = Overrides(broker=broker, spool=MemorySpool(), tracer_provider=tracer_provider)
+    producer = Producer(settings, overrides=overrides)
     transport = httpx.ASGITransport(app=create_app(settings, producer))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:3001") as client:
         if start:

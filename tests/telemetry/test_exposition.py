@@ -31,7 +31,7 @@ from mlproducer.events import (
     TasksReplayed,
 )
 from mlproducer.outcome import Confirmed, Nacked, NotSent, NotSentCause, Outcome, Returned, Unsure, UnsureCause
-from mlproducer.telemetry.histogram import Histogram as OurHistogram
+from mlproducer.telemetry.cells import Histogram as OurHistogram
 from mlproducer.telemetry.labels import DEAD_REASONS, REFUSED_REASONS, SPOOL_CAUSES, STATUS_OF, STATUSES
 from mlproducer.telemetry.metrics import Metrics
 from mlproducer.telemetry.tasks import ACCEPT_BUCKETS, PUBLISH_BUCKETS, SIZE_BUCKETS
@@ -64,6 +64,7 @@ class ByTheClient:
             "From the start of an attempt to its outcome.",
             ["task_type", "status"],
             buckets=PUBLISH_BUCKETS,
+            unit="seconds",
             registry=registry,
         )
         self.size = Histogram(
@@ -71,6 +72,7 @@ class ByTheClient:
             "Body and properties of accepted tasks.",
             ["task_type"],
             buckets=SIZE_BUCKETS,
+            unit="bytes",
             registry=registry,
         )
         self.accept_to_confirm = Histogram(
@@ -78,6 +80,7 @@ class ByTheClient:
             "From acceptance to the broker's confirm, time in the spool included.",
             ["task_type"],
             buckets=ACCEPT_BUCKETS,
+            unit="seconds",
             registry=registry,
         )
         self.retries = Counter(
@@ -95,6 +98,7 @@ class ByTheClient:
         self.last_confirm = Gauge(
             "ml_producer_last_confirm_timestamp_seconds",
             "Unix time of the last confirm; 0: none yet.",
+            unit="seconds",
             registry=registry,
         )
         self.spooled = Counter(

@@ -6,13 +6,16 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import structlog
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import use_span
 
 from mlproducer.errors import ErrorType
 from mlproducer.events import (
+    ALL_EVENTS,
     AttemptSettled,
     BlockedChanged,
     BreakerChanged,
@@ -42,7 +45,7 @@ from mlproducer.outcome import Confirmed, Nacked, NotSent, NotSentCause, Outcome
 from mlproducer.telemetry.logger import event_logger
 from mlproducer.telemetry.logs import SILENT, LogListener, configure_logging
 
-NAMES = ("mlproducer", "uvicorn", "asyncio")
+NAMES = ("mlproducer", "uvicorn", "asyncio", "opentelemetry")
 
 
 @pytest.fixture(autouse=True)
@@ -70,13 +73,13 @@ class Lines:
 
 
 TASK_LINES: list[tuple[Event, str, str | None]] = [
-    (TaskConfirmed("t-1", "embed_vectors", 0.004), "debug", None),
-    (TaskSpooled("t-1", "embed_vectors", "blocked"), "info", "blocked"),
+    (TaskConfirmed("t-1", "embed_vectors", 0.004, 2), "debug", None),
+    (TaskSpooled("t-1", "embed_vectors", "blocked", 2), "info", "blocked"),
     (TaskRetried("t-1", "embed_vectors", 2), "debug", None),
-    (TaskDeadLettered("t-1", "embed_vectors", "returned", "312 NO_ROUTE"), "warning", "returned"),
+    (TaskDeadLettered("t-1", "embed_vectors", "returned", "312 NO_ROUTE", 2), "warning", "returned"),
 ]
 OTHER_LINES: list[tuple[Event, str]] = [
-    (TaskRefused("embed_vectors", "SpoolFull"), "warning"),
+    (TaskRefused("embed_vectors", "SpoolFull", "t-1"), "warning"),
     (TasksReplayed(7), "info"),
     (ConnectionChanged(ConnectionState.CONNECTED, "localhost:5672"), "info"),
     (ConnectionChanged(ConnectionState.DISCONNECTED, "localhost:5672", "reset by peer"), "warning"),
@@ -103,12 +106,19 @@ OUTCOMES: list[tuple[Outcome, str, str]] = [
 
 
 @pytest.mark.parametrize(("event", "level", "cause"), TASK_LINES, ids=lambda x: type(x).__name__)
-def test_a_tasks_line_has_its_id_and_its_cause(event: Event, level: str, cause: str | None) -> None:
+def test_a_tasks_line_has_its_id_its_attempt_and_its_cause(event: Event, level: str, cause: str | None) -> None:
     (line,) = Lines().of(event)
     assert line["level"] == level
     assert line["task_id"] == "t-1"
     assert line["task_type"] == "embed_vectors"
     assert line.get("cause") == cause
+    assert line.get("attempt", line.get("attempts")) == 2
+
+
+def test_a_refused_tasks_line_has_its_id_and_no_attempt_because_there_was_none() -> None:
+    (line,) = Lines().of(TaskRefused("embed_vectors", "SpoolFull", "t-1"))
+    assert (line["task_id"], line["cause"]) == ("t-1", "SpoolFull")
+    assert "attempt" not in line
 
 
 @pytest.mark.parametrize(("event", "level"), OTHER_LINES, ids=lambda x: type(x).__name__)
@@ -121,14 +131,31 @@ def test_a_fact_is_one_line_at_its_level(event: Event, level: str) -> None:
 
 @pytest.mark.parametrize(("outcome", "status", "cause"), OUTCOMES)
 def test_an_attempt_that_did_not_succeed_says_why(outcome: Outcome, status: str, cause: str) -> None:
-    (line,) = Lines().of(AttemptSettled("t-1", "embed_vectors", outcome, 0.02, 10))
+    (line,) = Lines().of(AttemptSettled("t-1", "embed_vectors", outcome, 0.02, 10, 3))
     assert (line["level"], line["task_id"], line["status"], line["cause"]) == ("debug", "t-1", status, cause)
+    assert line["attempt"] == 3
 
 
-def test_every_event_is_either_told_or_silent_on_purpose() -> None:
-    told = {type(event) for event, *_ in (*TASK_LINES, *OTHER_LINES)} | {AttemptSettled}
-    assert told | SILENT == set(get_args(Event))
-    assert not told & SILENT
+SAMPLES: dict[type[Event], Event] = {
+    **{type(event): event for event, _, _ in TASK_LINES},
+    **{type(event): event for event, _ in OTHER_LINES},
+    AttemptSettled: AttemptSettled("t-1", "embed_vectors", Nacked(), 0.02, 10, 2),
+}
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+@pytest.mark.parametrize("kind", ALL_EVENTS, ids=lambda kind: kind.__name__)
+def test_each_event_has_one_line_or_a_reason_to_have_none(kind: type[Event], form: Any) -> None:
+    if kind in SILENT:
+        assert kind not in SAMPLES
+        assert len(SILENT[kind]) > 10
+        return
+    stream = io.StringIO()
+    configure_logging("debug", form, stream)
+    LogListener()(SAMPLES[kind])
+    (line,) = stream.getvalue().splitlines()
+    if "task_id" in kind.__struct_fields__:
+        assert ('"task_id": "t-1"' if form == "json" else "task_id=t-1") in line
 
 
 @pytest.mark.parametrize(
@@ -145,11 +172,33 @@ def test_what_another_line_or_a_metric_says_better_makes_none(event: Event) -> N
     assert Lines().of(event) == []
 
 
-def test_a_level_hides_what_is_below_it() -> None:
-    lines = Lines("warning")
-    assert [line["event"] for line in lines.of(*(event for event, *_ in TASK_LINES))] == [
-        "task dead-lettered; `mlproducer dlq show` has it whole"
-    ]
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
+def test_a_level_hides_what_is_below_it_and_nothing_else(level: str) -> None:
+    told = [*((event, at) for event, at, _ in TASK_LINES), *OTHER_LINES]
+    severity = ("debug", "info", "warning", "error").index
+    expected = [at for _, at in told if severity(at) >= severity(level)]
+    assert [line["level"] for line in Lines(level).of(*(event for event, _ in told))] == expected
+
+
+def test_a_line_within_a_span_has_its_ids_and_one_outside_has_none() -> None:
+    lines = Lines("info")
+    span = TracerProvider(shutdown_on_exit=False).get_tracer("test").start_span("a caller's")
+    with use_span(span, end_on_exit=True):
+        lines.tell(TasksReplayed(1))
+        logging.getLogger("uvicorn.error").warning("another's")
+    lines.tell(TasksReplayed(2))
+    inside, foreign, outside = lines.of()
+    ids = {"trace_id": f"{span.get_span_context().trace_id:032x}", "span_id": f"{span.get_span_context().span_id:016x}"}
+    for line in (inside, foreign):
+        assert {name: line[name] for name in ids} == ids
+    assert not set(outside) & set(ids)
+
+
+def test_an_applications_own_handler_sees_the_ids_of_the_span_too(caplog: pytest.LogCaptureFixture) -> None:
+    span = TracerProvider(shutdown_on_exit=False).get_tracer("test").start_span("a caller's")
+    with caplog.at_level(logging.INFO, "mlproducer"), use_span(span, end_on_exit=True):
+        LogListener()(TasksReplayed(1))
+    assert f"trace_id={span.get_span_context().trace_id:032x}" in caplog.text
 
 
 def test_a_level_that_changes_at_run_time_counts_from_the_next_event_on() -> None:
@@ -179,7 +228,7 @@ def test_the_handler_of_an_event_does_what_a_call_with_it_does() -> None:
     events += [AttemptSettled("t-1", "embed_vectors", outcome, 0.02, 10) for outcome, *_ in OUTCOMES]
     called = [without_time(line) for line in Lines().of(*events)]
     lines = Lines()
-    assert set(lines.tell.handlers) == set(get_args(Event)) - SILENT
+    assert set(lines.tell.handlers) == set(ALL_EVENTS) - set(SILENT)
     for event in events:
         lines.tell.handlers[type(event)](event)
     assert [without_time(line) for line in lines.of()] == called

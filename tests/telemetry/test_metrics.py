@@ -341,3 +341,42 @@ def test_the_handlers_cannot_be_replaced(metrics: Metrics) -> None:
 
 def test_the_events_of_this_test_are_all_that_there_are() -> None:
     assert set(EXAMPLES) == set(CHANGES) == set(get_args(Event))
+
+
+def test_an_exemplar_is_shown_in_openmetrics_alone_in_its_bucket(metrics: Metrics) -> None:
+    for seconds, trace in ((0.004, "a" * 32), (0.0045, "b" * 32), (7.0, "c" * 32)):
+        metrics(AttemptSettled("t1", "embed_vectors", Confirmed(), seconds, 10))
+        metrics.attempt_traced("embed_vectors", Confirmed(), seconds, trace)
+    metrics(TaskConfirmed("t1", "embed_vectors", 99_999.0))
+    metrics.confirm_traced("embed_vectors", 99_999.0, "d" * 32)
+    body = metrics.prometheus("application/openmetrics-text")[0].decode()
+    families = parse_openmetrics(body)  # type: ignore[no-untyped-call]  # it has no annotations
+    found = {
+        (sample.name.removeprefix("ml_producer_"), sample.labels["le"]): (*sample.exemplar.labels.items(), sample.exemplar.value, float(sample.exemplar.timestamp))
+        for family in families
+        for sample in family.samples
+        if sample.exemplar
+    }  # fmt: skip
+    assert found == {
+        ("task_publish_duration_seconds_bucket", "0.005"): (("trace_id", "b" * 32), 0.0045, NOW),
+        ("task_publish_duration_seconds_bucket", "10.0"): (("trace_id", "c" * 32), 7.0, NOW),
+        ("accept_to_confirm_seconds_bucket", "+Inf"): (("trace_id", "d" * 32), 99_999.0, NOW),
+    }
+    assert b"trace_id" not in metrics.prometheus()[0]
+
+
+def test_units_are_told_where_the_name_has_one(metrics: Metrics) -> None:
+    text = metrics.prometheus("application/openmetrics-text")[0].decode()
+    units = {line.split()[2]: line.split()[3] for line in text.splitlines() if line.startswith("# UNIT ")}
+    assert units["ml_producer_message_size_bytes"] == "bytes"
+    for name in DESIGNED:
+        if name.endswith(("_seconds", "_bytes")):
+            assert units[name] == name.rpartition("_")[2]
+
+
+def test_a_label_with_quotes_and_newlines_is_escaped_as_the_parsers_read_it() -> None:
+    odd = 'a"b\\c\nd'
+    metrics = Metrics((), (odd,))
+    for accept, parse in (("", parse_text), ("application/openmetrics-text", parse_openmetrics)):
+        families = {each.name: each for each in parse(metrics.prometheus(accept)[0].decode())}
+        assert odd in {each.labels["queue_name"] for each in families["ml_producer_queue_depth"].samples}

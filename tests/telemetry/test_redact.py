@@ -24,6 +24,8 @@ SECRET = "s3cr3t-Value"
         f'{{"api_key": "{SECRET}"}}',
         f"{{'password': '{SECRET}'}}",
         f"Authorization: Basic {SECRET}",
+        f"authorization=Bearer {SECRET}",
+        f'{{"Authorization": "Basic {SECRET}"}}',
         f"sent with Bearer {SECRET}{SECRET}",
         f"x-api-key: {SECRET}",
     ],

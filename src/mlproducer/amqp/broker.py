@@ -15,7 +15,7 @@ from mlproducer.amqp.faults import NOT_FOUND, ChannelClosed, connect_failed, no_
 from mlproducer.amqp.publishing import HEADER_TOO_LARGE, PublishingChannel, fits
 from mlproducer.amqp.topology import depth, exchange_is_there, refusal, verify
 from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost, ErrorType
-from mlproducer.events import BlockedChanged, ConfirmsTimedOut
+from mlproducer.events import BlockedChanged, ConfirmsTimedOut, TopologyDiffers
 from mlproducer.outcome import NotSent, NotSentCause
 from mlproducer.ports import Clock, LinkView, Listener, Settle
 from mlproducer.task import Envelope
@@ -40,6 +40,7 @@ class AmqpBroker:
         self._unblocked = asyncio.Event()
         self._unblocked.set()
         self._differences: set[object] = set()
+        self._found: tuple[TopologyDiffers, ...] = ()
 
     async def connect(self) -> None:
         self._turn = (self._turn + 1) % len(self._config.endpoints)
@@ -162,6 +163,7 @@ class AmqpBroker:
             in_flight=in_flight,
             in_flight_bytes=size,
             node=self._endpoint.node,
+            differences=self._found,
         )
 
     @property
@@ -183,6 +185,7 @@ class AmqpBroker:
 
     async def _verify(self, connection: Connection) -> None:
         topology = await verify(connection, self._config)
+        self._found = topology.differences
         for difference in topology.differences:
             if difference not in self._differences:  # said once, not at every reconnect
                 self._differences.add(difference)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import Final, Self, TypeVar
 
@@ -60,6 +60,8 @@ class Connection:
         self._last_number = 0
         self._free_numbers: deque[int] = deque()
         self.error: BrokerError | None = None
+        self.server: Mapping[str, object] = {}
+        """What the broker says of itself: `product`, `version`, and more."""
 
     @classmethod
     async def open(
@@ -202,6 +204,7 @@ class Connection:
             start = await self._start
         except ConnectionLost as error:
             raise silent_end(error, self.endpoint.node, "greeting") from None
+        self.server = start.server_properties or {}
         mechanisms = (start.mechanisms or "").split()
         mechanism = self._config.mechanism
         if mechanism not in mechanisms:

@@ -72,19 +72,20 @@ async def _queue(connection: Connection, config: AmqpConfig, queue: str, found: 
     bind = commands.Queue.Bind(queue=queue, exchange=config.exchange, routing_key=queue)
     refused = await refusal(connection, lambda channel: channel.call(bind, commands.Queue.BindOk))
     if refused is not None:
-        found.append(_differs(queue, f"the queue could not be bound to {config.exchange} by its name", refused))
+        why = f"the queue could not be bound to {config.exchange} by its name"
+        found.append(_differs(queue, why, refused, broken=True))
 
 
-def _differs(name: str, what: str, refused: ChannelClosed) -> TopologyDiffers:
+def _differs(name: str, what: str, refused: ChannelClosed, *, broken: bool = False) -> TopologyDiffers:
     """In plain words, by the code of the refusal."""
     match refused.code:
         case faults.ACCESS_REFUSED:
             why = "this user may not configure it, so whether it is as we would make it is not known"
         case faults.NOT_FOUND:
-            why = "it is not there"
+            why, broken = "it is not there", True
         case _:
             why = what
-    return TopologyDiffers(name, f"{why}. The broker says: {refused}. Publishing goes on")
+    return TopologyDiffers(name, f"{why}. The broker says: {refused}. Publishing goes on", broken)
 
 
 async def exchange_is_there(channel: Channel, name: str) -> None:

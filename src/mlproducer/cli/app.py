@@ -11,7 +11,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from mlproducer.cli import analytics, blobs, check, dlq, publish, quickstart, reliability, retry, serve, settings_cmd
+from mlproducer.cli import (
+    analytics,
+    blobs,
+    check,
+    dashboards,
+    dlq,
+    doctor,
+    publish,
+    quickstart,
+    reliability,
+    retry,
+    serve,
+    settings_cmd,
+)
 from mlproducer.cli.output import ExitCode, fail
 from mlproducer.errors import MLProducerError, SettingsError
 
@@ -57,11 +70,13 @@ app.command("quickstart")(quickstart.quickstart)
 app.command("serve")(serve.serve)
 app.command("publish")(publish.publish)
 app.command("check")(check.check)
+app.command("doctor")(doctor.doctor)
 app.command("reliability")(reliability.reliability)
 app.add_typer(retry.app, name="retry")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(analytics.app, name="analytics")
 app.add_typer(blobs.app, name="blobs")
+app.add_typer(dashboards.app, name="dashboards")
 app.command("settings")(settings_cmd.settings)
 
 

@@ -9,7 +9,7 @@ import typer
 
 from mlproducer.cli.output import JsonOption, Output, output
 from mlproducer.settings import Settings
-from mlproducer.wiring import start_logging
+from mlproducer.wiring import start_logging, start_tracing
 
 
 def serve(
@@ -23,12 +23,17 @@ def serve(
 ) -> None:
     """Serve the HTTP API. Accepts tasks at once; while the broker is not there, they are spooled.
 
-    Logs go to stderr (ML_LOG_LEVEL, ML_LOG_FORMAT); the address goes to stdout once requests are taken.
+    Logs go to stderr (ML_LOG_LEVEL, ML_LOG_FORMAT); the address goes to stdout once requests are taken. Spans are
+    exported as OpenTelemetry's own variables (OTEL_TRACES_EXPORTER …) say.
     """
     given: dict[str, object] = {"ml_host": host, "ml_port": port, "ml_insecure": insecure or None}
     settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
     start_logging(settings)
-    asyncio.run(_serve(settings, output(as_json=as_json)))
+    stop_tracing = start_tracing()
+    try:
+        asyncio.run(_serve(settings, output(as_json=as_json)))
+    finally:
+        stop_tracing()
 
 
 async def _serve(settings: Settings, out: Output) -> None:

@@ -81,6 +81,10 @@ class SpoolGate:
             "ML_SPOOL_MAX_TASKS, ML_SPOOL_MAX_BYTES and ML_SPOOL_MAX_AGE are the limits"
         )
 
+    def fill(self, tasks: int, size: int, age: float) -> float:
+        """How full, as a share of the limit that is nearest; 1 and more refuses."""
+        return max(tasks / self._max_tasks, size / self._max_bytes, age / self._max_age)
+
     def _over(self, tasks: int, size: int, age: float, adding: int) -> str | None:
         if tasks + 1 > self._max_tasks or size + adding > self._max_bytes:
             return f"the spool holds {tasks:,} of {self._max_tasks:,} tasks and {size:,} of {self._max_bytes:,} bytes"

@@ -26,8 +26,13 @@ class Attempts:
         self._in_flight = 0
         self._bytes = 0
 
-    def start(self, envelope: Envelope, settle: Settle, *, deadline: float, alone: bool = False) -> None:
-        """Promise `settle` exactly once; at once with `NotSent` where the attempt is not admitted."""
+    def start(
+        self, envelope: Envelope, settle: Settle, *, deadline: float, alone: bool = False, attempt: int = 1
+    ) -> None:
+        """Promise `settle` exactly once; at once with `NotSent` where the attempt is not admitted.
+
+        `attempt` counts from 1 the attempts spent before plus this one.
+        """
         size = envelope.size
         admission = Admission.PASS if self._guard.calm else self._guard.admit()
         cause = route(
@@ -44,8 +49,8 @@ class Attempts:
             return
         self._in_flight += 1
         self._bytes += size
-        attempt = _Attempt(self, envelope, size, settle, admission, self._monotonic())
-        self._broker.publish(envelope, attempt, deadline=deadline, alone=alone)
+        answer = _Attempt(self, envelope, size, settle, admission, self._monotonic(), attempt)
+        self._broker.publish(envelope, answer, deadline=deadline, alone=alone)
 
     def room(self) -> int:
         """How many more tasks the window takes."""
@@ -57,8 +62,8 @@ class Attempts:
         self._bytes -= attempt.size
         if type(outcome) is not Confirmed or not self._guard.calm:
             self._guard.judge(outcome, attempt.admission)
-        envelope, duration = attempt.envelope, self._monotonic() - attempt.started
-        self._tell(AttemptSettled(envelope.task_id, envelope.task_type, outcome, duration, attempt.size))
+        envelope, duration, number = attempt.envelope, self._monotonic() - attempt.started, attempt.number
+        self._tell(AttemptSettled(envelope.task_id, envelope.task_type, outcome, duration, attempt.size, number))
         attempt.settle(outcome)
 
 
@@ -71,6 +76,7 @@ class _Attempt(Struct, eq=False):
     settle: Settle
     admission: Admission
     started: float
+    number: int
 
     def __call__(self, outcome: Outcome) -> None:
         self.attempts.settled(self, outcome)

@@ -21,6 +21,7 @@ from typing import Final, assert_never
 
 from mlproducer.core.digest import content_digest
 from mlproducer.core.lifecycle import Move, advance
+from mlproducer.delivery.deadlines import Deadlines
 from mlproducer.delivery.receipts import Accepting
 from mlproducer.errors import NotInTime, SpoolUnavailable, TaskConflict
 from mlproducer.events import SpoolFailed
@@ -46,6 +47,7 @@ class Claims:
         self._clock = clock
         self._tell = tell
         self._retention = retention
+        self._deadlines = Deadlines(clock)
         self._jobs: set[asyncio.Task[None]] = set()
 
     async def take(self, accepting: Accepting) -> Receipt | None:
@@ -76,7 +78,7 @@ class Claims:
             # call, so that `drop` releases it whatever came of it.
             accepting.claim = claim
             try:
-                async with asyncio.timeout(left):
+                with self._deadlines.by(accepting.until):
                     known = await self._spool.claim(claim, now=now)
             except TimeoutError:
                 raise NotInTime("the spool did not answer in time whether the task id is known") from None

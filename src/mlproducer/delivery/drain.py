@@ -19,11 +19,25 @@ from mlproducer.core.pacing import Pace
 from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.copies import Copies
 from mlproducer.delivery.guard import Guard
+from mlproducer.delivery.traces import BatchTrace, Tracer
 from mlproducer.delivery.verdicts import NO_ATTEMPT, Verdicts
 from mlproducer.errors import SpoolUnavailable
 from mlproducer.events import BreakerState, SpoolFailed, TaskConfirmed, TaskDeadLettered, TaskRetried
 from mlproducer.outcome import NotSent, NotSentCause, Outcome
-from mlproducer.ports import Again, Broker, Bury, Clock, Done, Lease, Listener, Settlement, Spool, SpoolRow, Verdict
+from mlproducer.ports import (
+    Again,
+    Broker,
+    Bury,
+    Clock,
+    Done,
+    Lease,
+    Listener,
+    Settle,
+    Settlement,
+    Spool,
+    SpoolRow,
+    Verdict,
+)
 
 Told = Callable[[SpoolRow, Verdict], None]
 
@@ -93,6 +107,7 @@ class Drain:
         pace: Pace,
         clock: Clock,
         tell: Listener,
+        tracer: Tracer,
         verdict_told: Told,
         times: DrainTimes,
     ) -> None:
@@ -105,12 +120,23 @@ class Drain:
         self._pace = pace
         self._clock = clock
         self._tell = tell
+        self._tracer = tracer
         self._verdict_told = verdict_told
         self._times = times
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._jobs: set[asyncio.Task[None]] = set()
         self._sweep_at = 0.0
+        self._turned_at = clock.monotonic()
+
+    @property
+    def batches(self) -> int:
+        """Under way."""
+        return len(self._jobs)
+
+    def still_for(self) -> float:
+        """Seconds since the loop last began a turn. It does so at every poll; a turn may wait as long as a batch."""
+        return self._clock.monotonic() - self._turned_at
 
     def wake(self) -> None:
         """Something may be due."""
@@ -130,6 +156,7 @@ class Drain:
         try:
             while not self._stopping.is_set():
                 self._wake.clear()
+                self._turned_at = self._clock.monotonic()
                 try:
                     more = await self._sweep()
                     idle = await self._round()
@@ -201,18 +228,21 @@ class Drain:
 
     async def _deliver(self, batch: _Batch) -> None:
         """Publish a batch and commit its verdicts."""
+        trace = self._tracer.batch(batch.leases)
         try:
-            await self._publish(batch)
+            await self._publish(batch, trace)
             await batch.done
             await self._copies.publish(batch.settlements, batch.until)
             await self._settle(batch)
         finally:
             self._pace.ended(len(batch.leases), well=batch.answered)
+            if trace is not None:
+                trace.end()
         if not batch.answered:
             # The rows are due at once; the reason why the broker was not asked is not gone at once.
             await asyncio.sleep(min(NO_ROOM_WAIT, self._times.poll))
 
-    async def _publish(self, batch: _Batch) -> None:
+    async def _publish(self, batch: _Batch, trace: BatchTrace | None) -> None:
         deadline = self._clock.monotonic() + self._times.confirm
         # Race: the store was slow, and gave us rows whose leases are nearly over. Before the broker answered another
         # drain would publish them too, so they go back.
@@ -223,11 +253,14 @@ class Drain:
             if verdict is not None:
                 batch.settled(lease, verdict)
                 continue
-            settle = _Row(batch, lease, self._verdicts, self._tell)
+            settle: Settle = _Row(batch, lease, self._verdicts, self._tell)
+            if trace is not None:
+                settle = trace.attempt(row, settle)
             if late or (self._broker.paused and not await self._broker.writable(deadline)):
                 settle(NotSent(NotSentCause.DEADLINE))
             else:
-                self._attempts.start(row.envelope, settle, deadline=deadline, alone=row.alone)
+                number = row.attempts + 1
+                self._attempts.start(row.envelope, settle, deadline=deadline, alone=row.alone, attempt=number)
 
     async def _settle(self, batch: _Batch) -> None:
         """Commit what the broker said. If the store is away, try until the leases end: then another publishes the rows
@@ -279,9 +312,10 @@ class Drain:
         task_id, task_type = row.envelope.task_id, row.envelope.task_type
         match verdict:
             case Done():
-                self._tell(TaskConfirmed(task_id, task_type, max(0.0, self._clock.now() - row.accepted_at)))
-            case Bury(reason=reason, text=text):
-                self._tell(TaskDeadLettered(task_id, task_type, reason, text))
+                since = max(0.0, self._clock.now() - row.accepted_at)
+                self._tell(TaskConfirmed(task_id, task_type, since, row.attempts + 1))
+            case Bury(reason=reason, text=text, attempts=attempts):
+                self._tell(TaskDeadLettered(task_id, task_type, reason, text, attempts))
             case Again():
                 pass
             case _:

@@ -14,6 +14,8 @@ from mlproducer.ports import Broker, Clock, Listener, Spool, SpoolSize
 GAUGE_INTERVAL: Final = 1.0
 """Seconds. A scraper asks every 5 to 60 s; one second keeps the console honest and costs one indexed read."""
 FORGET_INTERVAL: Final = 60.0
+WRITE_DOUBT: Final = 10.0
+"""Seconds that a spool which refused a write is taken for one that cannot be written."""
 FORGET_BATCH: Final = 5_000
 """Records removed in one transaction: a few tens of milliseconds, which nobody waits for."""
 
@@ -36,6 +38,10 @@ class Gauges:
         self._measured = asyncio.Event()
         self.size = SpoolSize(0, 0, None, 0, None)
         self.spool_error = ""
+        self.seconds: float | None = None
+        """What the last measurement took."""
+        self._write_error = ""
+        self._write_failed_at = 0.0
 
     async def run(self) -> None:
         while True:
@@ -52,6 +58,17 @@ class Gauges:
         """It was not put after all."""
         self._added_tasks -= 1
         self._added_bytes -= size
+
+    def write_failed(self, text: str) -> None:
+        self._write_error, self._write_failed_at = text, self._clock.monotonic()
+
+    @property
+    def write_error(self) -> str:
+        """Why the spool took no task a moment ago; empty if none was refused lately. A moment only: who is not ready
+        gets no tasks, and without one nobody would find out that the spool takes them again.
+        """
+        recent = self._clock.monotonic() - self._write_failed_at < WRITE_DOUBT
+        return self._write_error if recent else ""
 
     @property
     def spooled_tasks(self) -> int:
@@ -84,6 +101,7 @@ class Gauges:
         # Race: a put lands while we read; it is in the reading and stays in `added`: counted twice for one second,
         # on the safe side. So what was added before the reading is taken off, not reset.
         tasks, size = self._added_tasks, self._added_bytes
+        started = self._clock.monotonic()
         try:
             self.size = await self._spool.measure()
         except SpoolUnavailable as error:
@@ -93,6 +111,7 @@ class Gauges:
         finally:
             self.wake()
         self.spool_error = ""
+        self.seconds = self._clock.monotonic() - started
         self._added_tasks -= tasks
         self._added_bytes -= size
         self._tell(SpoolMeasured(self.size.tasks, self.size.bytes, self.oldest_age(), self.size.dead))

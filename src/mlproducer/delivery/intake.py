@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
 from mlproducer.core.admission import SpoolGate
 from mlproducer.delivery.claims import receipt_of
+from mlproducer.delivery.deadlines import Deadlines
 from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.receipts import Accepting
 from mlproducer.errors import NotInTime, SpoolFull, SpoolUnavailable
@@ -25,6 +25,7 @@ class Intake:
         self._gate = gate
         self._gauges = gauges
         self._clock = clock
+        self._deadlines = Deadlines(clock)
         self._waits = waits
 
     async def commit(self, accepting: Accepting, row: SpoolRow) -> Receipt | None:
@@ -34,7 +35,7 @@ class Intake:
         """
         await self._admit(accepting, row.envelope.size)
         try:
-            async with asyncio.timeout(self._left(accepting)):
+            with self._deadlines.by(accepting.until):
                 return await self._put(accepting, row)
         except TimeoutError:
             # The put was cancelled: the store leaves the row out, or commits it whole. Nobody can say which.
@@ -59,7 +60,8 @@ class Intake:
                 receipt = None if known is None else receipt_of(known, row.envelope)
                 if receipt is not None:
                     return receipt
-        except SpoolUnavailable:
+        except SpoolUnavailable as error:
+            self._gauges.write_failed(str(error))
             # Else a store that is away for long would look full, and its callers be told so.
             self._gauges.taken_back(row.envelope.size)
             accepting.committing = False
@@ -73,6 +75,11 @@ class Intake:
             if not self._waits or left <= 0:
                 raise SpoolFull(full, retry_after=RETRY_AFTER)
             await self._gauges.next(left)
+
+    def fill(self) -> float:
+        """How full the spool is, as a share of its nearest limit."""
+        gauges = self._gauges
+        return self._gate.fill(gauges.spooled_tasks, gauges.spooled_bytes, gauges.oldest_age())
 
     def _refusal(self, size: int) -> str | None:
         gauges = self._gauges

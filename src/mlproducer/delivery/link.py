@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from typing import assert_never
 
 from mlproducer.core.supervisor import (
@@ -174,7 +175,9 @@ class LinkKeeper:
             self._tell(ConnectionChanged(state, self._broker.view().node, self.last_error))
 
     def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        job = asyncio.get_running_loop().create_task(work)
+        # An empty context: the callbacks of a connection run in the one that it was made in, as long as it lasts. Else
+        # they would all belong to the trace of the request that asked for a reconnect.
+        job = asyncio.get_running_loop().create_task(work, context=Context())
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
         return job

@@ -8,17 +8,17 @@ from typing import Final
 
 from mlproducer.core.replay import Chosen
 from mlproducer.core.supervisor import SupervisorState
+from mlproducer.delivery.checks import Checks
 from mlproducer.delivery.drain import Drain
 from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
-from mlproducer.delivery.health import HealthCheck
 from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.lookup import dead_letter, receipt_of, waiting_task
 from mlproducer.delivery.pipeline import Pipeline
 from mlproducer.delivery.receipts import ReceiptBook
 from mlproducer.delivery.replay import Replayer, Step
 from mlproducer.errors import NotFound, SpoolUnavailable
-from mlproducer.events import BreakerState, Event, TaskConfirmed, TasksReplayed
+from mlproducer.events import Event, TaskConfirmed, TasksReplayed
 from mlproducer.ports import (
     Audit,
     Broker,
@@ -31,7 +31,7 @@ from mlproducer.ports import (
     SpoolRow,
     WaitingEntry,
 )
-from mlproducer.status import Check, CheckStatus, Health, Status
+from mlproducer.status import CheckStatus, Health, Status
 from mlproducer.task import Receipt, TaskState
 
 _SURE: Final = frozenset({TaskState.ACCEPTED, TaskState.IN_FLIGHT, TaskState.CONFIRMED})
@@ -51,7 +51,9 @@ class LastConfirm:
 
 
 class Operations:
-    """Reads the engine's parts; changes nothing but what an operator asks for."""
+    """Reads the engine's parts; changes nothing but what an operator asks for. `ready_connected`: readiness needs a
+    link (`ML_READY_WHEN`).
+    """
 
     def __init__(
         self,
@@ -62,12 +64,13 @@ class Operations:
         tell: Listener,
         link: LinkKeeper,
         guard: Guard,
-        health: HealthCheck,
+        checks: Checks,
         gauges: Gauges,
         book: ReceiptBook,
         drain: Drain,
         pipeline: Pipeline,
         last_confirm: LastConfirm,
+        ready_connected: bool,
     ) -> None:
         self._broker = broker
         self._spool = spool
@@ -75,27 +78,24 @@ class Operations:
         self._tell = tell
         self._link = link
         self._guard = guard
-        self._health = health
+        self._checks = checks
         self._gauges = gauges
         self._book = book
         self._drain = drain
         self._pipeline = pipeline
         self._last_confirm = last_confirm
+        self._ready_connected = ready_connected
         self._replayer = Replayer(spool, clock)
         self._started = clock.monotonic()
 
     def status(self) -> Status:
-        view = self._broker.view()
+        view, health = self._broker.view(), self.health()
         gauges = self._gauges
         oldest = gauges.size.oldest_accepted_at
-        accepting = self._pipeline.accepting
-        exhausted = self._link.state is SupervisorState.EXHAUSTED
         return Status(
-            accepting=accepting,
-            # Design §3: readiness is false once the reconnect attempts are exhausted, so that an orchestrator
-            # prefers an instance with a broker; tasks that come all the same are still spooled.
-            ready=accepting and not gauges.spool_error and not exhausted,
-            reasons=tuple(self._reasons()),
+            accepting=self._pipeline.accepting,
+            ready=self._ready(health, connected=view.connected),
+            reasons=tuple(self._reasons(health)),
             connection=self._link.state.value,
             node=view.node,
             blocked=view.blocked,
@@ -114,7 +114,15 @@ class Operations:
 
     def health(self) -> Health:
         """From what is known: costs the broker nothing, however often it is asked."""
-        return Health((self._link_check(), self._breaker_check(), self._spool_check(), self._dead_check()))
+        at = self._last_confirm.at
+        return self._checks.all(None if at is None else max(0.0, self._clock.now() - at))
+
+    def _ready(self, health: Health, *, connected: bool) -> bool:
+        if health.status is CheckStatus.FAILED:
+            return False
+        # Design §3: readiness is false once the reconnect attempts are exhausted, so that an orchestrator prefers an
+        # instance with a broker; tasks that come all the same are still spooled.
+        return connected or not (self._ready_connected or self._link.state is SupervisorState.EXHAUSTED)
 
     async def receipt(self, task_id: str) -> Receipt:
         """The latest state of a task. The memory knows what is under way here and what is confirmed, which nothing
@@ -193,31 +201,5 @@ class Operations:
         self._guard.reset()
         self._drain.wake()
 
-    def _reasons(self) -> list[str]:
-        return [check.detail for check in self.health().checks if check.status is not CheckStatus.OK]
-
-    def _link_check(self) -> Check:
-        view, last = self._broker.view(), self._health.last
-        seconds = last.duration if last is not None and last.ok else None
-        if not view.connected:
-            why = self._link.last_error or "connecting"
-            return Check("connection", CheckStatus.DEGRADED, f"not connected to {view.node}: {why}", seconds)
-        if view.blocked:
-            return Check("connection", CheckStatus.DEGRADED, "the broker blocks publishers (memory or disk alarm)")
-        return Check("connection", CheckStatus.OK, f"connected to {view.node}", seconds)
-
-    def _breaker_check(self) -> Check:
-        state = self._guard.state()
-        status = CheckStatus.OK if state is BreakerState.CLOSED else CheckStatus.DEGRADED
-        return Check("circuit_breaker", status, f"circuit breaker {state.name.lower().replace('_', '-')}")
-
-    def _spool_check(self) -> Check:
-        gauges = self._gauges
-        if gauges.spool_error:
-            return Check("spool", CheckStatus.FAILED, gauges.spool_error)
-        return Check("spool", CheckStatus.OK, f"{gauges.spooled_tasks} tasks wait")
-
-    def _dead_check(self) -> Check:
-        dead = self._gauges.size.dead
-        status = CheckStatus.DEGRADED if dead else CheckStatus.OK
-        return Check("dead_letter_queue", status, f"{dead} dead letters to look at" if dead else "no dead letters")
+    def _reasons(self, health: Health) -> list[str]:
+        return [check.detail for check in health.checks if check.status is not CheckStatus.OK]

@@ -10,8 +10,8 @@ confirm it is committed in the spool. Only then its caller gets a receipt. The d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol, assert_never
 
 from msgspec import Struct
@@ -22,12 +22,19 @@ from mlproducer.delivery.claims import Claims
 from mlproducer.delivery.drain import Drain
 from mlproducer.delivery.intake import Intake
 from mlproducer.delivery.receipts import Accepting, ReceiptBook
+from mlproducer.delivery.traces import CallTrace, Tracer
 from mlproducer.delivery.verdicts import Verdicts
-from mlproducer.errors import InvalidTask, NotAccepting, NotInTime, RefusedTask
+from mlproducer.errors import BlobStoreUnavailable, InvalidTask, NotAccepting, NotInTime, RefusedTask
 from mlproducer.events import TaskAccepted, TaskConfirmed, TaskRefused, TaskSpooled
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome, Unsure, UnsureCause
 from mlproducer.ports import Again, Broker, Bury, Clock, Done, Listener, Settle, SpoolRow, Verdict
 from mlproducer.task import Envelope, Receipt, Task, TaskState
+
+
+class Encode(Protocol):
+    """See `envelope.encode.Encoder.encode`."""
+
+    def __call__(self, task: Task, carried: Mapping[str, str] | None = None, /) -> Envelope: ...
 
 
 class ClaimCheck(Protocol):
@@ -43,13 +50,21 @@ class ClaimCheck(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(slots=True)
+class BlobUse:
+    """How the last large payload fared: seconds that the store took, or its error."""
+
+    seconds: float | None = None
+    error: str = ""
+
+
 class Pipeline:
     """Shared by `publish` (one coroutine a task) and `publish_many` (none). Timeouts in seconds."""
 
     def __init__(
         self,
         *,
-        encode: Callable[[Task], Envelope],
+        encode: Encode,
         claim_check: ClaimCheck | None,
         attempts: Attempts,
         broker: Broker,
@@ -61,6 +76,7 @@ class Pipeline:
         drain: Drain,
         clock: Clock,
         tell: Listener,
+        tracer: Tracer,
         confirm_timeout: float,
         accept_timeout: float,
     ) -> None:
@@ -76,10 +92,12 @@ class Pipeline:
         self._drain = drain
         self._clock = clock
         self._tell = tell
+        self._tracer = tracer
         self._confirm_timeout = confirm_timeout
         self._accept_timeout = accept_timeout
         self._spans = self._spans_of(accept_timeout)
         self.accepting = False
+        self.blobs = None if claim_check is None else BlobUse()
 
     @property
     def under_way(self) -> int:
@@ -91,10 +109,11 @@ class Pipeline:
 
         Raises: RefusedTask of every kind; nothing was accepted.
         """
+        trace = self._tracer.call(task)
         try:
             if not self.accepting:
                 raise NotAccepting("the producer is not started, or is stopping: use it within `async with`")
-            envelope = self._encode(task)
+            envelope = self._encode(task) if trace is None else self._encode(task, trace.headers)
             now = self._clock.now()
             if envelope.expires_at is not None and envelope.expires_at <= now:
                 raise InvalidTask("is in the past: the task could never run", field="expires")
@@ -107,11 +126,21 @@ class Pipeline:
                 envelope, now, started + direct, started + span, chosen_id=chosen_id, slow=slow
             )
         except RefusedTask as error:
-            self.refused(task, error)
+            self.refused(task, error, trace)
+            if trace is not None:
+                trace.end(None, "refused")
             raise
+        if trace is not None:
+            self._follow(trace, accepting)
         if timeout is not None and accepting is not None:
             accepting.hurried = direct < self._confirm_timeout
         return accepting
+
+    def _follow(self, trace: CallTrace, accepting: Accepting | None) -> None:
+        if accepting is None:
+            trace.end(None, "known")  # another call has the task: that one's trace goes with it
+        else:
+            accepting.trace = trace
 
     def _spans_of(self, timeout: float) -> tuple[float, float]:
         """How long the direct attempt may take, and how long the whole call.
@@ -153,19 +182,31 @@ class Pipeline:
         return None
 
     async def _check_in(self, claim_check: ClaimCheck, accepting: Accepting) -> Envelope:
+        started, use = self._clock.monotonic(), BlobUse()
         try:
-            async with asyncio.timeout(accepting.until - self._clock.monotonic()):
-                return await claim_check.apply(accepting.envelope)
+            async with asyncio.timeout(accepting.until - started):
+                envelope = await claim_check.apply(accepting.envelope)
+            use.seconds = self._clock.monotonic() - started
         except TimeoutError:
+            use.error = "it did not take a payload before the caller's deadline"
             raise NotInTime(
                 "the blob store did not take the payload before the deadline: raise the call's timeout, or see "
                 "ML_BLOB_URL"
             ) from None
+        except BlobStoreUnavailable as error:
+            use.error = str(error)
+            raise
+        finally:
+            if use.error or use.seconds is not None:  # not of a payload that was refused for itself
+                self.blobs = use
+        return envelope
 
     def attempt(self, accepting: Accepting, settle: Settle) -> None:
         """Start the direct attempt; `settle` is called exactly once, perhaps at once."""
         accepting.move(Move.PUBLISH)
         deadline = self._clock.monotonic() + self._confirm_timeout if accepting.hurried else accepting.deadline
+        if accepting.trace is not None:
+            settle = accepting.trace.attempt(accepting.envelope, settle)
         self._attempts.start(accepting.envelope, settle, deadline=deadline)
 
     def paused(self) -> bool:
@@ -203,8 +244,10 @@ class Pipeline:
         self._book.forget(accepting)
         self._claims.drop(accepting)
 
-    def refused(self, task: Task, error: RefusedTask) -> None:
-        self._tell(TaskRefused(task.task_type, type(error).__name__))
+    def refused(self, task: Task, error: RefusedTask, trace: CallTrace | None = None) -> None:
+        self._tell(TaskRefused(task.task_type, type(error).__name__, task.id))
+        if trace is not None:
+            trace.refused(error)
 
     def close(self) -> None:
         """Accept nothing more. Who waits for room in the spool is refused now: there will be none for him."""
@@ -250,7 +293,7 @@ class Pipeline:
         )
         self._book.finish(accepting, receipt)
         self._tell(TaskAccepted(envelope.task_id, envelope.task_type, envelope.size))
-        self._tell(TaskSpooled(envelope.task_id, envelope.task_type, row.cause))
+        self._tell(TaskSpooled(envelope.task_id, envelope.task_type, row.cause, row.attempts))
         self._drain.wake()
         return receipt
 
@@ -267,7 +310,7 @@ async def publish_one(pipeline: Pipeline, task: Task, timeout: float | None) -> 
     try:
         return await publish_begun(pipeline, accepting)
     except RefusedTask as error:
-        pipeline.refused(task, error)
+        pipeline.refused(task, error, accepting.trace)
         raise
     finally:
         pipeline.abandon(accepting)

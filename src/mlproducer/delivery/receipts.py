@@ -14,6 +14,7 @@ from typing import Final
 from msgspec import Struct
 
 from mlproducer.core.lifecycle import Move, advance
+from mlproducer.delivery.traces import CallTrace
 from mlproducer.errors import TaskConflict
 from mlproducer.ports import Record
 from mlproducer.task import Envelope, Receipt, TaskState
@@ -41,6 +42,8 @@ class Accepting(Struct, eq=False):
     or a blob store took a part of it."""
     committing: bool = False
     """A put was asked for, and may have gone through whatever becomes of the call."""
+    trace: CallTrace | None = None
+    """None if nobody traces the call. `finish` or `forget` ends it."""
     state: TaskState = TaskState.ACCEPTED
     followers: asyncio.Future[None] | None = None
 
@@ -137,6 +140,8 @@ class ReceiptBook:
     def finish(self, accepting: Accepting, receipt: Receipt) -> Receipt:
         """The caller's receipt: from now on the task is accepted."""
         self._release(accepting)
+        if accepting.trace is not None:
+            accepting.trace.end(accepting.envelope, receipt.state.value)
         settled = self._settled
         settled[receipt.task_id] = _packed(receipt, accepting.digest)
         if len(settled) > self._limit:
@@ -149,6 +154,8 @@ class ReceiptBook:
         if self._under_way.get(task_id) is not accepting:
             return
         self._release(accepting)
+        if accepting.trace is not None:
+            accepting.trace.end(accepting.envelope, "abandoned")
         if accepting.committing:
             self._doubtful[task_id] = None
             if len(self._doubtful) > DOUBTS_KEPT:

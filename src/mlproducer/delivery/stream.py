@@ -157,7 +157,7 @@ class Stream:
             return await pipeline.conclude(accepting, item.outcome)
         except RefusedTask as error:
             if accepting is not None:  # else publish_one has told it
-                pipeline.refused(item.task, error)
+                pipeline.refused(item.task, error, accepting.trace)
             return Refusal(item.task, error)
         finally:
             if accepting is not None:

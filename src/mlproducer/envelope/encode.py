@@ -39,7 +39,7 @@ from mlproducer.errors import InvalidTask, TaskTooLarge
 from mlproducer.task import Envelope, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mlproducer.envelope.types import Route, TaskType, TaskTypes
 
@@ -123,8 +123,8 @@ class Encoder:
                 if backend == each.preferred:
                     self._prepared[each.name, None] = prepared
 
-    def encode(self, task: Task) -> Envelope:
-        """Check the whole task and encode it.
+    def encode(self, task: Task, carried: Mapping[str, str] | None = None) -> Envelope:
+        """Check the whole task and encode it; `carried` are headers besides the task's own, such as a trace context.
 
         Raises: InvalidTask, naming the field at fault; TaskTooLarge. Then nothing was accepted.
         """
@@ -135,7 +135,8 @@ class Encoder:
         expires, eta = task.expires, task.eta
         expires_utc = None if expires is None else _utc(expires, "expires")
         eta_at = None if eta is None else _utc(eta, "eta").timestamp()
-        properties = _properties(prepared, task, expires_utc)
+        headers = {**task.headers, **carried} if carried else task.headers
+        properties = _properties(prepared, task, headers, expires_utc)
         if len(body) + len(properties) > self._max_bytes:
             raise _too_large(body, len(body) + len(properties), self._max_bytes)
         expires_at = None if expires_utc is None else expires_utc.timestamp()
@@ -279,7 +280,7 @@ def _dumped(prepared: _Prepared, checked: object) -> dict[str, Any]:
     return kwargs
 
 
-def _properties(prepared: _Prepared, task: Task, expires: datetime | None) -> bytes:
+def _properties(prepared: _Prepared, task: Task, more: Mapping[str, str], expires: datetime | None) -> bytes:
     task_id = task.id.encode("ascii")
     if (
         expires is None
@@ -287,7 +288,7 @@ def _properties(prepared: _Prepared, task: Task, expires: datetime | None) -> by
         and task.parent_id is None
         and task.group is None
         and task.group_index is None
-        and not task.headers
+        and not more
     ):
         key = (len(task_id), task.priority)
         before, between, after = prepared.usual.get(key) or _usual(prepared, *key)
@@ -300,7 +301,7 @@ def _properties(prepared: _Prepared, task: Task, expires: datetime | None) -> by
             _ROOT + _U32(len(root)) + root,
             _family(task),
             _NO_EXPIRES if expires is None else _EXPIRES + _long_string(expires.isoformat(), "expires"),
-            _extra_headers(task.headers),
+            _extra_headers(more),
         )
     )
     flags = _TIMELESS if expires is None else _EXPIRING
@@ -351,7 +352,7 @@ def _family(task: Task) -> bytes:
     )
 
 
-def _extra_headers(headers: dict[str, str]) -> bytes:
+def _extra_headers(headers: Mapping[str, str]) -> bytes:
     encoded = bytearray()
     for name, value in headers.items():
         reason = why_reserved(name)

@@ -17,6 +17,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing
+from contextvars import copy_context
 from typing import Any, Final
 
 from fastapi import Request, Response
@@ -89,10 +90,12 @@ class Batch:
         self._lines: dict[str, list[tuple[int, Task]]] = {}
         self._answers = Answers()
         self._dropped = 0
+        # Of the call: the answers are sent after it returned, and the tasks belong to its trace all the same.
+        self._context = copy_context()
 
     async def run(self, chunks: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
         """Whole lines of answers, as many at once as are there."""
-        pump = asyncio.get_running_loop().create_task(self._pump(chunks))
+        pump = asyncio.get_running_loop().create_task(self._pump(chunks), context=self._context)
         try:
             async for chunk in self._answers.chunks():
                 yield chunk

@@ -47,8 +47,8 @@ async def metrics_json(producer: ProducerOf) -> Response:
 @open_router.get(
     "/api/ml/health",
     responses={
-        **success(200, "`ok`, or `degraded`: tasks are accepted into the spool", Health),
-        **success(503, "`failed`: new tasks are refused", Health),
+        **success(200, "`ok`, or `degraded`: tasks are accepted, and something wants a look", Health),
+        **success(503, "`failed`: unhealthy, new tasks are refused", Health),
     },
 )
 async def health(producer: ProducerOf) -> Response:
@@ -65,7 +65,10 @@ async def live() -> Response:
 
 @open_router.get("/api/ml/health/ready", responses={503: {"description": "not ready; `reasons` say why"}})
 async def ready(producer: ProducerOf) -> Response:
-    """200 if a new task would be accepted now: published, or spooled."""
+    """200 if a new task would be accepted now: published, or spooled; with `ML_READY_WHEN=connected`, published.
+
+    Answers from memory, so it may be asked every second.
+    """
     status = producer.status()
     return answer({"ready": status.ready, "reasons": status.reasons}, 200 if status.ready else 503)
 

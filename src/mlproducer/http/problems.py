@@ -33,6 +33,7 @@ from mlproducer.errors import (
     TaskConflict,
     TaskTooLarge,
 )
+from mlproducer.http.tracing import in_trace_of
 from mlproducer.shares.processor import ShareIncomplete
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -181,7 +182,8 @@ def invalid(error: ValidationError) -> InvalidRequest:
 
 
 class ProblemRoute(APIRoute):
-    """A route whose known errors become problems, in our application and in somebody else's.
+    """A route whose known errors become problems, in our application and in somebody else's, and whose tasks belong to
+    the trace of the request.
 
     Unknown errors go on to the application's own handlers.
     """
@@ -191,7 +193,8 @@ class ProblemRoute(APIRoute):
 
         async def answer(request: Request) -> Response:
             try:
-                return await handle(request)
+                with in_trace_of(request.headers):
+                    return await handle(request)
             except (MLProducerError, RequestValidationError) as error:
                 return problem_of(error).response()
             except ClientDisconnect:

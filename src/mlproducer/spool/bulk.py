@@ -37,6 +37,8 @@ from mlproducer.spool.schema import records
 T = TypeVar("T")
 Values = dict[str, object]
 
+_BLOCK: Final = 64
+"""Rows in one INSERT of SQLite, which takes 32,766 values in a statement: a column for each would still fit."""
 _CHUNK: Final = 2_000
 """Ids in one statement: a bound on what a replay of all dead letters holds at once."""
 _ARRAYS: Final[tuple[tuple[type[object], str], ...]] = (
@@ -71,8 +73,7 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Values]) -> 
     # either, since that cannot be run for many rows at once.
     there = ids_in(connection, table, (str(row[key]) for row in rows))
     fresh = [row for row in rows if row[key] not in there]
-    if fresh:
-        connection.exec_driver_sql(_one_by_one(table), _tuples(table, fresh))
+    _insert_in_blocks(connection, table, fresh)
     return {str(row[key]) for row in fresh}
 
 
@@ -84,7 +85,7 @@ def add_up(connection: Connection, table: Table, rows: Sequence[Values]) -> None
     if is_postgresql(connection):
         connection.exec_driver_sql(f"{_from_arrays(table)} {add}", _arrays(table, rows))
         return
-    connection.exec_driver_sql(f"{_one_by_one(table)} {add}", _tuples(table, rows))
+    _insert_in_blocks(connection, table, rows, add)
 
 
 def remember(connection: Connection, rows: Sequence[Values]) -> None:
@@ -94,7 +95,7 @@ def remember(connection: Connection, rows: Sequence[Values]) -> None:
     if is_postgresql(connection):
         connection.exec_driver_sql(f"{_from_arrays(records)} {_UNCONFIRMED}", _arrays(records, rows))
         return
-    connection.exec_driver_sql(f"{_one_by_one(records)} {_UNCONFIRMED}", _tuples(records, rows))
+    _insert_in_blocks(connection, records, rows, _UNCONFIRMED)
 
 
 def among(connection: Connection, column: Column[Any], ids: Sequence[str]) -> ColumnElement[bool]:
@@ -126,15 +127,24 @@ def chunks(task_ids: Iterable[str]) -> Iterator[list[str]]:
         yield ids[at : at + _CHUNK]
 
 
-@cache
-def _one_by_one(table: Table) -> str:
-    marks = ", ".join("?" for _ in table.c)
-    return f"INSERT INTO {table.name} ({_names(table)}) VALUES ({marks})"  # noqa: S608  # our own names
-
-
-def _tuples(table: Table, rows: Sequence[Values]) -> list[tuple[Any, ...]]:
+def _insert_in_blocks(connection: Connection, table: Table, rows: Sequence[Values], conflict: str = "") -> None:
+    """Python's sqlite3 lets go of the interpreter's lock once a step, and a step of a block is many rows: between two
+    rows the thread would else wait for an event loop that has work, up to 5 ms each time.
+    """
     names = [column.name for column in table.c]
-    return [tuple([row[name] for name in names]) for row in rows]
+    whole = len(rows) // _BLOCK * _BLOCK
+    for at in range(0, whole, _BLOCK):
+        values = [row[name] for row in rows[at : at + _BLOCK] for name in names]
+        connection.exec_driver_sql(f"{_insert_of(table, _BLOCK)} {conflict}", tuple(values))
+    if whole < len(rows):
+        rest = [tuple([row[name] for name in names]) for row in rows[whole:]]
+        connection.exec_driver_sql(f"{_insert_of(table, 1)} {conflict}", rest)
+
+
+@cache
+def _insert_of(table: Table, rows: int) -> str:
+    marks = f"({', '.join('?' for _ in table.c)})"
+    return f"INSERT INTO {table.name} ({_names(table)}) VALUES {', '.join([marks] * rows)}"  # noqa: S608  # our own names
 
 
 @cache

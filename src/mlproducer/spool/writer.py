@@ -23,8 +23,9 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, assert_never
+
+from msgspec import Struct
 
 from mlproducer.errors import SpoolUnavailable
 from mlproducer.ports import Bury, Record, Settlement, SpoolRow, Tally
@@ -41,34 +42,28 @@ _LOOK_SECONDS: Final = 0.5
 """How often a thread that writes to a server is looked at, while it has work."""
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(Struct, frozen=True):
     row: SpoolRow
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     claim: Record
     now: float
 
 
-@dataclass(frozen=True, slots=True)
-class Confirm:
+class Confirm(Struct, frozen=True):
     record: Record
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(Struct, frozen=True):
     settlements: Sequence[Settlement]
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(Struct, frozen=True):
     tallies: Sequence[Tally]
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(Struct, frozen=True):
     """Any other statement; `work` is run in the group's transaction."""
 
     work: Callable[[Transaction], Any]
@@ -77,16 +72,14 @@ class Run:
 Command = Put | Claim | Confirm | Settle | Count | Run
 
 
-@dataclass(frozen=True, slots=True)
-class _Failed:
+class _Failed(Struct, frozen=True):
     """An answer: nothing of this request is stored. Each waiter raises an exception of its own from it."""
 
     words: str
     cause: BaseException | None = None
 
 
-@dataclass(slots=True)
-class _Request:
+class _Request(Struct):
     command: Command
     waiter: asyncio.Future[Any]
     asked: float

@@ -1,4 +1,4 @@
-"""What a scrape makes of `TaskCounts`: a custom collector, as prometheus-client calls it.
+"""The same numbers as families of prometheus-client: for an application's own registry.
 
 Names, labels, HELP and samples are those that the library's own counters and histograms would have; a test compares
 the two.
@@ -6,79 +6,64 @@ the two.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Final
 
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric, Sample
 
-from mlproducer.telemetry.histogram import Reading
-from mlproducer.telemetry.labels import STATUS_OF
-from mlproducer.telemetry.tasks import TaskCounts
+from mlproducer.telemetry.cells import Family, read
+from mlproducer.telemetry.exposition import Scrape, Shown
 
 
-class TaskCollector:
-    """`created` gives the Unix time at which the series began, or None to leave the `_created` samples out."""
+class BoardCollector:
+    """A custom collector, as prometheus-client calls it. `created` as for `Exposition.text`."""
 
-    def __init__(self, counts: TaskCounts, created: Callable[[], float | None]) -> None:
-        self._counts = counts
+    def __init__(self, scrape: Callable[[], Scrape], created: Callable[[], float | None]) -> None:
+        self._scrape = scrape
         self._created = created
 
     def describe(self) -> list[Metric]:
         """The families without samples: by their names the registry refuses a second producer."""
-        return _Families().all()
+        return [_metric(family, (), None) for family, _ in self._scrape()]
 
     def collect(self) -> list[Metric]:
-        families, created, accepted = _Families(), self._created(), 0.0
-        for name, series in self._counts.by_type.items():
-            for kind, status in STATUS_OF.items():
-                attempts = series.attempts[kind].read()
-                families.sent.add_metric((name, status), attempts.count, created)
-                _add(families.duration, {"task_type": name, "status": status}, attempts, created)
-            size = series.size.read()
-            accepted += size.count
-            _add(families.size, {"task_type": name}, size, created)
-            _add(families.accept_to_confirm, {"task_type": name}, series.accept_to_confirm.read(), created)
-            families.retries.add_metric((name,), float(series.retries), created)
-        families.accepted.add_metric((), accepted, created)
-        families.last_confirm.add_metric((), self._counts.last_confirm)
-        for cause, count in self._counts.by_cause.items():
-            families.spooled.add_metric((cause,), float(count), created)
-        return families.all()
+        created = self._created()
+        return [_metric(family, series, created) for family, series in self._scrape()]
 
 
-def _add(family: HistogramMetricFamily, labels: dict[str, str], reading: Reading, created: float | None) -> None:
-    family.add_metric(tuple(labels.values()), reading.buckets, reading.sum)
-    if created is not None:  # which `add_metric` of a histogram does not take, unlike a counter's
-        family.samples.append(Sample(f"{family.name}_created", labels, created))
+def _metric(family: Family, series: Iterable[Shown], created: float | None) -> Metric:
+    match family.kind:
+        case "counter":
+            counter = CounterMetricFamily(family.name, family.words, labels=family.labels, unit=family.unit)
+            for one in series:
+                counter.add_metric(one.labels, one.cells[0], created)
+            return counter
+        case "gauge":
+            gauge = GaugeMetricFamily(family.name, family.words, labels=family.labels, unit=family.unit)
+            for one in series:
+                gauge.add_metric(one.labels, one.cells[0])
+            return gauge
+        case "histogram":
+            histogram = HistogramMetricFamily(family.name, family.words, labels=family.labels, unit=family.unit)
+            for one in series:
+                reading = read(family.bounds, one.cells)
+                histogram.add_metric(one.labels, reading.buckets, reading.sum)
+                if created is not None:  # which `add_metric` of a histogram does not take, unlike a counter's
+                    labels = dict(zip(family.labels, one.labels, strict=True))
+                    histogram.samples.append(Sample(f"{family.name}_created", labels, created))
+            return histogram
 
 
-class _Families:
-    """The families of one scrape, in the order in which they are shown."""
+class Creation:
+    """When the series began. Asked of the library each time, because an application may change its mind."""
 
     def __init__(self) -> None:
-        self.sent = _counter("tasks_sent", "Attempts that have an outcome.", "task_type", "status")
-        self.duration = _histogram(
-            "task_publish_duration_seconds", "From the start of an attempt to its outcome.", "task_type", "status"
-        )
-        self.size = _histogram("message_size_bytes", "Body and properties of accepted tasks.", "task_type")
-        self.accept_to_confirm = _histogram(
-            "accept_to_confirm_seconds",
-            "From acceptance to the broker's confirm, time in the spool included.",
-            "task_type",
-        )
-        self.retries = _counter("task_retries", "Attempts that started from the spool.", "task_type")
-        self.accepted = _counter("tasks_accepted", "Tasks given a receipt: confirmed or spooled.")
-        self.last_confirm = GaugeMetricFamily(
-            "ml_producer_last_confirm_timestamp_seconds", "Unix time of the last confirm; 0: none yet."
-        )
-        self.spooled = _counter("tasks_spooled", "Tasks accepted into the spool, by cause.", "cause")
+        self._probe: Final = Counter("probe", "Began with our series.", registry=CollectorRegistry())
 
-    def all(self) -> list[Metric]:
-        return list(vars(self).values())
-
-
-def _counter(name: str, words: str, *labels: str) -> CounterMetricFamily:
-    return CounterMetricFamily(f"ml_producer_{name}", words, labels=labels)
-
-
-def _histogram(name: str, words: str, *labels: str) -> HistogramMetricFamily:
-    return HistogramMetricFamily(f"ml_producer_{name}", words, labels=labels)
+    def __call__(self) -> float | None:
+        """Unix seconds; None if the application wants no `_created` samples (`PROMETHEUS_DISABLE_CREATED_SERIES`,
+        `disable_created_metrics()`), which only the library's own metrics show.
+        """
+        samples = (sample for family in self._probe.collect() for sample in family.samples)
+        return next((sample.value for sample in samples if sample.name.endswith("_created")), None)

@@ -34,6 +34,7 @@ REFUSED_REASONS: Final = (
     errors.SpoolUnavailable.__name__,
     errors.BlobStoreUnavailable.__name__,
     errors.TaskConflict.__name__,
+    errors.NoTransaction.__name__,
     errors.NotAccepting.__name__,
     errors.NotInTime.__name__,
     OTHER,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
-
 from mlproducer.events import (
     BlockedChanged,
     BreakerChanged,
@@ -23,35 +21,31 @@ from mlproducer.events import (
     SpoolMeasured,
     TopologyDiffers,
 )
+from mlproducer.telemetry.cells import Board
 from mlproducer.telemetry.labels import ERROR_TYPES, OTHER
 
 
 class LinkMetrics:
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._state = _gauge(
-            registry, "connection_state", "0 disconnected, 1 connecting, 2 connected, 3 closing, 4 closed."
+    def __init__(self, board: Board) -> None:
+        self._state = board.gauge("connection_state", "0 disconnected, 1 connecting, 2 connected, 3 closing, 4 closed.")
+        self._blocked = board.gauge("connection_blocked", "1 while the broker has a memory or disk alarm.")
+        self._attempts = board.gauge("reconnect_attempts", "Failed attempts of the present reconnect cycle.")
+        self._exhausted = board.counter(
+            "max_attempts_reached", "Reconnect cycles that used up their attempts; slow probing follows."
         )
-        self._blocked = _gauge(registry, "connection_blocked", "1 while the broker has a memory or disk alarm.")
-        self._attempts = _gauge(registry, "reconnect_attempts", "Failed attempts of the present reconnect cycle.")
-        self._exhausted = _counter(
-            registry, "max_attempts_reached", "Reconnect cycles that used up their attempts; slow probing follows."
+        self._breaker = board.gauge("circuit_breaker_state", "0 closed, 1 open, 2 half-open.")
+        self._failures = board.gauge("circuit_breaker_failures", "Consecutive failures.")
+        self._trips = board.counter("circuit_breaker_trips", "Times that the circuit breaker opened.")
+        self._timeouts = board.counter("confirm_timeouts", "Attempts that became unsure: no confirm in time.")
+        self._unhealthy = board.counter("health_check_failures", "Health checks that failed.")
+        self._topology = board.counter(
+            "topology_differences", "Exchanges and queues found with other arguments than ours."
         )
-        self._breaker = _gauge(registry, "circuit_breaker_state", "0 closed, 1 open, 2 half-open.")
-        self._failures = _gauge(registry, "circuit_breaker_failures", "Consecutive failures.")
-        self._trips = _counter(registry, "circuit_breaker_trips", "Times that the circuit breaker opened.")
-        self._timeouts = _counter(registry, "confirm_timeouts", "Attempts that became unsure: no confirm in time.")
-        self._unhealthy = _counter(registry, "health_check_failures", "Health checks that failed.")
-        self._topology = _counter(
-            registry, "topology_differences", "Exchanges and queues found with other arguments than ours."
+        self._in_flight = board.gauge("in_flight", "Attempts that wait for their confirm.", merge="sum")
+        errors = board.counters(
+            "connection_errors", "Connects that failed and connections that were lost.", error_type=ERROR_TYPES
         )
-        self._in_flight = _gauge(registry, "in_flight", "Attempts that wait for their confirm.")
-        errors = Counter(
-            "ml_producer_connection_errors",
-            "Connects that failed and connections that were lost.",
-            ["error_type"],
-            registry=registry,
-        )
-        self._errors = {kind: errors.labels(kind) for kind in ERROR_TYPES}
+        self._errors = {kind: number for (kind,), number in errors.items()}
 
     def connection(self, event: ConnectionChanged) -> None:
         self._state.set(event.state)
@@ -98,16 +92,18 @@ class LinkMetrics:
 class StoreMetrics:
     """The spool, the dead letter queue, and the broker's queues."""
 
-    def __init__(self, queues: Iterable[str], registry: CollectorRegistry) -> None:
-        self._tasks = _gauge(registry, "retry_queue_size", "Tasks that wait in the spool.")
-        self._bytes = _gauge(registry, "retry_queue_bytes", "Bytes of the tasks that wait in the spool.")
-        self._oldest = _gauge(
-            registry, "retry_queue_oldest_age_seconds", "Since the acceptance of the oldest task in the spool."
+    def __init__(self, queues: Iterable[str], board: Board) -> None:
+        self._tasks = board.gauge("retry_queue_size", "Tasks that wait in the spool.")
+        self._bytes = board.gauge("retry_queue_bytes", "Bytes of the tasks that wait in the spool.")
+        self._oldest = board.gauge(
+            "retry_queue_oldest_age_seconds", "Since the acceptance of the oldest task in the spool."
         )
-        self._dead = _gauge(registry, "dlq_size", "Dead letters that are kept.")
-        self._failed = _counter(registry, "spool_errors", "Times that the spool could not be read or written.")
-        depth = Gauge("ml_producer_queue_depth", "Ready messages of a broker queue.", ["queue_name"], registry=registry)
-        self._depth = {queue: depth.labels(queue) for queue in dict.fromkeys((*queues, OTHER))}
+        self._dead = board.gauge("dlq_size", "Dead letters that are kept.")
+        self._failed = board.counter("spool_errors", "Times that the spool could not be read or written.")
+        depth = board.gauges(
+            "queue_depth", "Ready messages of a broker queue.", merge="max", queue_name=(*queues, OTHER)
+        )
+        self._depth = {queue: number for (queue,), number in depth.items()}
 
     def spool(self, event: SpoolMeasured) -> None:
         self._tasks.set(event.tasks)
@@ -120,11 +116,3 @@ class StoreMetrics:
 
     def queue(self, event: QueueMeasured) -> None:
         self._depth.get(event.queue, self._depth[OTHER]).set(event.depth)
-
-
-def _gauge(registry: CollectorRegistry, name: str, words: str) -> Gauge:
-    return Gauge(f"ml_producer_{name}", words, registry=registry)
-
-
-def _counter(registry: CollectorRegistry, name: str, words: str) -> Counter:
-    return Counter(f"ml_producer_{name}", words, registry=registry)

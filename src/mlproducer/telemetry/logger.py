@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
+from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
 from structlog.typing import EventDict
 
 from mlproducer.telemetry.redact import redact, redact_text
@@ -30,7 +31,7 @@ def event_logger(name: str = LOGGER) -> structlog.stdlib.BoundLogger:
     """A structlog logger over the standard library's logger `name`; its lines are redacted before anybody sees them."""
     wrapped = structlog.wrap_logger(
         logging.getLogger(name),
-        processors=[structlog.stdlib.filter_by_level, redact_event, _to_record],
+        processors=[structlog.stdlib.filter_by_level, add_trace, redact_event, _to_record],
         wrapper_class=structlog.stdlib.BoundLogger,
         context_class=dict,
     )
@@ -40,6 +41,18 @@ def event_logger(name: str = LOGGER) -> structlog.stdlib.BoundLogger:
 def redact_event(_logger: object, _method: str, event: EventDict) -> EventDict:
     """A structlog processor: see `telemetry.redact`. Usable in an application's own chain too."""
     return {key: value if key == "exc_info" else redact(value, key) for key, value in event.items()}
+
+
+def add_trace(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """A structlog processor: `trace_id` and `span_id` of the current span, if any. Usable as `redact_event`."""
+    return {**event, **_trace_ids()}
+
+
+def _trace_ids() -> dict[str, str]:
+    span = get_current_span().get_span_context()
+    if not span.is_valid:
+        return {}
+    return {"trace_id": format_trace_id(span.trace_id), "span_id": format_span_id(span.span_id)}
 
 
 def _to_record(_logger: object, _method: str, event: EventDict) -> tuple[tuple[str], dict[str, Any]]:
@@ -73,7 +86,7 @@ class LineFormatter(logging.Formatter):
         )
 
     def format(self, record: logging.LogRecord) -> str:
-        facts = getattr(record, _FACTS, None) or {"event": redact(record.getMessage())}
+        facts = getattr(record, _FACTS, None) or {"event": redact(record.getMessage()), **_trace_ids()}
         line: MutableMapping[str, Any] = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -94,7 +107,7 @@ def configure_logging(
     format: Literal["console", "json"] = "console",  # noqa: A002  # the setting's own word
     stream: TextIO | None = None,
     *,
-    names: tuple[str, ...] = (LOGGER, "uvicorn", "asyncio"),
+    names: tuple[str, ...] = (LOGGER, "uvicorn", "asyncio", "opentelemetry"),
 ) -> None:
     """Send the loggers `names` to `stream` (None: stderr). For programs of our own only; may be called again.
 

@@ -1,5 +1,8 @@
 """Which line each event makes, at which level.
 
+A line about a task has its `task_id` and its `attempt`, which counts from 1, or, where it is about no attempt, the
+`attempts` that were spent so far. A refused task has neither: nobody attempted it.
+
 | level | facts |
 |---|---|
 | debug | a task confirmed, a retry started, an attempt that did not succeed, a good health check |
@@ -52,8 +55,15 @@ __all__ = ["LogListener", "configure_logging"]
 DEBUG: Final = logging.DEBUG
 INFO: Final = logging.INFO
 
-SILENT: Final[frozenset[type[Event]]] = frozenset({TaskAccepted, SpoolMeasured, FlightMeasured, QueueMeasured})
-"""An accepted task is also confirmed or spooled, which is the better line; measurements are metrics."""
+SILENT: Final[Mapping[type[Event], str]] = MappingProxyType(
+    {
+        TaskAccepted: "the task is confirmed or spooled as well, which says more",
+        SpoolMeasured: "a metric: ml_producer_retry_queue_size and its like",
+        FlightMeasured: "a metric: ml_producer_in_flight and its like",
+        QueueMeasured: "a metric: ml_producer_queue_depth",
+    }
+)
+"""What makes no line, and why."""
 
 
 class LogListener:
@@ -103,6 +113,7 @@ class LogListener:
             task_id=event.task_id,
             task_type=event.task_type,
             status=STATUS_OF[type(event.outcome)],
+            attempt=event.attempt,
             **_why(event),
             seconds=round(event.duration, 6),
         )
@@ -113,12 +124,19 @@ class LogListener:
                 "task confirmed",
                 task_id=event.task_id,
                 task_type=event.task_type,
+                attempt=event.attempt,
                 seconds_since_accept=round(event.since_accept, 6),
             )
 
     def _spooled(self, event: TaskSpooled) -> None:
         if self._enabled(INFO):
-            self._log.info("task spooled", task_id=event.task_id, task_type=event.task_type, cause=event.cause)
+            self._log.info(
+                "task spooled",
+                task_id=event.task_id,
+                task_type=event.task_type,
+                attempts=event.attempts,
+                cause=event.cause,
+            )
 
     def _retried(self, event: TaskRetried) -> None:
         if self._enabled(DEBUG):
@@ -129,12 +147,15 @@ class LogListener:
             "task dead-lettered; `mlproducer dlq show` has it whole",
             task_id=event.task_id,
             task_type=event.task_type,
+            attempts=event.attempts,
             cause=event.reason,
             text=event.text,
         )
 
     def _refused(self, event: TaskRefused) -> None:
-        self._log.warning("task refused; it is nowhere", task_type=event.task_type, cause=event.reason)
+        self._log.warning(
+            "task refused; it is nowhere", task_id=event.task_id, task_type=event.task_type, cause=event.reason
+        )
 
     def _connection(self, event: ConnectionChanged) -> None:
         lost = event.state is ConnectionState.DISCONNECTED

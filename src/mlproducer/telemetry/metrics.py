@@ -8,11 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from mlproducer.events import (
     AttemptSettled,
@@ -38,9 +40,13 @@ from mlproducer.events import (
     TasksReplayed,
     TopologyDiffers,
 )
-from mlproducer.telemetry.collector import TaskCollector
+from mlproducer.outcome import Outcome
+from mlproducer.telemetry.cells import Board, Exemplar, Histogram, Number
+from mlproducer.telemetry.collector import BoardCollector, Creation
+from mlproducer.telemetry.exposition import OPENMETRICS, TEXT, Exposition, Scrape, Shown
 from mlproducer.telemetry.link import LinkMetrics, StoreMetrics
-from mlproducer.telemetry.tasks import RareTaskMetrics, TaskCounts
+from mlproducer.telemetry.shared import Shared
+from mlproducer.telemetry.tasks import RareTaskMetrics, TaskCounts, with_counts
 from mlproducer.telemetry.totals import task_totals
 from mlproducer.telemetry.view import as_document
 
@@ -53,8 +59,9 @@ class Metrics:
 
     `handlers` has what each type of event leads to, for who tells many events and would rather look that up once.
 
-    `registry` is an own one by default, never prometheus-client's global one: two producers in one process would
-    clash there. `now` gives Unix seconds, `monotonic` seconds that never go back.
+    `registry` is one of prometheus-client's in which an application wants our families too; by default an own one,
+    never the library's global one: two producers in one process would clash there. `now` gives Unix seconds,
+    `monotonic` seconds that never go back.
     """
 
     def __init__(
@@ -68,15 +75,24 @@ class Metrics:
     ) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
         self._now = now
-        started = monotonic()
-        uptime = Gauge("ml_producer_uptime_seconds", "Since this producer was made.", registry=self.registry)
-        uptime.set_function(lambda: monotonic() - started)
+        self._monotonic = monotonic
+        self._started = monotonic()
+        self._board = board = Board()
+        self._uptime = board.gauge("uptime_seconds", "Since this producer was made.")
+        self._counts = counts = TaskCounts(task_types, now, board)
+        rare = RareTaskMetrics(task_types, board)
+        link, store = LinkMetrics(board), StoreMetrics(queues, board)
+        self._created = Creation()
+        self._exposition = Exposition()
+        self._shared: Shared | None = None
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
         ProcessCollector(registry=self.registry)
-        counts, rare = TaskCounts(task_types, now), RareTaskMetrics(task_types, self.registry)
         self.task_totals: Final = partial(task_totals, counts)
-        self.registry.register(TaskCollector(counts, rare.created))
-        link, store = LinkMetrics(self.registry), StoreMetrics(queues, self.registry)
-        self.handlers: Final[Mapping[type[Event], _Handler]] = MappingProxyType(_handlers(counts, rare, link, store))
+        self.registry.register(BoardCollector(self._own, self._created))
+        self.handlers: Final[Mapping[type[Event], _Handler]] = MappingProxyType(
+            _handlers(counts, rare, link, store) | {FlightMeasured: self._measured(link)}
+        )
 
     def __call__(self, event: Event) -> None:
         # A dictionary, not a `match`: this may run several times a task, and a `match` over 21 classes tries them in
@@ -84,16 +100,83 @@ class Metrics:
         self.handlers[type(event)](event)
 
     def prometheus(self, accept: str | None = None) -> tuple[bytes, str]:
-        """The exposition and its content type: OpenMetrics if the `Accept` header asks for it, else plain text."""
-        try:
-            encode, content_type = choose_encoder(accept or "")
-        except (TypeError, ValueError):  # a version that is no number, as prometheus-client meets it
-            encode, content_type = choose_encoder("")
-        return encode(self.registry), content_type
+        """The exposition and its content type: OpenMetrics, with exemplars, if the `Accept` header asks for it; else
+        plain text. With a folder that processes share it is that of all of them.
+
+        Raises: OSError, if that folder cannot be read.
+        """
+        scrape, created = self._scrape()
+        process = self._process if self._shared is None else CollectorRegistry()  # whose of several would it be?
+        if _wants_openmetrics(accept):
+            rest: bytes = generate_openmetrics(process)  # type: ignore[no-untyped-call]  # it has no annotations
+            return self._exposition.openmetrics(scrape, created).encode() + rest, OPENMETRICS
+        return self._exposition.text(scrape, created).encode() + generate_latest(process), TEXT
 
     def json(self) -> dict[str, object]:
-        """The same facts for people and tools without a Prometheus; see `telemetry.view`."""
-        return as_document(self.registry.collect(), self._now())
+        """The same facts for people and tools without a Prometheus; see `telemetry.view`. With a folder that processes
+        share, counts are those of all, and gauges those of this process.
+        """
+        scrape, _ = self._scrape()
+        pid = None if self._shared is None else self._shared.pid
+        started = self._process.get_sample_value("process_start_time_seconds")
+        return as_document(scrape, self._now(), process_started=started, pid=pid)
+
+    def share(self, folder: Path) -> None:
+        """Count in a file of `folder` from now on, and show what all producers there count (docs/adr/0008).
+
+        Raises: SettingsError, if the folder cannot be used.
+        """
+        shared = Shared(folder, self._board)
+        shared.join()
+        self._shared = shared
+
+    def unshare(self) -> None:
+        """Count for ourselves again. What was counted stays in the folder, for the processes that go on."""
+        if self._shared is not None:
+            self._shared.leave()
+            self._shared = None
+
+    def attempt_traced(self, task_type: str, outcome: Outcome, seconds: float, trace_id: str) -> None:
+        """An exemplar for the duration of attempts. Told by who traces, of sampled spans only, beside the event: so
+        that nothing is asked per task where nobody traces. `trace_id` is 32 hex digits.
+        """
+        self._counts.attempt_traced(task_type, outcome, Exemplar(trace_id, seconds, self._now()))
+
+    def confirm_traced(self, task_type: str, seconds: float, trace_id: str) -> None:
+        """The same for the time from acceptance to confirm."""
+        self._counts.confirm_traced(task_type, Exemplar(trace_id, seconds, self._now()))
+
+    def _scrape(self) -> tuple[Scrape, float | None]:
+        if self._shared is None:
+            return self._own(), self._created()
+        self._uptime.set(self._monotonic() - self._started)
+        return with_counts(self._shared.scrape()), None  # the series of several processes have no one beginning
+
+    def _own(self) -> Scrape:
+        self._uptime.set(self._monotonic() - self._started)
+        return with_counts(
+            (family, [Shown(labels, one.cells, _exemplars(one)) for labels, one in series.items()])
+            for family, series in self._board.series.items()
+        )
+
+    def _measured(self, link: LinkMetrics) -> _Handler:
+        def handle(event: FlightMeasured) -> None:
+            self._uptime.set(self._monotonic() - self._started)  # for the scrapes of other processes
+            link.flight(event)
+
+        return handle
+
+
+def _exemplars(one: Number | Histogram) -> Mapping[int, Exemplar]:
+    return dict(one.exemplars) if isinstance(one, Histogram) else {}
+
+
+def _wants_openmetrics(accept: str | None) -> bool:
+    try:
+        _, content_type = choose_encoder(accept or "")
+    except (TypeError, ValueError):  # a version that is no number, as prometheus-client meets it
+        return False
+    return content_type.startswith("application/openmetrics-text")
 
 
 def _handlers(
@@ -117,7 +200,6 @@ def _handlers(
         ConfirmsTimedOut: link.confirms_timed_out,
         HealthChecked: link.health,
         TopologyDiffers: link.topology,
-        FlightMeasured: link.flight,
         SpoolMeasured: store.spool,
         SpoolFailed: store.spool_failed,
         QueueMeasured: store.queue,

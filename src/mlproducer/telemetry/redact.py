@@ -18,7 +18,9 @@ _WORDS: Final = (
 )
 _SECRET_KEY: Final = re.compile(rf"(?:^|[-_.]|\b)(?:{_WORDS})(?:$|[-_.]|\b)", re.IGNORECASE)
 _URL_PASSWORD: Final = re.compile(r"(?P<head>\b[a-z][a-z0-9+.-]*://[^\s:/@\"'<>]*):[^\s\"'<>]*@", re.IGNORECASE)
-_ASSIGNED: Final = re.compile(rf"(?P<head>\b[\w-]*(?:{_WORDS})(?:=|[\"']\s*:)\s*[\"']?)[^\s\"'&;,]+", re.IGNORECASE)
+_ASSIGNED: Final = re.compile(
+    rf"(?P<head>\b[\w-]*(?:{_WORDS})(?:=|[\"']\s*:)\s*[\"']?)(?:(?:bearer|basic)\s+)?[^\s\"'&;,]+", re.IGNORECASE
+)
 """`password=…` and `"password": "…"`; not `wrong password: …`, which is an error message."""
 _HEADER: Final = re.compile(
     r"(?P<head>\b(?:authorization|cookie|x-api-key)\s*:\s*)(?![\"'])[^\r\n\"',]+", re.IGNORECASE

@@ -1,16 +1,13 @@
 """Metrics of tasks and attempts. The hot path: several events a task, tens of thousands of tasks a second.
 
-So what happens to every task is counted in plain numbers (`TaskCounts`), 0.2 to 0.3 µs an event, and becomes families
-of prometheus-client when somebody scrapes (`telemetry.collector`). What is rare stays with the library's own counters.
+So what is told of every task is counted in plain numbers (`telemetry.cells`), 0.2 to 0.3 µs an event.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final
-
-from prometheus_client import CollectorRegistry, Counter
 
 from mlproducer.core.counting import ACCEPT_BOUNDS, PUBLISH_BOUNDS
 from mlproducer.events import (
@@ -24,7 +21,8 @@ from mlproducer.events import (
     TasksReplayed,
 )
 from mlproducer.outcome import Outcome
-from mlproducer.telemetry.histogram import Histogram
+from mlproducer.telemetry.cells import PREFIX, Board, Exemplar, Family, Histogram, Number
+from mlproducer.telemetry.exposition import Scrape, Shown
 from mlproducer.telemetry.labels import DEAD_REASONS, OTHER, REFUSED_REASONS, SPOOL_CAUSES, STATUS_OF, UNKNOWN
 
 PUBLISH_BUCKETS: Final = PUBLISH_BOUNDS
@@ -33,33 +31,63 @@ SIZE_BUCKETS: Final = tuple(float(256 * 4**power) for power in range(9))
 """Bytes: 256 B to 16 MiB, RabbitMQ 4's own limit."""
 
 
+_DURATION: Final = "task_publish_duration_seconds"
+_SIZE: Final = "message_size_bytes"
+_SENT: Final = Family(f"{PREFIX}tasks_sent", "counter", "Attempts that have an outcome.", ("task_type", "status"))
+_ACCEPTED: Final = Family(f"{PREFIX}tasks_accepted", "counter", "Tasks given a receipt: confirmed or spooled.")
+
+
 @dataclass(slots=True)
 class Series:
     """What is counted of one task type."""
 
-    size: Histogram = field(default_factory=lambda: Histogram(SIZE_BUCKETS))
-    accept_to_confirm: Histogram = field(default_factory=lambda: Histogram(ACCEPT_BUCKETS))
-    attempts: dict[type[Outcome], Histogram] = field(
-        default_factory=lambda: {kind: Histogram(PUBLISH_BUCKETS) for kind in STATUS_OF}
-    )
+    size: Histogram
+    accept_to_confirm: Histogram
+    attempts: dict[type[Outcome], Histogram]
     """How long attempts took, by their outcome."""
-    retries: int = 0
+    retries: Number
 
 
 class TaskCounts:
     """Told events by one thread, read by any. `now` gives Unix seconds.
 
     Accepted tasks and settled attempts have no counters of their own: each of them is one observation of its size or
-    its duration, and that histogram's count is the number.
+    its duration, and that histogram's count is the number (`with_counts`).
     """
 
-    def __init__(self, task_types: Iterable[str], now: Callable[[], float]) -> None:
+    def __init__(self, task_types: Iterable[str], now: Callable[[], float], board: Board) -> None:
         self._now = now
-        self.by_type = {name: Series() for name in dict.fromkeys((*task_types, UNKNOWN))}
+        kinds = tuple(dict.fromkeys((*task_types, UNKNOWN)))
+        durations = board.histograms(
+            _DURATION,
+            "From the start of an attempt to its outcome.",
+            PUBLISH_BUCKETS,
+            task_type=kinds,
+            status=tuple(STATUS_OF.values()),
+        )
+        sizes = board.histograms(_SIZE, "Body and properties of accepted tasks.", SIZE_BUCKETS, task_type=kinds)
+        confirms = board.histograms(
+            "accept_to_confirm_seconds",
+            "From acceptance to the broker's confirm, time in the spool included.",
+            ACCEPT_BUCKETS,
+            task_type=kinds,
+        )
+        retries = board.counters("task_retries", "Attempts that started from the spool.", task_type=kinds)
+        self.by_type = {
+            kind: Series(
+                sizes[(kind,)],
+                confirms[(kind,)],
+                {outcome: durations[kind, status] for outcome, status in STATUS_OF.items()},
+                retries[(kind,)],
+            )
+            for kind in kinds
+        }
         self._unknown = self.by_type[UNKNOWN]
-        self.by_cause = dict.fromkeys(map(str, SPOOL_CAUSES), 0)
-        """Tasks accepted into the spool."""
-        self.last_confirm = 0.0
+        spooled = board.counters("tasks_spooled", "Tasks accepted into the spool, by cause.", cause=SPOOL_CAUSES)
+        self._by_cause = {cause: number for (cause,), number in spooled.items()}
+        self._last_confirm = board.gauge(
+            "last_confirm_timestamp_seconds", "Unix time of the last confirm; 0: none yet.", merge="max"
+        )
 
     def accepted(self, event: TaskAccepted) -> None:
         self.by_type.get(event.task_type, self._unknown).size.observe(event.size)
@@ -69,44 +97,61 @@ class TaskCounts:
 
     def confirmed(self, event: TaskConfirmed) -> None:
         self.by_type.get(event.task_type, self._unknown).accept_to_confirm.observe(event.since_accept)
-        self.last_confirm = self._now()
+        self._last_confirm.cells[0] = self._now()
 
     def spooled(self, event: TaskSpooled) -> None:
-        self.by_cause[event.cause if event.cause in self.by_cause else OTHER] += 1
+        self._by_cause.get(event.cause, self._by_cause[OTHER]).inc()
 
     def retried(self, event: TaskRetried) -> None:
-        self.by_type.get(event.task_type, self._unknown).retries += 1
+        self.by_type.get(event.task_type, self._unknown).retries.inc()
+
+    def attempt_traced(self, task_type: str, outcome: Outcome, exemplar: Exemplar) -> None:
+        """A sampled trace of an attempt; its value is the attempt's duration in seconds."""
+        self.by_type.get(task_type, self._unknown).attempts[type(outcome)].exemplify(exemplar)
+
+    def confirm_traced(self, task_type: str, exemplar: Exemplar) -> None:
+        """A sampled trace of a confirmed task; its value is the time since its acceptance in seconds."""
+        self.by_type.get(task_type, self._unknown).accept_to_confirm.exemplify(exemplar)
+
+
+def with_counts(scrape: Scrape) -> Iterator[tuple[Family, Iterable[Shown]]]:
+    """Adds what is counted by the histograms: attempts sent, tasks accepted."""
+    for family, found in scrape:
+        series = list(found)
+        if family.name == PREFIX + _DURATION:
+            yield _SENT, [Shown(one.labels, [_count(one)], {}) for one in series]
+        elif family.name == PREFIX + _SIZE:
+            yield _ACCEPTED, [Shown((), [sum(map(_count, series))], {})]
+        yield family, series
+
+
+def _count(histogram: Shown) -> float:
+    *counts, _ = list(histogram.cells)
+    return sum(counts)
 
 
 class RareTaskMetrics:
-    """Refusals, burials and replays. Every series is made at the start and held here, never asked of `labels()`."""
+    """Refusals, burials and replays."""
 
-    def __init__(self, task_types: Iterable[str], registry: CollectorRegistry) -> None:
+    def __init__(self, task_types: Iterable[str], board: Board) -> None:
         kinds = tuple(dict.fromkeys((*task_types, UNKNOWN)))
-        dead = Counter("ml_producer_tasks_dead_lettered", "Tasks buried.", ["task_type", "reason"], registry=registry)
-        refused = Counter(
-            "ml_producer_tasks_refused", "Tasks refused before acceptance.", ["task_type", "reason"], registry=registry
+        self._dead = board.counters("tasks_dead_lettered", "Tasks buried.", task_type=kinds, reason=DEAD_REASONS)
+        self._refused = board.counters(
+            "tasks_refused", "Tasks refused before acceptance.", task_type=kinds, reason=REFUSED_REASONS
         )
-        self._dead = {kind: {reason: dead.labels(kind, reason) for reason in DEAD_REASONS} for kind in kinds}
-        self._refused = {kind: {reason: refused.labels(kind, reason) for reason in REFUSED_REASONS} for kind in kinds}
-        self._replayed = Counter(
-            "ml_producer_tasks_replayed", "Dead letters that were put back into the spool.", registry=registry
-        )
+        self._replayed = board.counter("tasks_replayed", "Dead letters that were put back into the spool.")
 
     def dead_lettered(self, event: TaskDeadLettered) -> None:
-        dead = self._dead.get(event.task_type, self._dead[UNKNOWN])
-        dead.get(event.reason, dead[OTHER]).inc()
+        _inc(self._dead, event.task_type, event.reason)
 
     def refused(self, event: TaskRefused) -> None:
-        refused = self._refused.get(event.task_type, self._refused[UNKNOWN])
-        refused.get(event.reason, refused[OTHER]).inc()
+        _inc(self._refused, event.task_type, event.reason)
 
     def replayed(self, event: TasksReplayed) -> None:
         self._replayed.inc(event.count)
 
-    def created(self) -> float | None:
-        """When the series began, in Unix seconds; None if the application wants no `_created` samples
-        (`PROMETHEUS_DISABLE_CREATED_SERIES`, `disable_created_metrics()`), which only the library's own metrics show.
-        """
-        samples = (sample for family in self._replayed.collect() for sample in family.samples)
-        return next((sample.value for sample in samples if sample.name.endswith("_created")), None)
+
+def _inc(counters: dict[tuple[str, ...], Number], task_type: str, reason: str) -> None:
+    """Fold what is not known: such a label would be a series that somebody else chose."""
+    kind = task_type if (task_type, OTHER) in counters else UNKNOWN
+    counters[kind, reason if (kind, reason) in counters else OTHER].inc()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from mlproducer.core.counting import MICROS, Kind
 from mlproducer.outcome import Confirmed
-from mlproducer.telemetry.histogram import Histogram
+from mlproducer.telemetry.cells import Histogram
 from mlproducer.telemetry.tasks import TaskCounts
 
 Totals = dict[tuple[str, str, str], int]

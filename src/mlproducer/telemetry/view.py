@@ -1,15 +1,17 @@
-"""The JSON view: the registry's families, arranged for a reader. Pure; it knows nothing but the samples."""
+"""The JSON view: a scrape, arranged for a reader. Pure; it knows nothing but the numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from itertools import accumulate
 from math import inf
+from operator import add
 from typing import Final
-
-from prometheus_client import Metric
 
 from mlproducer.core.counting import quantile
 from mlproducer.events import BreakerState, ConnectionState
+from mlproducer.telemetry.cells import Family
+from mlproducer.telemetry.exposition import Scrape
 
 _PREFIX: Final = "ml_producer_"
 _Labels = tuple[tuple[str, str], ...]
@@ -17,14 +19,23 @@ Document = dict[str, object]
 
 
 class Samples:
-    """Values by sample name and labels. A name that is not there reads as nothing: empty, 0, None."""
+    """Values by name and labels. A name that is not there reads as nothing: empty, 0, None."""
 
-    def __init__(self, families: Iterable[Metric]) -> None:
+    def __init__(self, scrape: Scrape, pid: str | None = None) -> None:
+        """With `pid`, of the gauges of several processes only that one's are taken."""
         self._values: dict[str, dict[_Labels, float]] = {}
-        for family in families:
-            for sample in family.samples:
-                labels = tuple(sorted(sample.labels.items()))
-                self._values.setdefault(sample.name, {})[labels] = sample.value
+        self._histograms: dict[str, dict[_Labels, tuple[Family, list[float]]]] = {}
+        for family, series in scrape:
+            for one in series:
+                labels = dict(zip(family.labels, one.labels, strict=True))
+                if labels.pop("pid", pid) != pid:
+                    continue
+                key, cells = tuple(labels.items()), list(one.cells)
+                if family.kind == "histogram":
+                    self._histograms.setdefault(family.name, {})[key] = family, cells
+                else:
+                    name = f"{family.name}_total" if family.kind == "counter" else family.name
+                    self._values.setdefault(name, {})[key] = cells[0]
 
     def value(self, name: str) -> float:
         """The series without labels; 0.0 if there is none."""
@@ -52,20 +63,29 @@ class Samples:
 
     def histograms(self, name: str) -> dict[str, Document]:
         """By task type: count, average and quantiles."""
-        buckets: dict[str, dict[float, float]] = {}
-        for (kind, bound), value in self.by(f"{name}_bucket", "task_type", "le").items():
-            buckets.setdefault(kind, {})[float(bound)] = value
-        sums = self.by(f"{name}_sum", "task_type")
-        return {kind: _summary(found, sums.get((kind,), 0.0)) for kind, found in buckets.items()}
+        sums: dict[str, list[float]] = {}
+        bounds: tuple[float, ...] = ()
+        for labels, (family, cells) in self._histograms.get(_PREFIX + name, {}).items():
+            kind, bounds = dict(labels)["task_type"], (*family.bounds, inf)
+            sums[kind] = list(map(add, sums[kind], cells)) if kind in sums else cells
+        return {
+            kind: _summary(dict(zip(bounds, accumulate(cells[:-1]), strict=True)), cells[-1])
+            for kind, cells in sums.items()
+        }
 
 
-def as_document(families: Iterable[Metric], now: float) -> Document:
-    """Durations and ages in seconds, sizes in bytes, times in Unix seconds; null where nothing was observed yet."""
-    samples = Samples(families)
+def as_document(
+    scrape: Scrape, now: float, *, process_started: float | None = None, pid: str | None = None
+) -> Document:
+    """Durations and ages in seconds, sizes in bytes, times in Unix seconds; null where nothing was observed yet. `pid`
+    names the process whose gauges are shown, where the scrape has those of several.
+    """
+    samples = Samples(scrape, pid)
     return {
         "timestamp": round(now, 3),
         "uptime_seconds": round(samples.value(f"{_PREFIX}uptime_seconds"), 3),
-        "process_start_time_seconds": samples.value("process_start_time_seconds") or None,
+        "process_start_time_seconds": process_started,
+        "pid": pid,
         "connection": {
             "state": ConnectionState(samples.count("connection_state")).name.lower(),
             "blocked": bool(samples.count("connection_blocked")),

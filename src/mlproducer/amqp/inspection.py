@@ -1,0 +1,108 @@
+"""What is at the broker, compared with what we would make: one connection, which changes nothing there.
+
+A queue that exists is declared once more as ours: the broker changes nothing of it, and refuses with the first argument
+that differs. One that does not exist is only asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Final
+
+from pamqp import commands
+
+from mlproducer.amqp import faults
+from mlproducer.amqp.channel import Channel
+from mlproducer.amqp.config import AmqpConfig, Credentials
+from mlproducer.amqp.connection import Connection
+from mlproducer.amqp.faults import ChannelClosed, connect_failed
+from mlproducer.amqp.topology import EXCHANGE_TYPE, QUEUE_ARGUMENTS, exchange_is_there, refusal
+from mlproducer.errors import BrokerError, ConnectionLost
+from mlproducer.status import BrokerFacts, FoundQueue
+
+_INEQUIVALENT: Final = re.compile(
+    r"inequivalent arg '(?P<name>[^']+)' for (?P<what>queue|exchange) .*?: received "
+    r"(?P<ours>none|'[^']*'|the value '[^']*'.*?) but current is (?P<theirs>none|'[^']*'|the value '[^']*')"
+)
+_QUOTED: Final = re.compile(r"'([^']*)'")
+
+
+async def inspect(config: AmqpConfig) -> BrokerFacts:
+    """On the first node that answers. Raises: BrokerError, of the last one."""
+    error: BrokerError | None = None
+    for endpoint in config.endpoints:
+        connection: Connection | None = None
+        try:
+            async with asyncio.timeout(config.connection_timeout):
+                login = await _login(config, endpoint.credentials)
+                connection = await Connection.open(endpoint, config, login, lambda _, __: None, lambda _, __: None)
+                return await _look(connection, config)
+        except Exception as exc:  # noqa: BLE001  # `connect_failed` has words for each kind
+            error = connect_failed(endpoint.node, exc, tls=endpoint.tls is not None)
+        finally:
+            if connection is not None:
+                connection.abort(ConnectionLost(f"{endpoint.node}: closed by us"))
+    assert error is not None  # noqa: S101  # the settings have one URL or more
+    raise error
+
+
+async def _login(config: AmqpConfig, given: Credentials) -> Credentials:
+    return given if config.get_credentials is None else await config.get_credentials()
+
+
+async def _look(connection: Connection, config: AmqpConfig) -> BrokerFacts:
+    missing = await refusal(connection, lambda channel: exchange_is_there(channel, config.exchange))
+    problem = "" if missing is None else plain(missing)
+    if missing is None and config.declare:
+        declare = commands.Exchange.Declare(exchange=config.exchange, exchange_type=EXCHANGE_TYPE, durable=True)
+        differs = await refusal(connection, lambda channel: channel.call(declare, commands.Exchange.DeclareOk))
+        problem = "" if differs is None else plain(differs)
+    queues = [await _queue(connection, name) for name in config.queues]
+    return BrokerFacts(
+        node=connection.endpoint.node,
+        product=str(connection.server.get("product", "")),
+        version=str(connection.server.get("version", "")),
+        frame_max=connection.frame_max,
+        exchange_exists=missing is None,
+        exchange_problem=problem,
+        queues=tuple(queues),
+    )
+
+
+async def _queue(connection: Connection, name: str) -> FoundQueue:
+    found: list[commands.Queue.DeclareOk] = []
+
+    async def ask(channel: Channel) -> None:
+        passive = commands.Queue.Declare(queue=name, passive=True)
+        found.append(await channel.call(passive, commands.Queue.DeclareOk))
+
+    refused = await refusal(connection, ask)
+    if refused is not None:
+        exists = refused.code != faults.NOT_FOUND
+        return FoundQueue(name, exists, differs=plain(refused) if exists else "")
+    ours = commands.Queue.Declare(queue=name, durable=True, arguments=dict(QUEUE_ARGUMENTS))
+    differs = await refusal(connection, lambda channel: channel.call(ours, commands.Queue.DeclareOk))
+    (answer,) = found
+    return FoundQueue(
+        name,
+        exists=True,
+        messages=answer.message_count or 0,
+        consumers=answer.consumer_count or 0,
+        differs="" if differs is None else plain(differs),
+    )
+
+
+def plain(refused: ChannelClosed) -> str:
+    """A refusal in plain words; the broker's own where there are none."""
+    if refused.code == faults.ACCESS_REFUSED:
+        return "this user may not look at it or configure it"
+    told = _INEQUIVALENT.search(refused.text)
+    if told is None:
+        return str(refused)
+    return f"its {told['name']} is {_value(told['theirs'])}, and we would make it with {_value(told['ours'])}"
+
+
+def _value(text: str) -> str:
+    quoted = _QUOTED.search(text)
+    return "not set" if quoted is None else quoted[1]

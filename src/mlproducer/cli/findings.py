@@ -1,0 +1,100 @@
+"""What `doctor` says of what it finds: pure judgements in plain words, each with what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from mlproducer.envelope.types import TaskTypes
+from mlproducer.settings import Settings
+from mlproducer.status import BrokerFacts
+
+_BROKER_LIMITS: Final = ((4, 16 << 20), (3, 128 << 20))
+"""RabbitMQ's default `max_message_size` in bytes, by major version; it tells no client what it is set to."""
+
+
+class Verdict(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    """Tasks will be accepted, and something else than expected may become of them."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`todo` names the setting or the step; empty where nothing is to be done."""
+
+    check: str
+    verdict: Verdict
+    detail: str
+    todo: str = ""
+
+
+def of_exchange(facts: BrokerFacts, settings: Settings) -> Finding:
+    name = settings.ml_exchange
+    if facts.exchange_exists and not facts.exchange_problem:
+        return Finding("exchange", Verdict.OK, f"{name} is there")
+    if facts.exchange_exists:
+        detail = f"{name} is there and differs: {facts.exchange_problem}. It is used as it is"
+        return Finding("exchange", Verdict.WARNING, detail, "ML_EXCHANGE names another one")
+    if settings.ml_declare_topology:
+        return Finding("exchange", Verdict.OK, f"{name} is not there yet; the producer makes it when it connects")
+    todo = "make it, correct ML_EXCHANGE, or let the producer make it (ML_DECLARE_TOPOLOGY=true)"
+    return Finding("exchange", Verdict.FAILED, f"there is no exchange {name}: nothing could be published", todo)
+
+
+def of_queues(facts: BrokerFacts, settings: Settings) -> Iterator[Finding]:
+    """For each queue: is it there, is it as we would make it, does anybody read it."""
+    for queue in facts.queues:
+        check = f"queue {queue.name}"
+        if not queue.exists and settings.ml_declare_topology:
+            yield Finding(check, Verdict.OK, "not there yet; the producer makes and binds it when it connects")
+        elif not queue.exists:
+            detail = "not there: its tasks would be returned as unroutable and end in the dead letter queue"
+            todo = "make it and bind it by its name, or set ML_DECLARE_TOPOLOGY=true"
+            yield Finding(check, Verdict.FAILED, detail, todo)
+        elif queue.differs:
+            detail = f"{queue.differs}. It is used as it is, and never changed"
+            todo = "nothing, if that is meant; to have it as ours: empty it, delete it, and let the producer make it"
+            yield Finding(check, Verdict.WARNING, detail, todo)
+        else:
+            yield Finding(check, Verdict.OK, "as we would make it")
+        if queue.exists and not queue.consumers and queue.name != settings.ml_dlq_queue:
+            detail = f"nobody reads it: its tasks ({queue.messages:,} now) wait until a worker starts"
+            yield Finding(f"worker of {queue.name}", Verdict.WARNING, detail, "start a Celery worker with this queue")
+        elif queue.consumers:
+            readers = "1 worker reads it" if queue.consumers == 1 else f"{queue.consumers} consumers read it"
+            yield Finding(f"worker of {queue.name}", Verdict.OK, f"{readers}, {queue.messages:,} tasks wait")
+
+
+def of_size(facts: BrokerFacts, settings: Settings) -> Finding:
+    largest = settings.ml_max_message_bytes
+    major = int(found) if (found := facts.version.partition(".")[0]).isdecimal() else 0
+    limit = next((size for version, size in _BROKER_LIMITS if major >= version), None)
+    if limit is None:
+        return Finding("size limit", Verdict.OK, f"{largest:,} bytes; what this broker takes is not known")
+    detail = f"messages up to {largest:,} bytes; {facts.product} {facts.version} takes {limit:,} unless set otherwise"
+    if largest > limit:
+        todo = "lower ML_MAX_MESSAGE_BYTES (ML_BLOB_URL takes larger payloads), or raise the broker's max_message_size"
+        return Finding("size limit", Verdict.WARNING, f"{detail}: larger ones would be refused by it", todo)
+    return Finding("size limit", Verdict.OK, detail)
+
+
+def of_types(types: TaskTypes) -> Finding:
+    routes = [
+        f"{each.name} → {each.routes[each.preferred].celery_task} on {each.routes[each.preferred].queue}"
+        for each in types
+    ]
+    return Finding("task types", Verdict.OK, "; ".join(routes))
+
+
+def of_login(settings: Settings) -> Finding:
+    if ":ml_password@" in settings.rabbitmq_url.get_secret_value() and not all(
+        node.startswith(("localhost:", "127.0.0.1:")) for node in settings.broker_nodes
+    ):
+        detail = "the broker's password is the default one, which is no secret"
+        return Finding("broker login", Verdict.WARNING, detail, "set another one at the broker and in RABBITMQ_URL")
+    how = "from RABBITMQ_URL" if settings.rabbitmq_auth == "plain" else "by certificate"
+    return Finding("broker login", Verdict.OK, how)
