@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install
 ARGS ?=
-# What the tests start, kill and pause, from Debian.
+# What the tests start, kill and pause, and the browser that they look with, from Debian.
 SERVERS := rabbitmq-server redis-server postgresql prometheus chromium curl
 
 .PHONY: help run test lint types imports check unit chaos bench docs dashboards pictures lock clean

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,6 +85,33 @@ async def test_two_instances_on_one_store_add_up(postgres_schema_url: str) -> No
         found = await figures(two)
         assert (found.accepted, found.confirmed, found.succeeded, found.cost) == (60, 60, 1, Decimal("0.25"))
         assert await figures(one) == found
+
+
+async def test_processes_that_show_their_metrics_together_add_only_what_is_their_own(
+    tmp_path: Path, postgres_schema_url: str
+) -> None:
+    given: dict[str, Any] = {"ml_spool_url": postgres_schema_url, "ml_metrics_dir": tmp_path, "ml_analytics_flush": NOW}
+
+    async def publish(b: Bench, count: int) -> None:
+        await b.producer.connected(2)
+        await asyncio.gather(*(b.producer.publish(embed(n)) for n in range(count)))
+        await figures(b)
+
+    gone = bench(**given)
+    async with gone.producer:
+        await publish(gone, 3)
+    one, two = bench(**given), bench(**given)
+    async with one.producer, two.producer:
+        await publish(one, 4)
+        await publish(two, 5)
+        assert one.producer.metrics.json()["tasks"]["accepted"] == 12  # type: ignore[index]  # a document
+        for b in (one, two, one):  # what another process counts in the meantime is no growth of ours
+            found = await figures(b)
+            assert (found.accepted, found.confirmed) == (12, 12)
+    async with bench(**given).producer as last:  # and the shared counts are no growth of one that starts
+        assert (await last.analytics.summary()).total.accepted == 12
+        await last._parts.counting.flush()
+        assert (await last.analytics.summary()).total.accepted == 12
 
 
 class Forgetful(MemorySpool):

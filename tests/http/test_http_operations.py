@@ -100,9 +100,3 @@ async def test_the_docs_list_every_call_and_load_nothing_from_elsewhere() -> Non
         assert policy.startswith("default-src 'none'")
         assert "unsafe" not in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
-
-
-async def test_the_front_door_leads_to_the_docs() -> None:
-    async with http_bench() as b:
-        answer = await b.client.get("/", follow_redirects=True)
-        assert answer.url.path == "/docs"

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlproducer.http import analytics, dead_letters, docs, operations, shares, tasks
 from mlproducer.http.auth import refuse_open_door
+from mlproducer.http.console import routes as console
 from mlproducer.http.holder import attach, lifespan_for
 from mlproducer.http.problems import problem_of, problem_response
 from mlproducer.settings import Settings
@@ -54,6 +55,7 @@ def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
     app.add_exception_handler(RequestValidationError, problem_response)
     app.include_router(router)
     app.include_router(docs.router)
+    app.include_router(console.router)
     return app
 
 

@@ -1,21 +1,28 @@
-"""Who may call: a key where keys are set, else only this machine, and there no web page of another site."""
+"""Who may call: a key where keys are set, or who signed in at the console with one; else only this machine, and there
+no web page of another site.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
 from ipaddress import ip_address
-from typing import Annotated
+from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Header, Request, Security
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 
 from mlproducer.errors import SettingsError
-from mlproducer.http.holder import get_producer
+from mlproducer.http.holder import get_producer, get_sessions
 from mlproducer.http.problems import Forbidden, Unauthorized
+from mlproducer.http.sessions import Session, Sessions, same
 from mlproducer.settings import LOOPBACK, Settings
 from mlproducer.wiring import Producer
+
+CSRF_HEADER: Final = "X-CSRF-Token"
+COOKIE: Final = "mlproducer"
+_READING: Final = frozenset({"GET", "HEAD"})
 
 _bearer = HTTPBearer(auto_error=False, description="One of ML_API_KEYS.")
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="One of ML_API_KEYS.")
@@ -46,23 +53,42 @@ Operator = Annotated[
 ]
 
 
+async def find_session(request: Request, sessions: Annotated[Sessions, Depends(get_sessions)]) -> Session | None:
+    """Whose cookie the browser sends, if it is a session that stands."""
+    return sessions.find(session_token(request))
+
+
+SignedIn = Annotated[Session | None, Depends(find_session)]
+
+
 def require_caller(
-    request: Request, producer: Annotated[Producer, Depends(get_producer)], bearer: Bearer, header: ApiKey
+    request: Request,
+    producer: Annotated[Producer, Depends(get_producer)],
+    bearer: Bearer,
+    header: ApiKey,
+    session: SignedIn,
 ) -> None:
     """The guard of every route that changes or shows tasks. Raises: Unauthorized, Forbidden."""
     settings = producer.settings
     if settings.ml_api_keys:
         given = _given(bearer, header)
+        if given is None and session is not None:
+            require_console(request, session)
+            return
         if given is None:
             raise Unauthorized("send one of ML_API_KEYS as `Authorization: Bearer …` or `X-API-Key: …`")
-        if not _known(given, settings):
+        if not known_key(given, settings):
             raise Unauthorized("this key is none of ML_API_KEYS")
     elif not settings.ml_insecure:
-        _require_this_machine(request)
+        require_this_machine(request)
 
 
 def caller_name(
-    producer: Annotated[Producer, Depends(get_producer)], bearer: Bearer, header: ApiKey, operator: Operator = None
+    producer: Annotated[Producer, Depends(get_producer)],
+    bearer: Bearer,
+    header: ApiKey,
+    session: SignedIn,
+    operator: Operator = None,
 ) -> str:
     """Who calls, for an audit: which key, by its fingerprint, and the name that the caller gives in `X-Operator`.
 
@@ -71,17 +97,59 @@ def caller_name(
     """
     settings, given = producer.settings, _given(bearer, header)
     if settings.ml_api_keys and given is not None:
-        known = f"key:{hashlib.sha256(given.encode('latin-1')).hexdigest()[:8]}"
+        known = key_name(given)
+    elif settings.ml_api_keys and session is not None:
+        known = session.name
     else:
         known = "anybody" if settings.ml_insecure else "local"
     return known if operator is None else f"{operator} ({known})"
+
+
+def key_name(given: str) -> str:
+    """A key's fingerprint. `given` is as a header has it: a character a byte."""
+    return f"key:{hashlib.sha256(given.encode('latin-1')).hexdigest()[:8]}"
+
+
+def require_console(request: Request, session: Session) -> None:
+    """A browser sends its cookie whoever made it call; the token only our own page can know. So a call that changes
+    something must bring it, besides coming from where our page is. Raises: Forbidden.
+    """
+    if request.method in _READING:
+        return
+    require_own_origin(request)
+    if not same(request.headers.get(CSRF_HEADER, ""), session.csrf):
+        raise Forbidden(f"with a cookie, a call that changes something needs the {CSRF_HEADER} of its session")
+
+
+def require_own_origin(request: Request) -> None:
+    """Raises: Forbidden, for a page of another site. By host alone: in front of us there may be who speaks TLS."""
+    origin = request.headers.get("origin")
+    host = request.headers.get("host", "")
+    if origin is not None and origin.lower() not in {f"{scheme}://{host}".lower() for scheme in ("http", "https")}:
+        raise Forbidden("no page of another site is served; the Origin header says it is one")
+
+
+def session_token(request: Request) -> str:
+    """Of the cookie; empty if there is none."""
+    names = (cookie_name(request, secure=True), cookie_name(request, secure=False))
+    return next((found for name in names if (found := request.cookies.get(name))), "")
+
+
+def cookie_name(request: Request, *, secure: bool) -> str:
+    """With the port, which browsers do not tell cookies apart by: two services on one machine each have theirs.
+
+    `__Host-` lets no other host or path set it (RFC 6265bis §4.1.3.2), but browsers take that only over TLS.
+    """
+    host = request.headers.get("host", "")
+    port = host.rpartition(":")[2]
+    return f"{'__Host-' if secure else ''}{COOKIE}{port if port.isdecimal() else ''}"
 
 
 def _given(bearer: HTTPAuthorizationCredentials | None, header: str | None) -> str | None:
     return bearer.credentials if bearer is not None else header
 
 
-def _known(given: str, settings: Settings) -> bool:
+def known_key(given: str, settings: Settings) -> bool:
     """Compares with every key, and each in constant time, so that time tells neither which nor how much fits."""
     raw = given.encode("latin-1")  # the bytes as they came: ASGI servers decode headers so
     found = False
@@ -90,7 +158,7 @@ def _known(given: str, settings: Settings) -> bool:
     return found
 
 
-def _require_this_machine(request: Request) -> None:
+def require_this_machine(request: Request) -> None:
     """Without keys, the loopback address is the fence, and a browser on this machine is the hole in it.
 
     A page of evil.example may point its own name at 127.0.0.1 (DNS rebinding): then Host says evil.example. Or it

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse
 
 _STYLE: Final = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;"
@@ -27,11 +27,6 @@ PAGE_HEADERS: Final = {
 """The page may use its own style sheet, by its hash, and nothing else."""
 
 router = APIRouter(include_in_schema=False)
-
-
-@router.get("/")
-async def root() -> RedirectResponse:
-    return RedirectResponse("docs", headers=PAGE_HEADERS)
 
 
 @router.get("/docs")

@@ -11,6 +11,8 @@ from typing import Final
 from fastapi import FastAPI, Request
 
 from mlproducer.envelope.types import TaskType
+from mlproducer.http.console.pulse import Pulse
+from mlproducer.http.sessions import Sessions
 from mlproducer.ports import Listener
 from mlproducer.settings import Settings
 from mlproducer.shares.processor import ShareProcessor
@@ -55,6 +57,8 @@ class Held:
 
     producer: Producer
     shares: ShareProcessor
+    pulse: Pulse
+    sessions: Sessions = field(default_factory=Sessions)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the service begins to stop: calls that could go on for ever end then."""
 
@@ -62,16 +66,23 @@ class Held:
 def attach(app: FastAPI, producer: Producer) -> None:
     """Give an application a producer that somebody else starts and stops."""
     shares = ShareProcessor.from_settings(producer.publish, producer.settings, producer.task_types)
-    setattr(app.state, _NAME, Held(producer, shares))
+    setattr(app.state, _NAME, Held(producer, shares, Pulse(producer)))
 
 
 def detach(app: FastAPI) -> None:
+    _of(app).pulse.stop()
     delattr(app.state, _NAME)
 
 
 def tell_stopping(app: FastAPI) -> None:
     """The service begins to stop."""
     _of(app).stopping.set()
+    _of(app).pulse.stop()
+
+
+def start_pulse(app: FastAPI) -> None:
+    """Sample for the console from now on, so that who opens it sees what was before. Else it begins with the first."""
+    _of(app).pulse.start()
 
 
 async def get_producer(request: Request) -> Producer:
@@ -90,6 +101,16 @@ async def get_processor(request: Request) -> ShareProcessor:
 async def get_stopping(request: Request) -> asyncio.Event:
     """Set when the service begins to stop. Raises: as `get_producer`."""
     return _held(request).stopping
+
+
+async def get_pulse(request: Request) -> Pulse:
+    """What consoles are told of the producer. Raises: as `get_producer`."""
+    return _held(request).pulse
+
+
+async def get_sessions(request: Request) -> Sessions:
+    """Who is signed in at the console. Raises: as `get_producer`."""
+    return _held(request).sessions
 
 
 def _held(request: Request) -> Held:

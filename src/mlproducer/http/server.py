@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from mlproducer.errors import SettingsError
 from mlproducer.http.app import create_app
 from mlproducer.http.auth import refuse_open_door
-from mlproducer.http.holder import tell_stopping
+from mlproducer.http.holder import start_pulse, tell_stopping
 from mlproducer.settings import Settings
 from mlproducer.wiring import Producer
 
@@ -65,6 +65,7 @@ class Service:
 
     async def _serve(self, ready: asyncio.Event | None, stop: asyncio.Event | None) -> None:
         app = create_app(self._settings, self._producer)
+        start_pulse(app)
 
         def started() -> None:
             _log.info("listening on %s", self.url)

@@ -46,8 +46,9 @@ from mlproducer.telemetry.collector import BoardCollector, Creation
 from mlproducer.telemetry.exposition import OPENMETRICS, TEXT, Exposition, Scrape, Shown
 from mlproducer.telemetry.link import LinkMetrics, StoreMetrics
 from mlproducer.telemetry.shared import Shared
+from mlproducer.telemetry.task_totals import task_totals
 from mlproducer.telemetry.tasks import RareTaskMetrics, TaskCounts, with_counts
-from mlproducer.telemetry.totals import task_totals
+from mlproducer.telemetry.totals import Totals, totals_of
 from mlproducer.telemetry.view import as_document
 
 _Handler = Callable[[Any], None]
@@ -111,6 +112,10 @@ class Metrics:
             rest: bytes = generate_openmetrics(process)  # type: ignore[no-untyped-call]  # it has no annotations
             return self._exposition.openmetrics(scrape, created).encode() + rest, OPENMETRICS
         return self._exposition.text(scrape, created).encode() + generate_latest(process), TEXT
+
+    def totals(self) -> Totals:
+        """What was accepted and confirmed so far, cheap enough to ask every second."""
+        return totals_of(self._counts)
 
     def json(self) -> dict[str, object]:
         """The same facts for people and tools without a Prometheus; see `telemetry.view`. With a folder that processes

@@ -1,37 +1,41 @@
-"""`TaskCounts` as sums of `core.counting`: since the start of the process, by task type, kind and label.
-
-So what happens to every task is counted once, for metrics and analytics alike, and costs the hot path nothing more.
-"""
+"""Sums over all task types at one moment, and what happened between two: for who draws a curve of his own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from math import inf
+from typing import Final
 
-from mlproducer.core.counting import MICROS, Kind
-from mlproducer.outcome import Confirmed
-from mlproducer.telemetry.cells import Histogram
-from mlproducer.telemetry.tasks import TaskCounts
+from msgspec import Struct
 
-Totals = dict[tuple[str, str, str], int]
+from mlproducer.core.counting import quantile
+from mlproducer.telemetry.tasks import ACCEPT_BUCKETS, TaskCounts
 
-
-def task_totals(counts: TaskCounts) -> Totals:
-    """They never shrink. Of what did not happen there is nothing, or 0."""
-    totals: Totals = {}
-    for name, series in counts.by_type.items():
-        totals[name, Kind.ACCEPTED, ""] = int(series.size.read().count)
-        for kind, micros, histogram in (
-            (Kind.CONFIRMED, Kind.CONFIRMED_MICROS, series.accept_to_confirm),
-            (Kind.PUBLISHED, Kind.PUBLISHED_MICROS, series.attempts[Confirmed]),
-        ):
-            totals[name, micros, ""] = round(histogram.read().sum * MICROS)
-            totals |= {(name, kind, bound): count for bound, count in _buckets(histogram)}
-    return totals
+_BOUNDS: Final = (*ACCEPT_BUCKETS, inf)
 
 
-def _buckets(histogram: Histogram) -> Iterator[tuple[str, int]]:
-    """Each bucket's own observations: Prometheus's buckets hold those of all below them too."""
-    below = 0.0
-    for bound, count in histogram.read().buckets:
-        yield bound, int(count - below)
-        below = count
+class Totals(Struct, frozen=True):
+    accepted: int
+    confirm_times: tuple[float, ...]
+    """Confirmed tasks by how long it took from acceptance, cumulative as Prometheus has it; the last is all."""
+
+    @property
+    def confirmed(self) -> int:
+        return int(self.confirm_times[-1])
+
+    def quantiles(self, earlier: Totals, *wanted: float) -> tuple[float | None, ...]:
+        """Seconds from acceptance to confirm, of the tasks confirmed since `earlier`; None where there are none."""
+        buckets = {
+            bound: now - then
+            for bound, now, then in zip(_BOUNDS, self.confirm_times, earlier.confirm_times, strict=True)
+        }
+        return tuple(quantile(buckets, each) for each in wanted)
+
+
+def totals_of(counts: TaskCounts) -> Totals:
+    """About 0.1 ms: no families are made, as a scrape would."""
+    accepted, times = 0, [0.0] * len(_BOUNDS)
+    for series in counts.by_type.values():
+        accepted += int(series.size.read().count)
+        for place, (_, count) in enumerate(series.accept_to_confirm.read().buckets):
+            times[place] += count
+    return Totals(accepted, tuple(times))

@@ -109,6 +109,7 @@ def _publish(client: Client, places: Places, running: Running) -> Story:
 
 def _report(client: Client, story: Story, running: Running) -> None:
     addresses = {
+        "console": f"{client.base}/",
         "API": f"{client.base}/docs",
         "health": f"{client.base}/api/ml/health",
         "status": f"{client.base}/api/ml/status",
