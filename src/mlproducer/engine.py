@@ -7,9 +7,14 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import aclosing
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
+from mlproducer.analytics.consumer import CeleryEvents
+from mlproducer.analytics.counting import Counting
+from mlproducer.analytics.reading import Analytics
+from mlproducer.analytics.results import Counted, Results
 from mlproducer.core.replay import Chosen
+from mlproducer.core.results import TaskResult
 from mlproducer.delivery.drain import Drain
 from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
@@ -23,6 +28,11 @@ from mlproducer.envelope.encode import parse_task
 from mlproducer.ports import Audit, DeadEntry, DeadFilter, DeadLetter, Spool, SpoolRow, WaitingEntry
 from mlproducer.status import CheckStatus, Health, Status
 from mlproducer.task import Receipt, Task
+
+
+class _Loop(Protocol):
+    async def run(self) -> None: ...
+
 
 BEGIN_AGAIN: Final = 1.0
 """Seconds before a loop that failed begins again."""
@@ -44,6 +54,10 @@ class Parts:
     health: HealthCheck
     gauges: Gauges
     operations: Operations
+    counting: Counting
+    analytics: Analytics
+    results: Results
+    celery_events: CeleryEvents | None
     confirm_timeout: float
     shutdown_timeout: float
 
@@ -82,9 +96,11 @@ class Engine:
         self._started = parts.pipeline.accepting = True
         parts.link.start()
         loop = asyncio.get_running_loop()
-        loops = (parts.drain, parts.health, parts.gauges)
+        looping: list[_Loop] = [parts.drain, parts.health, parts.gauges, parts.counting]
+        if parts.celery_events is not None:
+            looping.append(parts.celery_events)
         # In contexts of their own: what runs as long as the producer belongs to no trace that happens to start it.
-        self._loops = [loop.create_task(_kept(part.run), context=Context()) for part in loops]
+        self._loops = [loop.create_task(_kept(part.run), context=Context()) for part in looping]
 
     async def stop(self) -> None:
         """Accept nothing more, give what is in flight its time, spool the rest, close everything.
@@ -107,6 +123,7 @@ class Engine:
             job.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
         await parts.pipeline.stop()
+        await parts.counting.stop(parts.confirm_timeout)
         await parts.spool.close()
 
     async def connected(self, timeout: float) -> bool:  # noqa: ASYNC109  # one wait, no more
@@ -241,6 +258,22 @@ class Engine:
     async def audits(self, *, limit: int = 100, offset: int = 0) -> Sequence[Audit]:
         """Who replayed or purged what, newest first."""
         return await self._operations.audits(limit, offset)
+
+    @property
+    def analytics(self) -> Analytics:
+        """What was accepted, delivered, worked and spent, by hour; of all instances on this spool."""
+        return self._parts.analytics
+
+    def task_type_of(self, celery_task: str) -> str:
+        """The task type that is published as this Celery task; `unknown` if none is."""
+        return self._parts.results.task_type(celery_task)
+
+    async def report(self, results: Sequence[TaskResult]) -> Sequence[Counted]:
+        """Count what workers say of tasks: how they ended, how long it took, what it cost. Each once.
+
+        Raises: SpoolUnavailable; ValueError, for a cost that is none.
+        """
+        return await self._parts.results.report(results)
 
     def reconnect(self) -> None:
         """Close the link if there is one, and start a fresh cycle of attempts at once."""

@@ -81,11 +81,15 @@ class TaskSpooled(Struct, frozen=True, gc=False):
 
 
 class TaskRetried(Struct, frozen=True, gc=False):
-    """An attempt from the spool was made; `attempt` counts from 1 the attempts spent before plus this one."""
+    """An attempt from the spool was made; `attempt` counts from 1 the attempts spent before plus this one.
+
+    `cause`: why the task was in the spool, as in `TaskSpooled`; or outbox, replayed.
+    """
 
     task_id: str
     task_type: str
     attempt: int
+    cause: str = ""
 
 
 class TaskDeadLettered(Struct, frozen=True, gc=False):

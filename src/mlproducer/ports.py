@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -367,3 +367,51 @@ class Spool(Protocol):
     async def forget(self, *, now: float, limit: int) -> int:
         """Remove up to `limit` records (and claims) whose `keep_until` is at or before `now`; how many there were."""
         ...
+
+
+class CountKey(Struct, frozen=True, order=True, gc=False):
+    """What is counted: something (`kind`, `label`) of one task type, in one hour."""
+
+    hour: int
+    """Unix time in whole hours, so UTC."""
+    task_type: str
+    kind: str
+    """A value of `core.counting.Kind`."""
+    label: str = ""
+    """From a bounded set: a reason, a status, the upper bound of a histogram's bucket, a model."""
+
+
+Counts = Mapping[CountKey, int]
+
+
+class Tally(Struct, frozen=True):
+    """What is to be added, all or nothing, and once: a second tally of the same `id` adds nothing."""
+
+    id: str
+    keep_until: float
+    """Unix time; the id is remembered until then."""
+    counts: Counts
+
+
+@runtime_checkable
+class Counters(Protocol):
+    """Sums that many producers add to, and that survive them. In a spool's store; it raises as a spool does."""
+
+    async def count(self, tallies: Sequence[Tally]) -> Sequence[bool]:
+        """Add, in one transaction. For each, False if its id was counted before; then nothing of it was added."""
+        ...
+
+    async def counts(self, *, since: int, until: int, hourly: bool) -> Counts:
+        """The sums of the hours from `since` to before `until`. Not `hourly`: over all of them, as if of `since`."""
+        ...
+
+    async def forget_counts(self, *, now: float, before: int, limit: int) -> int:
+        """Remove up to `limit` ids whose `keep_until` is at or before `now`, and the sums of hours before `before`.
+
+        How many ids there were.
+        """
+        ...
+
+
+class CountingSpool(Spool, Counters, Protocol):
+    """Both, in one store."""

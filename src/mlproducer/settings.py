@@ -5,6 +5,7 @@ Read once, frozen, and handed down; nothing else reads the environment.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import unquote, urlsplit
@@ -151,6 +152,21 @@ class Settings(BaseSettings):
     """A TOML file with the user's own task types."""
     ml_allow_private_media: bool = Field(False, validation_alias=_env("ML_ALLOW_PRIVATE_MEDIA"))
     """Let a share name media on a private, loopback or link-local address."""
+
+    # Analytics
+    ml_analytics_flush: Annotated[float, Field(gt=0, le=3600)] = Field(5.0, validation_alias=_env("ML_ANALYTICS_FLUSH"))
+    """Seconds between two writes of what was counted; a producer that is killed loses what it counted since."""
+    ml_celery_events: Annotated[str, Field(max_length=127)] = Field("", validation_alias=_env("ML_CELERY_EVENTS"))
+    """The exchange of Celery's task events (`celeryev`): their results are counted. Empty reads none."""
+    ml_result_retention: Annotated[float, Field(ge=60)] = Field(86_400.0, validation_alias=_env("ML_RESULT_RETENTION"))
+    """Seconds for which a result that was reported again adds nothing."""
+    ml_budget_hourly: Annotated[Decimal, Field(ge=0)] | None = Field(None, validation_alias=_env("ML_BUDGET_HOURLY"))
+    """What an hour of UTC may cost, in the currency that workers report in."""
+    ml_budget_daily: Annotated[Decimal, Field(ge=0)] | None = Field(None, validation_alias=_env("ML_BUDGET_DAILY"))
+    ml_budget_warn: Annotated[Decimal, Field(gt=0, le=1)] = Field(
+        Decimal("0.8"), validation_alias=_env("ML_BUDGET_WARN")
+    )
+    """The share of a budget from which on its state is `warn`."""
 
     # HTTP
     ml_host: str = Field("127.0.0.1", validation_alias=_env("ML_HOST"))

@@ -17,11 +17,17 @@ from opentelemetry.trace import TracerProvider
 from mlproducer.amqp.broker import AmqpBroker
 from mlproducer.amqp.config import AmqpConfig, Credentials
 from mlproducer.amqp.inspection import inspect
+from mlproducer.amqp.reader import reader
+from mlproducer.analytics.consumer import CeleryEvents
+from mlproducer.analytics.counting import Counting
+from mlproducer.analytics.reading import Analytics
+from mlproducer.analytics.results import Results
 from mlproducer.blobs import BlobStore, open_blobs
 from mlproducer.blobs.claim_check import ClaimCheck
 from mlproducer.core.admission import SpoolGate, Window
 from mlproducer.core.backoff import Backoff
 from mlproducer.core.breaker import Breaker
+from mlproducer.core.budget import Limits
 from mlproducer.core.pacing import Pace
 from mlproducer.core.retry import RetryPolicy
 from mlproducer.core.supervisor import Supervisor
@@ -44,12 +50,14 @@ from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import TaskType, TaskTypes
 from mlproducer.errors import BrokerError
 from mlproducer.events import ALL_EVENTS, Event
-from mlproducer.ports import Broker, Clock, Listener, Spool, SpoolRow, Verdict
+from mlproducer.ports import Broker, Clock, Counters, CountingSpool, Listener, Spool, SpoolRow, Verdict
 from mlproducer.settings import Settings
 from mlproducer.spool import open_spool
+from mlproducer.spool.memory_counts import MemoryCounters
 from mlproducer.status import BrokerFacts
 from mlproducer.telemetry.books import SpoolFacts
 from mlproducer.telemetry.exporting import start_exporting
+from mlproducer.telemetry.logger import event_logger
 from mlproducer.telemetry.logs import LogListener, configure_logging
 from mlproducer.telemetry.metrics import Metrics
 from mlproducer.telemetry.tracing import Exemplars, Tracing
@@ -136,7 +144,7 @@ def registry(settings: Settings, extra: Sequence[TaskType] = ()) -> TaskTypes:
     return types.with_(extra)
 
 
-def spool_for(settings: Settings, *, owner: bool = True) -> Spool:
+def spool_for(settings: Settings, *, owner: bool = True) -> CountingSpool:
     """The spool of these settings; `owner=False` looks at it beside a running producer."""
     return open_spool(settings.spool_url, owner=owner)
 
@@ -162,6 +170,12 @@ def blobs_for(settings: Settings) -> BlobStore | None:
     """The store of large payloads; None if there is none. Raises: SettingsError."""
     url = settings.ml_blob_url.get_secret_value()
     return open_blobs(url, timeout=settings.ml_blob_timeout) if url else None
+
+
+def analytics_for(settings: Settings, store: Counters, clock: Clock | None = None) -> Analytics:
+    """The questions to the counters of an open store."""
+    limits = Limits(settings.ml_budget_hourly, settings.ml_budget_daily, settings.ml_budget_warn)
+    return Analytics(store, clock or SystemClock(), limits)
 
 
 async def look_at_broker(settings: Settings, types: TaskTypes) -> BrokerFacts:
@@ -202,10 +216,15 @@ def _assemble(  # one line a part; splitting it would hide the picture
     clock: Clock = overrides.clock or SystemClock()
     last_confirm = LastConfirm(clock)
     tracing = tracing_for(settings, types, overrides.tracer_provider, metrics)
-    tell = _announcer((last_confirm, tracing, metrics, *listeners))
-    knot = _Knot()
-    broker = _broker(settings, types, clock, tell, knot, credentials, overrides)
     spool = overrides.spool or spool_for(settings)
+    knot = _Knot()
+    # A spool of somebody else's may keep no counters.
+    counters = spool if isinstance(spool, Counters) else MemoryCounters()
+    flush = settings.ml_analytics_flush
+    counting = Counting(counters, metrics.task_totals, types.names, clock, knot.tell, interval=flush)
+    results = _results(settings, types, counters, clock)
+    tell = knot.tells = _announcer((last_confirm, tracing, metrics, counting, *listeners))
+    broker = _broker(settings, types, clock, tell, knot, credentials, overrides)
     spool.watch(knot.added)
     breaker = Breaker(settings.ml_breaker_failures, settings.ml_breaker_cooldown)
     guard = Guard(breaker, clock, tell, knot.half_opened)
@@ -307,13 +326,24 @@ def _assemble(  # one line a part; splitting it would hide the picture
         health=health,
         gauges=gauges,
         operations=operations,
+        counting=counting,
+        analytics=analytics_for(settings, counters, clock),
+        results=results,
+        celery_events=_celery_events(settings, results, clock, credentials),
         confirm_timeout=settings.ml_confirm_timeout,
         shutdown_timeout=settings.ml_shutdown_timeout,
     )
 
 
 class _Knot:
-    """The calls that go against the direction of construction: broker → link, guard → link, drain → pipeline."""
+    """The calls that go against the direction of construction: broker → link, guard → link, drain → pipeline, and what
+    a listener has to tell.
+    """
+
+    tells: Listener
+
+    def tell(self, event: Event) -> None:
+        self.tells(event)
 
     def tie(self, link: LinkKeeper, drain: Drain, pipeline: Pipeline) -> None:
         self._link = link
@@ -363,6 +393,22 @@ def _claim_check(settings: Settings) -> ClaimCheck | None:
     limit, timeout = settings.ml_max_message_bytes, settings.ml_blob_timeout
     threshold = min(settings.ml_claim_check_bytes, limit)
     return ClaimCheck(store, threshold=threshold, limit=limit, timeout=timeout)
+
+
+def _results(settings: Settings, types: TaskTypes, counters: Counters, clock: Clock) -> Results:
+    # Of types that share a Celery task, the first one is meant.
+    celery_tasks = {route.celery_task: each.name for each in reversed(list(types)) for route in each.routes.values()}
+    return Results(counters, types.names, celery_tasks, clock, retention=settings.ml_result_retention)
+
+
+def _celery_events(
+    settings: Settings, results: Results, clock: Clock, credentials: GetCredentials | None
+) -> CeleryEvents | None:
+    if not settings.ml_celery_events:
+        return None
+    connect = reader(AmqpConfig.from_settings(settings, (), credentials=credentials))
+    log = event_logger()
+    return CeleryEvents(connect, settings.ml_celery_events, results, clock, log.warning)
 
 
 def _announcer(listeners: Sequence[Listener]) -> Listener:

@@ -20,6 +20,7 @@ from mlproducer.ports import Again, Bury, DeadEntry, DeadFilter, Done, Lease, Sp
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.spool.redis import RedisSpool
 from mlproducer.spool.redis.address import Address, Persistence
+from mlproducer.testing.counters_contract import CountersContract, MakeCounters
 from mlproducer.testing.spool_contract import NOW, MakeSpool, SpoolContract, audit, claim, confirmed, row
 from private_redis import PrivateRedis
 
@@ -69,6 +70,18 @@ class TestRedis(SpoolContract):
 class TestRedisCluster(SpoolContract):
     @pytest.fixture
     def make_spool(self, cluster: PrivateRedis, prefix: str) -> MakeSpool:
+        return lambda: RedisSpool(cluster.url(), prefix=prefix)
+
+
+class TestRedisCounters(CountersContract):
+    @pytest.fixture
+    def make_spool(self, server: PrivateRedis, prefix: str) -> MakeCounters:
+        return lambda: RedisSpool(server.url(), prefix=prefix)
+
+
+class TestRedisClusterCounters(CountersContract):
+    @pytest.fixture
+    def make_spool(self, cluster: PrivateRedis, prefix: str) -> MakeCounters:
         return lambda: RedisSpool(cluster.url(), prefix=prefix)
 
 

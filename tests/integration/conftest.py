@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +72,12 @@ class Worker:
 
 @contextmanager
 def running(
-    version: str, url: str, folder: Path, app: str = "celery_app", more: Mapping[str, str] | None = None
+    version: str,
+    url: str,
+    folder: Path,
+    app: str = "celery_app",
+    more: Mapping[str, str] | None = None,
+    options: Sequence[str] = (),
 ) -> Iterator[Worker]:
     """A worker of the virtual environment, until the end of the block; `more` is added to its environment."""
     environment = WORKERS[version]
@@ -82,7 +87,7 @@ def running(
         f"{environment.name}/bin/pip install --require-hashes -r requirements/celery54.txt"
     )
     notes = folder / "worker.jsonl"
-    command = [str(program), "-A", app, "worker", "--pool", "solo", "--loglevel", "INFO"]
+    command = [str(program), "-A", app, "worker", "--pool", "solo", "--loglevel", "INFO", *options]
     settings = {**os.environ, "WORKER_BROKER": url, "WORKER_NOTES": str(notes), "PYTHONPATH": str(HERE), **(more or {})}
     with (
         notes.with_suffix(".log").open("wb") as log,

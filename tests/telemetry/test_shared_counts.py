@@ -118,6 +118,8 @@ def test_counts_add_up_and_each_living_process_has_its_gauges(metrics: Metrics, 
     assert found["message_size_bytes_bucket", of(task_type="embed_vectors", le="1024.0")] == 8
     assert found["connection_state", of(pid=one.pid)] == 2
     assert found["connection_state", of(pid=other.pid)] == 0
+    # What analytics store is each process's own: else it would be stored once by every process.
+    assert {key: sum_ for key, sum_ in metrics.task_totals().items() if sum_} == {("embed_vectors", "accepted", ""): 1}
     assert found["in_flight", of()] == 9
     assert len([name for name, _ in found if name == "uptime_seconds"]) == 3
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlproducer.core.counting import quantile
 from mlproducer.errors import ErrorType
 from mlproducer.events import (
     AttemptSettled,
@@ -30,7 +31,6 @@ from mlproducer.events import (
 from mlproducer.outcome import Confirmed, Nacked
 from mlproducer.telemetry.metrics import Metrics
 from mlproducer.telemetry.tasks import PUBLISH_BUCKETS
-from mlproducer.telemetry.view import quantile
 
 NOW = 1_700_000_000.0
 

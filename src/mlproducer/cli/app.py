@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from mlproducer.cli import (
+    analytics,
     blobs,
     check,
     dashboards,
@@ -74,6 +75,7 @@ app.command("doctor")(doctor.doctor)
 app.command("reliability")(reliability.reliability)
 app.add_typer(retry.app, name="retry")
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(analytics.app, name="analytics")
 app.add_typer(blobs.app, name="blobs")
 app.add_typer(dashboards.app, name="dashboards")
 app.add_typer(rules.app, name="rules")

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from mlproducer.delivery.replay import Replayer
-from mlproducer.ports import Spool
+from mlproducer.ports import CountingSpool, Spool
 from mlproducer.settings import Settings
 from mlproducer.wiring import SystemClock, spool_for
 
 
 @asynccontextmanager
-async def looking_at(settings: Settings) -> AsyncIterator[Spool]:
+async def looking_at(settings: Settings) -> AsyncIterator[CountingSpool]:
     """The spool of these settings, not owned: a producer that runs keeps its leases. Raises: SpoolUnavailable."""
     spool = spool_for(settings, owner=False)
     await spool.open()

@@ -88,7 +88,7 @@ class _Row(Struct, eq=False):
         if isinstance(outcome, NotSent) and outcome.cause in NO_ATTEMPT:
             self.batch.answered = False
         else:
-            self.tell(TaskRetried(row.envelope.task_id, row.envelope.task_type, row.attempts + 1))
+            self.tell(TaskRetried(row.envelope.task_id, row.envelope.task_type, row.attempts + 1, row.cause))
         self.batch.settled(self.lease, self.verdicts.after(row, outcome))
 
 

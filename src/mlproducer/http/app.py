@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mlproducer.http import dead_letters, docs, operations, shares, tasks
+from mlproducer.http import analytics, dead_letters, docs, operations, shares, tasks
 from mlproducer.http.auth import refuse_open_door
 from mlproducer.http.console import routes as console
 from mlproducer.http.holder import attach, lifespan_for
@@ -24,7 +24,14 @@ _log = logging.getLogger(__name__)
 
 router: Final = APIRouter()
 """All calls under /api, to mount into an application of one's own, which then needs our lifespan."""
-for _each in (tasks.router, shares.router, operations.open_router, operations.router, dead_letters.router):
+for _each in (
+    tasks.router,
+    shares.router,
+    operations.open_router,
+    operations.router,
+    dead_letters.router,
+    analytics.router,
+):
     router.include_router(_each)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 from sqlalchemy import (
@@ -60,19 +61,31 @@ def is_postgresql(connection: Connection) -> bool:
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Values]) -> set[str]:
-    """Insert the rows whose task id is not in `table` yet; the ids that went in. The ids given are distinct."""
+    """Insert the rows whose id is not in `table` yet; the ids that went in. The ids given are distinct."""
     if not rows:
         return set()
+    key = _key(table)[0]
     if is_postgresql(connection):
         # Another instance may be inserting the same id. Then this waits until that one committed or rolled back.
-        statement = f"{_from_arrays(table)} ON CONFLICT (task_id) DO NOTHING RETURNING task_id"
+        statement = f"{_from_arrays(table)} ON CONFLICT ({key}) DO NOTHING RETURNING {key}"
         return set(connection.exec_driver_sql(statement, _arrays(table, rows)).scalars())
     # The transaction is exclusive: what is not there now will not be there in a moment. No INSERT with RETURNING
     # either, since that cannot be run for many rows at once.
-    there = ids_in(connection, table, (str(row["task_id"]) for row in rows))
-    fresh = [row for row in rows if row["task_id"] not in there]
+    there = ids_in(connection, table, (str(row[key]) for row in rows))
+    fresh = [row for row in rows if row[key] not in there]
     _insert_in_blocks(connection, table, fresh)
-    return {str(row["task_id"]) for row in fresh}
+    return {str(row[key]) for row in fresh}
+
+
+def add_up(connection: Connection, table: Table, rows: Sequence[Values]) -> None:
+    """Add each row's `total` to that of the row with its key, or insert it. The keys given are distinct."""
+    if not rows:
+        return
+    add = f"ON CONFLICT ({', '.join(_key(table))}) DO UPDATE SET total = {table.name}.total + excluded.total"
+    if is_postgresql(connection):
+        connection.exec_driver_sql(f"{_from_arrays(table)} {add}", _arrays(table, rows))
+        return
+    _insert_in_blocks(connection, table, rows, add)
 
 
 def remember(connection: Connection, rows: Sequence[Values]) -> None:
@@ -100,7 +113,11 @@ def by_id(connection: Connection, query: Select[Any], table: Table, task_ids: It
 
 def ids_in(connection: Connection, table: Table, task_ids: Iterable[str]) -> set[str]:
     """Those of the ids that `table` has."""
-    return {found["task_id"] for found in by_id(connection, select(table.c.task_id), table, task_ids)}
+    column = table.c[_key(table)[0]]
+    found: set[str] = set()
+    for chunk in chunks(task_ids):
+        found.update(connection.execute(select(column).where(among(connection, column, chunk))).scalars())
+    return found
 
 
 def chunks(task_ids: Iterable[str]) -> Iterator[list[str]]:
@@ -137,6 +154,12 @@ def _from_arrays(table: Table) -> str:
     return f"INSERT INTO {table.name} ({_names(table)}) SELECT * FROM unnest({arrays})"  # noqa: S608  # our own names
 
 
+@cache
+def _key(table: Table) -> tuple[str, ...]:
+    """The names of the primary key's columns."""
+    return tuple(column.name for column in table.primary_key)
+
+
 def _names(table: Table) -> str:
     return ", ".join(column.name for column in table.c)
 
@@ -146,8 +169,8 @@ def _array_type(column: Column[Any]) -> str:
 
 
 def _arrays(table: Table, rows: Sequence[Values]) -> dict[str, list[Any]]:
-    """One list a column, in order of id (see `chunks`)."""
-    ordered = sorted(rows, key=lambda row: str(row["task_id"]))
+    """One list a column, in order of the key (see `chunks`)."""
+    ordered = sorted(rows, key=itemgetter(*_key(table)))
     arrays: dict[str, list[Any]] = {column.name: [row[column.name] for row in ordered] for column in table.c}
     for column in table.c:
         if isinstance(column.type, Double):  # the driver wants one type in a list, and a time may be a whole number

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlproducer.errors import SettingsError
-from mlproducer.ports import Spool
+from mlproducer.ports import CountingSpool
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.spool.sql import PostgresSpool, SqliteSpool
 
 
-def open_spool(url: str, *, owner: bool = True) -> Spool:
+def open_spool(url: str, *, owner: bool = True) -> CountingSpool:
     """The spool that `url` names; `await spool.open()` opens it.
 
     A SQLite file has one owner, which puts and leases. `owner=False` looks at a store, replays and purges, next to

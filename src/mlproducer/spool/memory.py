@@ -29,6 +29,7 @@ from mlproducer.ports import (
     Verdict,
     WaitingEntry,
 )
+from mlproducer.spool.memory_counts import MemoryCounters
 
 
 @dataclass(slots=True)
@@ -50,10 +51,11 @@ class _Held:
         return expires_at is not None and expires_at <= now and (not self.token or self.until <= now)
 
 
-class MemorySpool:
-    """`ports.Spool` over dicts; each call is whole, since none of them waits."""
+class MemorySpool(MemoryCounters):
+    """`ports.CountingSpool` over dicts; each call is whole, since none of them waits."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._rows: dict[str, _Held] = {}
         self._dead: dict[str, DeadLetter] = {}
         self._records: dict[str, Record] = {}

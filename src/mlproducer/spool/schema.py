@@ -96,6 +96,25 @@ audits = Table(
     Column("task_ids", Text, nullable=False),
 )
 
+# Sums by hour, to which all instances add. See `ports.CountKey`.
+counts = Table(
+    "mlproducer_counts",
+    metadata,
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    Column("task_type", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("label", Text, primary_key=True),
+    Column("total", BigInteger, nullable=False),
+)
+
+# The ids of what was added to them, so that it is added once.
+counted = Table(
+    "mlproducer_counted",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("keep_until", Double, nullable=False),
+)
+
 # Kept by the same transactions that change the tables: counting a million rows each second would not do. One row a
 # slot, a slot for each writer: one row for all would make many producers' commits wait for each other. Only the sums
 # mean something; a slot whose rows others settled goes below zero.

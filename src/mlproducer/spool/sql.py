@@ -14,6 +14,7 @@ from sqlalchemy import Connection, exc
 from mlproducer.errors import SpoolUnavailable
 from mlproducer.ports import (
     Audit,
+    Counts,
     DeadEntry,
     DeadFilter,
     Known,
@@ -22,20 +23,21 @@ from mlproducer.ports import (
     Settlement,
     SpoolRow,
     SpoolSize,
+    Tally,
     WaitingEntry,
 )
-from mlproducer.spool import queries, statements
+from mlproducer.spool import counters, queries, statements
 from mlproducer.spool.file import open_file
 from mlproducer.spool.listening import Listening
 from mlproducer.spool.server import Address, open_server, parse
 from mlproducer.spool.store import Store
-from mlproducer.spool.writer import Claim, Command, Confirm, Put, Run, Settle, Writer
+from mlproducer.spool.writer import Claim, Command, Confirm, Count, Put, Run, Settle, Writer
 
 T = TypeVar("T")
 
 
 class SqlSpool:
-    """`ports.Spool` in a database that `opening` opens, on a thread; `name` is for people."""
+    """`ports.CountingSpool` in a database that `opening` opens, on a thread; `name` is for people."""
 
     def __init__(self, name: str, opening: Callable[[], Store]) -> None:
         self._name = name
@@ -122,6 +124,16 @@ class SqlSpool:
 
     async def forget(self, *, now: float, limit: int) -> int:
         return int(await self._write(Run(lambda tx: statements.forget_records(tx, now, limit))))
+
+    async def count(self, tallies: Sequence[Tally]) -> Sequence[bool]:
+        counted: list[bool] = await self._write(Count(tallies)) if tallies else []
+        return counted
+
+    async def counts(self, *, since: int, until: int, hourly: bool) -> Counts:
+        return await self._read(lambda connection: counters.read_counts(connection, since, until, hourly=hourly))
+
+    async def forget_counts(self, *, now: float, before: int, limit: int) -> int:
+        return int(await self._write(Run(lambda tx: counters.forget_counts(tx, now, before, limit))))
 
     async def _write(self, command: Command) -> Any:  # noqa: ANN401  # the command's own result
         if self._writer is None:

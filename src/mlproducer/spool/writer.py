@@ -28,7 +28,8 @@ from typing import Any, Final, assert_never
 from msgspec import Struct
 
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.ports import Bury, Record, Settlement, SpoolRow
+from mlproducer.ports import Bury, Record, Settlement, SpoolRow, Tally
+from mlproducer.spool.counters import count_tallies
 from mlproducer.spool.statements import claim_rows, confirm_rows, put_rows, settle_rows
 from mlproducer.spool.store import Store
 from mlproducer.spool.transaction import Transaction
@@ -58,13 +59,17 @@ class Settle(Struct, frozen=True):
     settlements: Sequence[Settlement]
 
 
+class Count(Struct, frozen=True):
+    tallies: Sequence[Tally]
+
+
 class Run(Struct, frozen=True):
     """Any other statement; `work` is run in the group's transaction."""
 
     work: Callable[[Transaction], Any]
 
 
-Command = Put | Claim | Confirm | Settle | Run
+Command = Put | Claim | Confirm | Settle | Count | Run
 
 
 class _Failed(Struct, frozen=True):
@@ -155,7 +160,7 @@ class Writer:
     def _run(self, group: Sequence[_Request]) -> None:
         """Commit the group and note each request's answer. Raises nothing: its waiters would hang."""
         try:
-            group = self._refuse_overdue(self._refuse_new(group))
+            group = _counts_last(self._refuse_overdue(self._refuse_new(group)))
             try:
                 self._commit_twice(group)
             except Exception as error:
@@ -232,8 +237,17 @@ def _weight(command: Command) -> tuple[int, int]:
         case Settle(settlements):
             buried = sum(lease.row.envelope.size for lease, verdict in settlements if isinstance(verdict, Bury))
             return len(settlements), buried
+        case Count(tallies):
+            return len(tallies), 0
         case _:
             return 1, 0
+
+
+def _counts_last(group: Sequence[_Request]) -> Sequence[_Request]:
+    """Instances add to the same sums. In one statement, the last of its transaction, they take those in one order, and
+    hold them for a moment only; in several, two transactions could each wait for the other's.
+    """
+    return sorted(group, key=lambda request: isinstance(request.command, Count))
 
 
 def _together(tx: Transaction, group: Sequence[_Request]) -> None:
@@ -260,6 +274,8 @@ def _perform(tx: Transaction, run: Sequence[_Request]) -> None:
             answers = [None] * len(run)
         case Settle():
             answers = _settle(tx, [command.settlements for command in commands if isinstance(command, Settle)])
+        case Count():
+            answers = _count(tx, [command.tallies for command in commands if isinstance(command, Count)])
         case Run():
             answers = [command.work(tx) for command in commands if isinstance(command, Run)]
         case _:
@@ -271,6 +287,11 @@ def _perform(tx: Transaction, run: Sequence[_Request]) -> None:
 def _settle(tx: Transaction, batches: Sequence[Sequence[Settlement]]) -> list[list[bool]]:
     held = iter(settle_rows(tx, [settlement for batch in batches for settlement in batch]))
     return [[next(held) for _ in batch] for batch in batches]
+
+
+def _count(tx: Transaction, batches: Sequence[Sequence[Tally]]) -> list[list[bool]]:
+    added = iter(count_tallies(tx, [tally for batch in batches for tally in batch]))
+    return [[next(added) for _ in batch] for batch in batches]
 
 
 def _answer(group: Sequence[_Request]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -47,6 +48,7 @@ from mlproducer.telemetry.collector import BoardCollector, Creation
 from mlproducer.telemetry.exposition import OPENMETRICS, TEXT, Exposition, Scrape, Shown
 from mlproducer.telemetry.link import LinkMetrics, StoreMetrics
 from mlproducer.telemetry.shared import Shared
+from mlproducer.telemetry.task_totals import task_totals
 from mlproducer.telemetry.tasks import RareTaskMetrics, TaskCounts, with_counts
 from mlproducer.telemetry.totals import Totals, totals_of
 from mlproducer.telemetry.view import as_document
@@ -91,6 +93,7 @@ class Metrics:
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
         ProcessCollector(registry=self.registry)
+        self.task_totals: Final = partial(task_totals, counts)
         self.registry.register(BoardCollector(self._own, self._created))
         self.handlers: Final[Mapping[type[Event], _Handler]] = MappingProxyType(
             _handlers(counts, rare, link, store, books) | {FlightMeasured: self._measured(link)}

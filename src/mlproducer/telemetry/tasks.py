@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from mlproducer.core.counting import ACCEPT_BOUNDS, PUBLISH_BOUNDS
 from mlproducer.events import (
     AttemptSettled,
     TaskAccepted,
@@ -24,10 +25,8 @@ from mlproducer.telemetry.cells import PREFIX, Board, Exemplar, Family, Histogra
 from mlproducer.telemetry.exposition import Scrape, Shown
 from mlproducer.telemetry.labels import DEAD_REASONS, OTHER, REFUSED_REASONS, SPOOL_CAUSES, STATUS_OF, UNKNOWN
 
-PUBLISH_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Seconds. A confirm of a local quorum queue takes a few ms; the whole publish is bounded by 5 s by default."""
-ACCEPT_BUCKETS: Final = (*PUBLISH_BUCKETS, 60.0, 300.0, 900.0, 3600.0)
-"""Seconds, up to an hour's outage spent in the spool."""
+PUBLISH_BUCKETS: Final = PUBLISH_BOUNDS
+ACCEPT_BUCKETS: Final = ACCEPT_BOUNDS
 SIZE_BUCKETS: Final = tuple(float(256 * 4**power) for power in range(9))
 """Bytes: 256 B to 16 MiB, RabbitMQ 4's own limit."""
 

@@ -7,8 +7,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from mlproducer.core.counting import quantile
 from mlproducer.telemetry.tasks import ACCEPT_BUCKETS, TaskCounts
-from mlproducer.telemetry.view import quantile
 
 _BOUNDS: Final = (*ACCEPT_BUCKETS, inf)
 

@@ -8,6 +8,7 @@ from math import inf
 from operator import add
 from typing import Final
 
+from mlproducer.core.counting import quantile
 from mlproducer.events import BreakerState, ConnectionState
 from mlproducer.telemetry.cells import Family
 from mlproducer.telemetry.exposition import Scrape
@@ -136,21 +137,3 @@ def _summary(buckets: Mapping[float, float], total: float) -> Document:
     count = buckets.get(inf, 0.0)
     quantiles = {f"p{round(q * 100)}": quantile(buckets, q) for q in (0.5, 0.95, 0.99)}
     return {"count": int(count), "average": total / count if count else None, **quantiles}
-
-
-def quantile(buckets: Mapping[float, float], q: float) -> float | None:
-    """The `q` quantile of cumulative `buckets` (upper bound → count), as Prometheus's `histogram_quantile` has it:
-    linear within the bucket, the lowest starting at 0; the highest finite bound for what lies above it.
-
-    None if nothing was observed.
-    """
-    rank = q * buckets.get(inf, 0.0)
-    if not rank:
-        return None
-    low, below = 0.0, 0.0
-    for bound in sorted(buckets):
-        count = buckets[bound]
-        if count >= rank:
-            return low if bound == inf else min(bound, low + (bound - low) * (rank - below) / (count - below))
-        low, below = bound, count
-    return None

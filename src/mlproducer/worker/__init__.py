@@ -1,4 +1,5 @@
-"""For Celery workers: drop duplicates (`once`), and take large payloads from their store (`claim_check`).
+"""For Celery workers: drop duplicates (`once`), take large payloads from their store (`claim_check`), and tell how
+tasks ended and what they cost (`report_results`, `report_cost`).
 
     from mlproducer.worker import claim_check, once
 
@@ -13,6 +14,7 @@ Imports the standard library only; redis, SQLAlchemy and fsspec once a store nee
 from mlproducer.errors import OnceUnavailable, PayloadDamaged, PayloadMissing, PayloadUnavailable, WorkerError
 from mlproducer.worker.duplicates import once
 from mlproducer.worker.payload import claim_check, fetch
+from mlproducer.worker.results import report_cost, report_results
 
 __all__ = [
     "OnceUnavailable",
@@ -23,4 +25,6 @@ __all__ = [
     "claim_check",
     "fetch",
     "once",
+    "report_cost",
+    "report_results",
 ]

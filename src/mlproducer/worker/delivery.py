@@ -35,7 +35,7 @@ class Delivery:
 
 def current_delivery() -> Delivery | None:
     """None outside of a worker, or where a task's function is called by hand or eagerly: then there is no message."""
-    task = _current_task()
+    task = current_task()
     request = None if task is None else task.request
     if request is None or request.id is None or request.called_directly or request.is_eager:
         return None
@@ -93,7 +93,8 @@ def put_back(reason: str) -> Exception:
     return error
 
 
-def _current_task() -> Any:  # noqa: ANN401  # a Celery task
+def current_task() -> Any:  # noqa: ANN401  # a Celery task
+    """Celery's task that runs now; None outside of one."""
     celery = sys.modules.get("celery")
     if celery is None:
         return None

@@ -32,6 +32,8 @@ from mlproducer.spool.redis.lua import Script
 _AT_ONCE: Final = 16
 """Calls under way, and so connections: a server works through them one by one, more would only wait there."""
 
+Args = Sequence[str | bytes | float]
+
 FAULTS: Final = (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError)
 
 _LOGGER: Final = logging.getLogger("mlproducer")
@@ -69,23 +71,26 @@ class Link:
         if client is not None:
             await close_client(client)
 
-    async def run(self, script: Script, args: Sequence[str | bytes | float]) -> Any:  # noqa: ANN401  # the script's own
-        """The script's answer. Raises: SpoolUnavailable, within twice the timeout; it may have run all the same."""
+    async def run(self, script: Script, args: Args, more: Sequence[str] = ()) -> Any:  # noqa: ANN401  # the script's own
+        """The script's answer; `more` are names of keys behind its own ones.
+
+        Raises: SpoolUnavailable, within twice the timeout; it may have run all the same.
+        """
         client = self._client
         if client is None:
             raise SpoolUnavailable(f"the Redis spool at {self.address.node} is not open")
         try:
             async with asyncio.timeout(2 * self.address.timeout), self._room:
                 with _cancellable():
-                    return await self._evaluate(client, script, args)
+                    return await self._evaluate(client, script, args, more)
         except FAULTS as error:
             if isinstance(client, Redis) and isinstance(error, exceptions.ReadOnlyError):
                 # The master's name may lead to another server by now: look for it anew.
                 await client.connection_pool.disconnect(inuse_connections=False)
             raise self._explained(error) from error
 
-    async def _evaluate(self, client: Redis | RedisCluster, script: Script, args: Sequence[str | bytes | float]) -> Any:  # noqa: ANN401  # as above
-        keys = [f"{{{self.address.prefix}}}:{name}" for name in script.keys]
+    async def _evaluate(self, client: Redis | RedisCluster, script: Script, args: Args, more: Sequence[str]) -> Any:  # noqa: ANN401  # as above
+        keys = [f"{{{self.address.prefix}}}:{name}" for name in (*script.keys, *more)]
         try:
             return await client.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
         except exceptions.NoScriptError:  # not run, for certain

@@ -1,4 +1,4 @@
-"""`ports.Spool` on a Redis server, alone or as a cluster."""
+"""`ports.CountingSpool` on a Redis server, alone or as a cluster."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mlproducer.ports import (
     Again,
     Audit,
     Bury,
+    Counts,
     DeadEntry,
     DeadFilter,
     Done,
@@ -22,11 +23,13 @@ from mlproducer.ports import (
     Settlement,
     SpoolRow,
     SpoolSize,
+    Tally,
     WaitingEntry,
 )
 from mlproducer.spool.redis import changes, codec, queries
 from mlproducer.spool.redis.address import Address
 from mlproducer.spool.redis.codec import number, optional
+from mlproducer.spool.redis.counters import RedisCounters
 from mlproducer.spool.redis.group import Args, Group
 from mlproducer.spool.redis.lua import Script
 
@@ -65,6 +68,7 @@ class RedisSpool:
     def __init__(self, url: str, *, prefix: str = "mlproducer") -> None:
         self._address = Address.parse(url, prefix=prefix)
         self._link: Link = _link(self._address)
+        self._counters = RedisCounters(self._link)
         self._origin = secrets.token_hex(8)
         """Who we are: in the tokens of our leases, and in what we say on the channel."""
         self._tokens = (f"{self._origin}-{n}" for n in itertools.count(1))
@@ -238,6 +242,15 @@ class RedisSpool:
             if found < asked:
                 break
         return gone
+
+    async def count(self, tallies: Sequence[Tally]) -> Sequence[bool]:
+        return await self._counters.count(tallies)
+
+    async def counts(self, *, since: int, until: int, hourly: bool) -> Counts:
+        return await self._counters.counts(since=since, until=until, hourly=hourly)
+
+    async def forget_counts(self, *, now: float, before: int, limit: int) -> int:
+        return await self._counters.forget_counts(now=now, before=before, limit=limit)
 
     async def _put_together(self, group: Sequence[Args]) -> Sequence[int]:
         stored: list[int] = await self._link.run(changes.PUT, [self._origin, *itertools.chain.from_iterable(group)])

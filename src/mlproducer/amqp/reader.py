@@ -1,0 +1,41 @@
+"""A connection for reading from the same brokers, through aio-pika: our own channels only publish."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from mlproducer.amqp.config import AmqpConfig
+from mlproducer.errors import SettingsError
+
+if TYPE_CHECKING:
+    from aio_pika.abc import AbstractConnection
+
+
+def reader(config: AmqpConfig) -> Callable[[int], Awaitable[AbstractConnection]]:
+    """A function that connects, to one host after the other. Raises: SettingsError, if aio-pika is not installed."""
+    try:
+        from aio_pika import connect  # noqa: PLC0415  # only who reads events needs it
+        from aio_pika.connection import make_url  # noqa: PLC0415  # as above
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            "ML_CELERY_EVENTS: to read Celery's events needs more packages: pip install 'mlproducer[events]'"
+        ) from error
+
+    async def connected(tries: int) -> AbstractConnection:
+        endpoint = config.endpoints[tries % len(config.endpoints)]
+        login = endpoint.credentials if config.get_credentials is None else await config.get_credentials()
+        url = make_url(
+            host=endpoint.host,
+            port=endpoint.port,
+            login=login.user,
+            password=login.password,
+            virtualhost=endpoint.vhost,
+            ssl=endpoint.tls is not None,
+            auth=config.mechanism.lower(),
+            heartbeat=config.heartbeat,
+            name="mlproducer events",
+        )
+        return await connect(url, ssl_context=endpoint.tls, timeout=config.connection_timeout)
+
+    return connected

@@ -1,0 +1,1 @@
+"""What was accepted, delivered, worked and spent, by hour: counted, stored, asked for."""
