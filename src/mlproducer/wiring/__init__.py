@@ -1,0 +1,37 @@
+"""The one place that chooses shells: settings in, a running engine's parts out.
+
+choices    what the settings choose, one thing at a time     announce   who is told which event
+parts      the engine, put together                          producer   `Producer`
+"""
+
+from mlproducer.wiring.choices import (
+    SystemClock,
+    analytics_for,
+    blobs_for,
+    look_at_broker,
+    registry,
+    spool_facts,
+    spool_for,
+    start_logging,
+    start_tracing,
+    tracing_for,
+)
+from mlproducer.wiring.parts import GetCredentials, MakeBroker, Overrides
+from mlproducer.wiring.producer import Producer
+
+__all__ = [
+    "GetCredentials",
+    "MakeBroker",
+    "Overrides",
+    "Producer",
+    "SystemClock",
+    "analytics_for",
+    "blobs_for",
+    "look_at_broker",
+    "registry",
+    "spool_facts",
+    "spool_for",
+    "start_logging",
+    "start_tracing",
+    "tracing_for",
+]

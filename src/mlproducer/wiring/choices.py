@@ -1,0 +1,134 @@
+"""What the settings choose, one thing at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+from urllib.parse import urlsplit
+
+from opentelemetry.trace import TracerProvider
+
+from mlproducer.amqp.config import AmqpConfig
+from mlproducer.amqp.inspection import inspect
+from mlproducer.analytics.reading import Analytics
+from mlproducer.analytics.results import Results
+from mlproducer.blobs import BlobStore, open_blobs
+from mlproducer.blobs.claim_check import ClaimCheck
+from mlproducer.core.budget import Limits
+from mlproducer.envelope.types import TaskType, TaskTypes
+from mlproducer.ports import Clock, Counters, CountingSpool
+from mlproducer.settings import Settings
+from mlproducer.spool import open_spool
+from mlproducer.status import BrokerFacts
+from mlproducer.telemetry.books import SpoolFacts
+from mlproducer.telemetry.exporting import start_exporting
+from mlproducer.telemetry.logs import configure_logging
+from mlproducer.telemetry.tracing import Exemplars, Tracing
+
+_STORES: Final = {"postgres": "postgresql", "postgresql+psycopg": "postgresql", "rediss": "redis"}
+"""The other schemes of `ML_SPOOL_URL` that mean the same store."""
+
+
+class SystemClock:
+    """The machine's time and chance; the functions themselves, since they are asked several times a task."""
+
+    monotonic = staticmethod(time.monotonic)
+    now = staticmethod(time.time)
+    random = staticmethod(random.random)
+
+
+def registry(settings: Settings, extra: Sequence[TaskType] = ()) -> TaskTypes:
+    """The built-in task types, the user's TOML file, and those given in code. Raises: SettingsError."""
+    types = TaskTypes.builtin(
+        preferred_llm=settings.preferred_llm_backend,
+        preferred_stt=settings.preferred_stt,
+        preferred_embedding=settings.preferred_embedding_backend,
+    )
+    if settings.ml_task_types is not None:
+        types = types.with_(TaskTypes.from_toml(settings.ml_task_types))
+    return types.with_(extra)
+
+
+def spool_for(settings: Settings, *, owner: bool = True) -> CountingSpool:
+    """The spool of these settings; `owner=False` looks at it beside a running producer."""
+    return open_spool(settings.spool_url, owner=owner)
+
+
+def spool_facts(settings: Settings) -> SpoolFacts:
+    """What the metrics tell of the spool. Its name is a digest of where it is: neither address nor password."""
+    url = urlsplit(settings.spool_url)
+    store = _STORES.get(url.scheme, url.scheme)
+    shared = store in {"postgresql", "redis"}
+    # The same path of a file on another machine is another spool.
+    where = (url.hostname, url.port, url.path) if shared else (socket.gethostname(), url.path)
+    return SpoolFacts(
+        store,
+        shared,
+        hashlib.sha256(repr((store, *where)).encode()).hexdigest()[:12],
+        settings.ml_spool_max_tasks,
+        settings.ml_spool_max_bytes,
+        settings.ml_spool_max_age,
+    )
+
+
+def blobs_for(settings: Settings) -> BlobStore | None:
+    """The store of large payloads; None if there is none. Raises: SettingsError."""
+    url = settings.ml_blob_url.get_secret_value()
+    return open_blobs(url, timeout=settings.ml_blob_timeout) if url else None
+
+
+def analytics_for(settings: Settings, store: Counters, clock: Clock | None = None) -> Analytics:
+    """The questions to the counters of an open store."""
+    limits = Limits(settings.ml_budget_hourly, settings.ml_budget_daily, settings.ml_budget_warn)
+    return Analytics(store, clock or SystemClock(), limits)
+
+
+async def look_at_broker(settings: Settings, types: TaskTypes) -> BrokerFacts:
+    """What is at the broker, for `mlproducer doctor`; changes nothing there. Raises: BrokerError, SettingsError."""
+    return await inspect(AmqpConfig.from_settings(settings, queues_of(settings, types)))
+
+
+def start_logging(settings: Settings) -> None:
+    """Log lines on stderr, as the settings say. For our own programs; an application has its own handlers."""
+    configure_logging(settings.ml_log_level, settings.ml_log_format)
+
+
+def start_tracing() -> Callable[[], None]:
+    """Export spans as OpenTelemetry's own variables (`OTEL_*`) say; for our own programs. Returns what ends it: call it
+    last, because it waits until what is recorded is sent.
+    """
+    return start_exporting(os.environ)
+
+
+def tracing_for(
+    settings: Settings,
+    types: TaskTypes,
+    provider: TracerProvider | None = None,
+    exemplars: Exemplars | None = None,
+) -> Tracing:
+    """Spans of a producer with these settings."""
+    return Tracing(settings.ml_exchange, types, provider, exemplars)
+
+
+def queues_of(settings: Settings, types: TaskTypes) -> tuple[str, ...]:
+    return (*types.queues, settings.ml_dlq_queue) if settings.ml_dlq_publish else types.queues
+
+
+def claim_check_for(settings: Settings) -> ClaimCheck | None:
+    store = blobs_for(settings)
+    if store is None:
+        return None
+    limit, timeout = settings.ml_max_message_bytes, settings.ml_blob_timeout
+    threshold = min(settings.ml_claim_check_bytes, limit)
+    return ClaimCheck(store, threshold=threshold, limit=limit, timeout=timeout)
+
+
+def results_of(settings: Settings, types: TaskTypes, counters: Counters, clock: Clock) -> Results:
+    # Of types that share a Celery task, the first one is meant.
+    celery_tasks = {route.celery_task: each.name for each in reversed(list(types)) for route in each.routes.values()}
+    return Results(counters, types.names, celery_tasks, clock, retention=settings.ml_result_retention)

@@ -1,0 +1,309 @@
+"""The engine, put together: from the outside (clock, broker, spool, listeners) inwards."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from opentelemetry.trace import TracerProvider
+
+from mlproducer.amqp.broker import AmqpBroker
+from mlproducer.amqp.config import AmqpConfig, Credentials
+from mlproducer.amqp.reader import reader
+from mlproducer.analytics.consumer import CeleryEvents
+from mlproducer.analytics.counting import Counting
+from mlproducer.analytics.results import Results
+from mlproducer.core.admission import SpoolGate, Window
+from mlproducer.core.backoff import Backoff
+from mlproducer.core.breaker import Breaker
+from mlproducer.core.pacing import Pace
+from mlproducer.core.retry import RetryPolicy
+from mlproducer.core.supervisor import Supervisor
+from mlproducer.delivery.attempts import Attempts
+from mlproducer.delivery.checks import Checks
+from mlproducer.delivery.claims import Claims
+from mlproducer.delivery.copies import Copies
+from mlproducer.delivery.drain import Drain, DrainTimes
+from mlproducer.delivery.gauges import Gauges
+from mlproducer.delivery.guard import Guard
+from mlproducer.delivery.health import HealthCheck
+from mlproducer.delivery.intake import Intake
+from mlproducer.delivery.link import LinkKeeper
+from mlproducer.delivery.operations import LastConfirm, Operations
+from mlproducer.delivery.pipeline import Pipeline
+from mlproducer.delivery.receipts import ReceiptBook
+from mlproducer.delivery.verdicts import Verdicts
+from mlproducer.engine import Parts
+from mlproducer.envelope.encode import Encoder
+from mlproducer.envelope.types import TaskTypes
+from mlproducer.errors import BrokerError
+from mlproducer.events import Event
+from mlproducer.ports import Broker, Clock, Counters, Listener, Spool, SpoolRow, Verdict
+from mlproducer.settings import Settings
+from mlproducer.spool.memory_counts import MemoryCounters
+from mlproducer.telemetry.logger import event_logger
+from mlproducer.telemetry.metrics import Metrics
+from mlproducer.telemetry.tracing import Tracing
+from mlproducer.wiring.announce import announcer
+from mlproducer.wiring.choices import (
+    SystemClock,
+    analytics_for,
+    claim_check_for,
+    queues_of,
+    results_of,
+    spool_for,
+    tracing_for,
+)
+
+GetCredentials = Callable[[], Awaitable[Credentials]]
+MakeBroker = Callable[[Callable[[BrokerError], None], Listener], Broker]
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What a test or an application puts in place of a shell; None takes the one that the settings choose."""
+
+    clock: Clock | None = None
+    broker: MakeBroker | None = None
+    spool: Spool | None = None
+    tracer_provider: TracerProvider | None = None
+    """None takes the global one of OpenTelemetry, if there is any."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Outside:
+    """What every part may need."""
+
+    settings: Settings
+    types: TaskTypes
+    clock: Clock
+    tell: Listener
+    tracing: Tracing
+    spool: Spool
+    broker: Broker
+    knot: _Knot
+
+
+def assemble(
+    settings: Settings,
+    types: TaskTypes,
+    metrics: Metrics,
+    listeners: Sequence[Listener],
+    credentials: GetCredentials | None,
+    overrides: Overrides,
+) -> Parts:
+    """All parts of an engine, none of them started. Raises: SettingsError."""
+    clock: Clock = overrides.clock or SystemClock()
+    last_confirm = LastConfirm(clock)
+    tracing = tracing_for(settings, types, overrides.tracer_provider, metrics)
+    spool = overrides.spool or spool_for(settings)
+    knot = _Knot()
+    # A spool of somebody else's may keep no counters.
+    counters = spool if isinstance(spool, Counters) else MemoryCounters()
+    flush = settings.ml_analytics_flush
+    counting = Counting(counters, metrics.task_totals, types.names, clock, knot.tell, interval=flush)
+    results = results_of(settings, types, counters, clock)
+    tell = knot.tells = announcer((last_confirm, tracing, metrics, counting, *listeners))
+    broker = _broker(settings, types, clock, tell, knot, credentials, overrides)
+    spool.watch(knot.added)
+    out = _Outside(settings, types, clock, tell, tracing, spool, broker, knot)
+    inner = _inner(out, last_confirm)
+    return Parts(
+        spool=spool,
+        guard=inner.guard,
+        link=inner.link,
+        pipeline=inner.pipeline,
+        drain=inner.drain,
+        health=inner.health,
+        gauges=inner.gauges,
+        operations=inner.operations,
+        counting=counting,
+        analytics=analytics_for(settings, counters, clock),
+        results=results,
+        celery_events=_celery_events(settings, results, clock, credentials),
+        confirm_timeout=settings.ml_confirm_timeout,
+        shutdown_timeout=settings.ml_shutdown_timeout,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Inner:
+    guard: Guard
+    link: LinkKeeper
+    pipeline: Pipeline
+    drain: Drain
+    health: HealthCheck
+    gauges: Gauges
+    operations: Operations
+
+
+def _inner(out: _Outside, last_confirm: LastConfirm) -> _Inner:
+    """The parts that publish, drain and answer questions, with their knot tied."""
+    settings, clock, tell, broker = out.settings, out.clock, out.tell, out.broker
+    guard = Guard(
+        Breaker(settings.ml_breaker_failures, settings.ml_breaker_cooldown), clock, tell, out.knot.half_opened
+    )
+    window = Window(settings.ml_max_in_flight, settings.ml_max_in_flight_bytes)
+    attempts = Attempts(broker, guard, clock, tell, window)
+    reconnect = Backoff(settings.ml_reconnect_first, settings.ml_reconnect_cap, settings.ml_reconnect_jitter)
+    supervisor = Supervisor(reconnect, settings.ml_reconnect_attempts)
+    link = LinkKeeper(broker, supervisor, guard, clock, tell, out.knot.connected)
+    health = HealthCheck(broker, link, clock, tell, settings.ml_health_interval)
+    gauges = Gauges(broker, out.spool, link, guard, clock, tell)
+    retry = Backoff(settings.ml_retry_first, settings.ml_retry_cap, settings.ml_retry_jitter)
+    verdicts = Verdicts(RetryPolicy(settings.ml_retry_attempts, retry), clock, settings.ml_receipt_retention)
+    drain = _drain(out, guard, attempts, verdicts)
+    intake = _intake(out, gauges)
+    book = ReceiptBook(settings.ml_receipts_kept)
+    pipeline = _pipeline(out, attempts, verdicts, intake, book, drain)
+    checks = Checks(
+        broker=broker,
+        link=link,
+        guard=guard,
+        health=health,
+        gauges=gauges,
+        intake=intake,
+        drain=drain,
+        pipeline=pipeline,
+        batch_limit=settings.ml_confirm_timeout + settings.ml_drain_lease,
+    )
+    operations = Operations(
+        broker=broker,
+        spool=out.spool,
+        clock=clock,
+        tell=tell,
+        link=link,
+        guard=guard,
+        checks=checks,
+        gauges=gauges,
+        book=book,
+        drain=drain,
+        pipeline=pipeline,
+        last_confirm=last_confirm,
+        ready_connected=settings.ml_ready_when == "connected",
+    )
+    out.knot.tie(link, drain, pipeline)
+    return _Inner(guard, link, pipeline, drain, health, gauges, operations)
+
+
+def _drain(out: _Outside, guard: Guard, attempts: Attempts, verdicts: Verdicts) -> Drain:
+    settings = out.settings
+    copies = Copies(
+        out.broker,
+        guard,
+        out.clock,
+        queue=settings.ml_dlq_queue if settings.ml_dlq_publish else None,
+        exchange=settings.ml_exchange,
+        confirm_timeout=settings.ml_confirm_timeout,
+    )
+    pace = Pace(
+        batch=settings.ml_drain_batch,
+        most=max(1, int(settings.ml_max_in_flight * settings.ml_drain_share)),
+        rate=settings.ml_drain_rate,
+    )
+    return Drain(
+        spool=out.spool,
+        broker=out.broker,
+        guard=guard,
+        attempts=attempts,
+        verdicts=verdicts,
+        copies=copies,
+        pace=pace,
+        clock=out.clock,
+        tell=out.tell,
+        tracer=out.tracing,
+        verdict_told=out.knot.record,
+        times=DrainTimes(settings.ml_drain_lease, settings.ml_drain_poll, settings.ml_confirm_timeout),
+    )
+
+
+def _intake(out: _Outside, gauges: Gauges) -> Intake:
+    settings = out.settings
+    gate = SpoolGate(
+        settings.ml_spool_max_tasks, settings.ml_spool_max_bytes, settings.ml_spool_max_age, settings.ml_spool_low_mark
+    )
+    return Intake(out.spool, gate, gauges, out.clock, waits=settings.ml_spool_overflow == "wait")
+
+
+def _pipeline(
+    out: _Outside, attempts: Attempts, verdicts: Verdicts, intake: Intake, book: ReceiptBook, drain: Drain
+) -> Pipeline:
+    settings = out.settings
+    claim_check = claim_check_for(settings)
+    largest = settings.ml_max_message_bytes if claim_check is None else settings.ml_max_payload_bytes
+    encoder = Encoder(out.types, f"mlproducer@{socket.gethostname()}", largest)
+    return Pipeline(
+        encode=encoder.encode,
+        claim_check=claim_check,
+        attempts=attempts,
+        broker=out.broker,
+        verdicts=verdicts,
+        claims=Claims(out.spool, out.clock, out.tell, settings.ml_receipt_retention),
+        claim_all=settings.ml_receipts == "all",
+        intake=intake,
+        book=book,
+        drain=drain,
+        clock=out.clock,
+        tell=out.tell,
+        tracer=out.tracing,
+        confirm_timeout=settings.ml_confirm_timeout,
+        accept_timeout=settings.ml_accept_timeout,
+    )
+
+
+class _Knot:
+    """The calls that go against the direction of construction: broker → link, guard → link, drain → pipeline, and what
+    a listener has to tell.
+    """
+
+    tells: Listener
+
+    def tell(self, event: Event) -> None:
+        self.tells(event)
+
+    def tie(self, link: LinkKeeper, drain: Drain, pipeline: Pipeline) -> None:
+        self._link = link
+        self._drain = drain
+        self._pipeline = pipeline
+
+    def lost(self, error: BrokerError) -> None:
+        self._link.lost(error)
+
+    def half_opened(self) -> None:
+        self._link.probe()
+        self._drain.wake()
+
+    def connected(self) -> None:
+        self._drain.connected()
+
+    def added(self) -> None:
+        self._drain.wake()
+
+    def record(self, row: SpoolRow, verdict: Verdict) -> None:
+        self._pipeline.record(row, verdict)
+
+
+def _broker(
+    settings: Settings,
+    types: TaskTypes,
+    clock: Clock,
+    tell: Listener,
+    knot: _Knot,
+    credentials: GetCredentials | None,
+    overrides: Overrides,
+) -> Broker:
+    if overrides.broker is not None:
+        return overrides.broker(knot.lost, tell)
+    config = AmqpConfig.from_settings(settings, queues_of(settings, types), credentials=credentials)
+    return AmqpBroker(config, clock, tell, knot.lost)
+
+
+def _celery_events(
+    settings: Settings, results: Results, clock: Clock, credentials: GetCredentials | None
+) -> CeleryEvents | None:
+    if not settings.ml_celery_events:
+        return None
+    connect = reader(AmqpConfig.from_settings(settings, (), credentials=credentials))
+    log = event_logger()
+    return CeleryEvents(connect, settings.ml_celery_events, results, clock, log.warning)

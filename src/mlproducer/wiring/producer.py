@@ -1,0 +1,57 @@
+"""The library's face."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlproducer.engine import Engine
+from mlproducer.envelope.types import TaskType
+from mlproducer.ports import Listener
+from mlproducer.settings import Settings
+from mlproducer.telemetry.logs import LogListener
+from mlproducer.telemetry.metrics import Metrics
+from mlproducer.wiring.choices import registry, spool_facts
+from mlproducer.wiring.parts import GetCredentials, Overrides, assemble
+
+
+class Producer(Engine):
+    """The library's face: `async with Producer(settings) as p: receipt = await p.publish(task)`.
+
+    `task_types` adds to the built-in ones and to those of `ML_TASK_TYPES`. `listeners` are told every event.
+    `credentials` is asked for user and password at each connect, for brokers whose passwords expire.
+
+    Raises: SettingsError.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        task_types: Sequence[TaskType] = (),
+        listeners: Sequence[Listener] = (),
+        credentials: GetCredentials | None = None,
+        overrides: Overrides | None = None,
+    ) -> None:
+        self.settings = settings if settings is not None else Settings.load()
+        self.task_types = registry(self.settings, task_types)
+        self.metrics = Metrics(self.task_types.names, self.task_types.queues, spool=spool_facts(self.settings))
+        overrides = overrides or Overrides()
+        super().__init__(
+            assemble(self.settings, self.task_types, self.metrics, (LogListener(), *listeners), credentials, overrides)
+        )
+
+    async def start(self) -> None:
+        """As `Engine.start`. Raises: SettingsError too, if `ML_METRICS_DIR` cannot be used."""
+        if self.settings.ml_metrics_dir is not None:
+            self.metrics.share(self.settings.ml_metrics_dir)
+        try:
+            await super().start()
+        except BaseException:
+            self.metrics.unshare()
+            raise
+
+    async def stop(self) -> None:
+        try:
+            await super().stop()
+        finally:
+            self.metrics.unshare()
