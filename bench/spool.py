@@ -148,6 +148,7 @@ async def curve(url: str, sizes: Iterable[int], callers: int) -> dict[str, dict[
             drains.append(await drain_some(spool, SAMPLE))
         points[at] = {"put/s": statistics.median(puts), "lease+settle/s": statistics.median(drains)}
         points[at] |= await ask_all(spool) | {"resident, MB": resident()}
+        say(f"at {at}: " + ", ".join(f"{name} {value:,.4g}" for name, value in points[at].items()))
     say("emptying")
     await drain_some(spool, there)
     await emptied(spool)
