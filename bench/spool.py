@@ -26,6 +26,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
+from mlproducer.ids import new_task_id
 from mlproducer.ports import DeadFilter, Done, Spool, SpoolRow
 from mlproducer.spool import open_spool
 from mlproducer.task import Envelope
@@ -41,8 +42,8 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 
 def row(n: int) -> SpoolRow:
-    # Ids as they come: random, not rising. A B-tree minds the difference.
-    task_id = f"{(n * 0x9E3779B97F4A7C15) % 2**64:016x}-{n:08d}"
+    # Ids as the library makes them: rising with time. A B-tree minds the difference to random ones.
+    task_id = new_task_id()
     at = NOW - 1_000 + n / 10_000
     return SpoolRow(Envelope(task_id, "embed_vectors", "ml.embed", PROPERTIES, BODY), at, at)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from unittest.mock import patch
 from uuid import RFC_4122, UUID
 
@@ -12,18 +13,31 @@ from mlproducer.ids import _as_uuid, new_task_id
 from mlproducer.task import Task
 
 
-@given(st.binary(min_size=16, max_size=16))
-@example(bytes(16))
-@example(b"\xff" * 16)
-def test_an_id_is_what_uuid_makes_of_the_same_random_bytes(random: bytes) -> None:
-    made = _as_uuid(random.hex())
-    assert made == str(UUID(bytes=random, version=4))
-    assert (UUID(made).version, UUID(made).variant) == (4, RFC_4122)
+@given(st.integers(0, 2**48 - 1), st.binary(min_size=10, max_size=10))
+@example(0, bytes(10))
+@example(2**48 - 1, b"\xff" * 10)
+def test_an_id_is_the_time_and_then_the_given_bits_as_rfc_9562_has_them(milliseconds: int, random: bytes) -> None:
+    made = UUID(_as_uuid(milliseconds, random.hex()))
+    assert (made.version, made.variant) == (7, RFC_4122)
+    assert made.int >> 80 == milliseconds
+    given_bits = int.from_bytes(random)
+    assert made.int >> 64 & 0xFFF == given_bits >> 64 & 0xFFF
+    assert made.int & 2**62 - 1 == given_bits & 2**62 - 1
 
 
-def test_a_made_id_is_a_random_uuid() -> None:
+def test_a_made_id_is_of_this_moment() -> None:
+    before = time.time_ns() // 1_000_000
     made = UUID(new_task_id())
-    assert (made.version, made.variant) == (4, RFC_4122)
+    assert (made.version, made.variant) == (7, RFC_4122)
+    assert before <= made.int >> 80 <= time.time_ns() // 1_000_000
+
+
+def test_ids_of_later_milliseconds_are_larger() -> None:
+    made = []
+    for _ in range(20):
+        made.append(new_task_id())
+        time.sleep(0.002)
+    assert made == sorted(made)
 
 
 def test_ids_of_one_moment_differ() -> None:
