@@ -12,20 +12,18 @@ any producer on it publishes the task: at once on PostgreSQL, which tells it of 
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, overload
 
-from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import TaskType
 from mlproducer.errors import InvalidTask, RefusedTask
 from mlproducer.settings import Settings
 from mlproducer.spool.outbox.drivers import add_on, create_tables_on
 from mlproducer.spool.outbox.steps import adding
 from mlproducer.task import Envelope, Task
-from mlproducer.wiring import registry, tracing_for
+from mlproducer.wiring import encoder_for, registry, tracing_for
 
 if TYPE_CHECKING:  # none of these needs to be installed, or loaded, by who does not use it
     import sqlite3
@@ -52,9 +50,8 @@ class Outbox:
         self, settings: Settings | None = None, *, task_types: Sequence[TaskType] = (), notify: bool = True
     ) -> None:
         settings = settings if settings is not None else Settings.load()
-        origin = f"mlproducer@{socket.gethostname()}"
         types = registry(settings, task_types)
-        self._encoder = Encoder(types, origin, settings.ml_max_message_bytes)
+        self._encoder = encoder_for(types, settings.ml_max_message_bytes)
         self._tracing = tracing_for(settings, types)
         self._notify = notify
 

@@ -20,6 +20,7 @@ from mlproducer.analytics.results import Results
 from mlproducer.blobs import BlobStore, open_blobs
 from mlproducer.blobs.claim_check import ClaimCheck
 from mlproducer.core.budget import Limits
+from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import TaskType, TaskTypes
 from mlproducer.ports import Clock, Counters, CountingSpool
 from mlproducer.settings import Settings
@@ -52,6 +53,11 @@ def registry(settings: Settings, extra: Sequence[TaskType] = ()) -> TaskTypes:
     if settings.ml_task_types is not None:
         types = types.with_(TaskTypes.from_toml(settings.ml_task_types))
     return types.with_(extra)
+
+
+def encoder_for(types: TaskTypes, max_bytes: int) -> Encoder:
+    """What makes messages of tasks; workers and their logs see which host they came from."""
+    return Encoder(types, f"mlproducer@{socket.gethostname()}", max_bytes)
 
 
 def spool_for(settings: Settings, *, owner: bool = True) -> CountingSpool:

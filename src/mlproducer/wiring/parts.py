@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -35,7 +34,6 @@ from mlproducer.delivery.pipeline import Pipeline
 from mlproducer.delivery.receipts import ReceiptBook
 from mlproducer.delivery.verdicts import Verdicts
 from mlproducer.engine import Parts
-from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.errors import BrokerError
 from mlproducer.events import Event
@@ -50,6 +48,7 @@ from mlproducer.wiring.choices import (
     SystemClock,
     analytics_for,
     claim_check_for,
+    encoder_for,
     queues_of,
     results_of,
     spool_for,
@@ -232,9 +231,8 @@ def _pipeline(
     settings = out.settings
     claim_check = claim_check_for(settings)
     largest = settings.ml_max_message_bytes if claim_check is None else settings.ml_max_payload_bytes
-    encoder = Encoder(out.types, f"mlproducer@{socket.gethostname()}", largest)
     return Pipeline(
-        encode=encoder.encode,
+        encode=encoder_for(out.types, largest).encode,
         claim_check=claim_check,
         attempts=attempts,
         broker=out.broker,
