@@ -62,10 +62,10 @@ clean: ## Remove what the commands above made here
 	rm -rf .venv .venv-celery54 var .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
 
 # Stamps: a target runs again only if its pins changed.
-$(VENV)/bin/python:
+$(VENV)/.made:
 	scripts/make-venv $(PYTHON) $(VENV)
 
-$(VENV)/.installed-run: requirements/run.txt requirements/build.txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-run: requirements/run.txt requirements/build.txt pyproject.toml | $(VENV)/.made
 	@echo "Installing the pinned dependencies into $(VENV) (once) ..."
 	$(PIP) --require-hashes -r requirements/build.txt
 	$(PIP) --require-hashes -r requirements/run.txt

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from mlproducer.cli.app import app
+from mlproducer.cli.app import COMMANDS, app, load
 from mlproducer.cli.quickstart.client import Client
 from mlproducer.settings import Settings
 from mlproducer.testing.rabbitmq import PrivateRabbit
@@ -123,6 +123,29 @@ def test_a_wrong_setting_is_one_line_and_exit_2(monkeypatch: pytest.MonkeyPatch)
 def test_an_unknown_option_is_exit_2() -> None:
     assert run("check", "--never").exit_code == 2
     assert run("nonsense").exit_code == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_says_of_a_command_what_its_own_help_says_first(name: str) -> None:
+    told = " ".join(load(name).help.split("\n\n")[0].split())
+    assert COMMANDS[name] == told
+
+
+def test_listing_the_commands_imports_none_of_them() -> None:
+    program = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from mlproducer.cli.app import COMMANDS, app, load\n"
+        "assert 'dlq' in CliRunner().invoke(app, ['--help']).output\n"
+        "assert not {'fastapi', 'sqlalchemy', 'mlproducer.cli.dlq'} & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_misspelt_command_is_told_the_right_one() -> None:
+    result = run("serv")
+    assert result.exit_code == 2
+    assert "Did you mean 'serve'?" in result.stderr
 
 
 def test_version_is_printed() -> None:

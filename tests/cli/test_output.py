@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from mlproducer.cli.output import percentile, size, span
-from mlproducer.cli.settings_cmd import masked, masked_url
+from mlproducer.cli.settings import masked, masked_url
 
 
 @pytest.mark.parametrize(

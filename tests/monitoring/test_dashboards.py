@@ -37,7 +37,7 @@ def test_the_shipped_files_are_what_the_code_builds() -> None:
 def test_reading_and_exporting_needs_no_grafana_sdk() -> None:
     program = (
         "import sys\n"
-        "from mlproducer.cli import app\n"
+        "from mlproducer.cli import dashboards, rules\n"
         "from mlproducer.monitoring.dashboards import expressions\n"
         "assert expressions()\n"
         "assert not [name for name in sys.modules if name.startswith('grafana')]\n"

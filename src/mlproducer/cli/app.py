@@ -5,35 +5,62 @@ Exit codes: 0 done; 1 something failed or was refused; 2 a wrong option or setti
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_command
 
-from mlproducer.cli import (
-    analytics,
-    blobs,
-    check,
-    dashboards,
-    dlq,
-    doctor,
-    publish,
-    quickstart,
-    reliability,
-    retry,
-    rules,
-    serve,
-    settings_cmd,
-)
 from mlproducer.cli.output import ExitCode, fail
 from mlproducer.errors import MLProducerError, SettingsError
 
+COMMANDS: Final = {
+    "quickstart": "Start a broker (if none answers), the service and a real worker, and send real texts through all of "
+    "them.",
+    "serve": "Serve the HTTP API. Accepts tasks at once; while the broker is not there, they are spooled.",
+    "publish": "Publish NDJSON, one task (or, with --share, one share) a line, from a file or standard input.",
+    "check": "Say whether the broker can be reached with these settings, and if not, why. Exit code 0 or 1.",
+    "doctor": "Look at broker, queues, workers, envelopes, spool and keys before the first task; change nothing at the "
+    "broker.",
+    "reliability": "Kill, pause and silence a private RabbitMQ and producers on purpose, and count what is lost.",
+    "settings": "Show every setting: environment name, value, where it comes from. Secrets are masked.",
+    "retry": "The retry queue: tasks that wait in the spool.",
+    "dlq": "The dead letter queue: tasks that need a person.",
+    "analytics": "Figures by task type, costs and budgets, of all instances on the spool.",
+    "blobs": "The store of large payloads (ML_BLOB_URL).",
+    "dashboards": "Dashboards for Grafana.",
+    "rules": "Alert rules for Prometheus.",
+}
+"""Name → what `--help` lists. Module `mlproducer.cli.<name>` holds a function of that name, or the `app` of a group."""
 
-class ErrorsAreLines(TyperGroup):
-    """Our own errors end a command with one line on stderr and an exit code, and never with a traceback."""
 
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # typer's own signature, whose types moved between releases
+def load(name: str) -> Any:  # noqa: ANN401  # typer's copy of click is private, and so are its types
+    """The command `name` of `COMMANDS`, from its module."""
+    module = import_module(f"mlproducer.cli.{name}")
+    group = getattr(module, "app", None)
+    if group is None:
+        group = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        group.command(name)(getattr(module, name))
+    command = get_command(group)
+    command.name = name
+    return command
+
+
+class Commands(TyperGroup):
+    """Imports a command when it is called, and not to list it; its errors end in one line and an exit code.
+
+    All of them together bring FastAPI, SQLAlchemy and more: seconds of a slow machine, for each call of a shell script.
+    """
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401  # as above
+        """The command that runs; `--help` and completion read the list below."""
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load(str(name)), rest
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  # as above
+        """Our own errors end a command with one line on stderr and an exit code, and never with a traceback."""
         try:
             return super().invoke(ctx)
         except SettingsError as exc:
@@ -43,7 +70,7 @@ class ErrorsAreLines(TyperGroup):
 
 
 app = typer.Typer(
-    cls=ErrorsAreLines,
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -67,19 +94,12 @@ def _root(
     """Settings come from the environment and from .env; `mlproducer settings` lists them."""
 
 
-app.command("quickstart")(quickstart.quickstart)
-app.command("serve")(serve.serve)
-app.command("publish")(publish.publish)
-app.command("check")(check.check)
-app.command("doctor")(doctor.doctor)
-app.command("reliability")(reliability.reliability)
-app.add_typer(retry.app, name="retry")
-app.add_typer(dlq.app, name="dlq")
-app.add_typer(analytics.app, name="analytics")
-app.add_typer(blobs.app, name="blobs")
-app.add_typer(dashboards.app, name="dashboards")
-app.add_typer(rules.app, name="rules")
-app.command("settings")(settings_cmd.settings)
+def _listed() -> None:
+    """Stands in the list for a command that is loaded when it is called."""
+
+
+for _name, _line in COMMANDS.items():
+    app.command(_name, help=_line)(_listed)
 
 
 def main() -> None:

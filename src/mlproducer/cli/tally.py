@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from mlproducer.cli.lines import Line
 from mlproducer.cli.output import Output, plural
-from mlproducer.cli.settings_cmd import masked_url
+from mlproducer.cli.settings import masked_url
 from mlproducer.errors import InvalidTask, MLProducerError
 from mlproducer.events import Event, TaskDeadLettered
 from mlproducer.settings import Settings
