@@ -24,7 +24,11 @@ Answer = TypeVar("Answer")
 
 Hours = Annotated[int, typer.Option(min=1, max=720, help="The running hour of UTC and those before it.")]
 
-app = typer.Typer(help="Figures by task type, costs and budgets, of all instances on the spool.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Figures by task type, costs and budgets, of all instances on the spool.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 
 @app.command("summary")

@@ -172,7 +172,7 @@ class PrivateRabbit:
         return self._told([str(SCRIPTS / "rabbitmqctl"), "-q", "-n", self._node, *words], f"rabbitmqctl {words[0]}")
 
     def eval(self, expression: str) -> str:
-        """Evaluate an Erlang expression on the node (10 ms) and return its value as text. Raises: PrivateRabbitError."""
+        """Evaluate an Erlang expression on the node (10 ms); its value as text. Raises: PrivateRabbitError."""
         text = self._told(["erl_call", "-n", self._node, "-e"], "the evaluation", expression + "\n").strip()
         if not text.startswith("{ok, "):
             raise PrivateRabbitError(f"the evaluation failed: {text}")
@@ -180,7 +180,14 @@ class PrivateRabbit:
 
     def _told(self, command: list[str], what: str, text: str = "") -> str:
         done = subprocess.run(  # noqa: S603  # our own arguments
-            command, env=self._env(), cwd=self.folder, input=text, capture_output=True, text=True, timeout=60, check=False
+            command,
+            env=self._env(),
+            cwd=self.folder,
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         if done.returncode:
             raise PrivateRabbitError(f"{what} failed: {(done.stderr or done.stdout).strip()}")
@@ -236,7 +243,7 @@ class PrivateRabbit:
             self._link_libraries()
 
     def _link_libraries(self) -> None:
-        """The broker's libraries without its plugins: at its start it looks for each of 1,000 modules in each folder."""
+        """The broker's libraries without its plugins: it looks for each of its 1,000 modules in each of these."""
         own = self.folder / "libraries"
         own.mkdir(exist_ok=True)
         for library in _LIBRARIES.glob("rabbitmq_server-*/plugins/*"):
