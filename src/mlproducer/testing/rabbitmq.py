@@ -29,6 +29,8 @@ SCRIPTS: Final = Path("/usr/lib/rabbitmq/bin")
 _LIBRARIES: Final = Path("/usr/lib/rabbitmq/lib")
 """Debian's RabbitMQ: `rabbitmq_server-<version>/plugins` holds the broker's own libraries and its plugins."""
 
+_ERLANG: Final = Path("/usr/lib/erlang/lib")
+
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 30.0
 
@@ -243,13 +245,23 @@ class PrivateRabbit:
             self._link_libraries()
 
     def _link_libraries(self) -> None:
-        """The broker's libraries without its plugins: it looks for each of its 1,000 modules in each of these."""
+        """A folder of the broker's own libraries, and one of all their modules, which the broker puts before those.
+
+        It loads 1,000 modules at its start, and looks for each in one folder after the other: 100 of them with Debian's
+        plugins. This halves the processor time of a start.
+        """
         own = self.folder / "libraries"
-        own.mkdir(exist_ok=True)
-        for library in _LIBRARIES.glob("rabbitmq_server-*/plugins/*"):
-            link = own / library.name
-            if _is_needed(library.name) and not link.is_symlink():
-                link.symlink_to(library)
+        modules = own / "zz_modules-1" / "ebin"  # the last by name is the first that is searched
+        if modules.exists():
+            return
+        modules.mkdir(parents=True)
+        libraries = [each for each in _LIBRARIES.glob("rabbitmq_server-*/plugins/*-*") if _is_needed(each.name)]
+        for library in libraries:
+            (own / library.name).symlink_to(library)
+        for library in (*libraries, *_ERLANG.glob("*-*")):
+            for module in library.glob("ebin/*.beam"):
+                with contextlib.suppress(FileExistsError):
+                    os.symlink(module, modules / module.name)
 
     def _env(self) -> dict[str, str]:
         folder = self.folder
