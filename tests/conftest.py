@@ -1,4 +1,4 @@
-"""Real servers for the tests: one private RabbitMQ and one PostgreSQL for the run, others for tests that break theirs."""
+"""Real servers for the tests: private ones for the run, and others for tests that break theirs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from collections.abc import Iterator
 import pytest
 
 from mlproducer.testing.rabbitmq import PrivateRabbit
-from private_postgres import own_postgres, postgres, postgres_schema_url, postgres_url
+from private_postgres import breakable_postgres, own_postgres, postgres, postgres_schema_url, postgres_url
 
-__all__ = ["own_postgres", "own_rabbit", "postgres", "postgres_schema_url", "postgres_url", "rabbit", "vhost_url"]
+__all__ = [
+    "breakable_postgres",
+    "own_postgres",
+    "own_rabbit",
+    "postgres",
+    "postgres_schema_url",
+    "postgres_url",
+    "rabbit",
+    "vhost_url",
+]
 
 
 @pytest.fixture(scope="session")
@@ -26,8 +35,21 @@ def vhost_url(rabbit: PrivateRabbit, request: pytest.FixtureRequest) -> str:
     return rabbit.add_vhost(re.sub(r"\W+", "-", request.node.nodeid)[-100:])
 
 
-@pytest.fixture
-def own_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRabbit]:
-    """A node of the test's own, to kill, pause and fill."""
-    with PrivateRabbit(tmp_path_factory.mktemp("own-rabbit")) as node:
+@pytest.fixture(scope="session")
+def breakable_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRabbit]:
+    """One node for the whole run to kill, pause and fill: a start costs seconds of processor time."""
+    with PrivateRabbit(tmp_path_factory.mktemp("breakable-rabbit")) as node:
         yield node
+
+
+@pytest.fixture
+def own_rabbit(breakable_rabbit: PrivateRabbit) -> Iterator[PrivateRabbit]:
+    """A node for the test alone, as if it were new: it runs, whatever the last test did, and `/` is empty."""
+    breakable_rabbit.start()
+    breakable_rabbit.eval(
+        'vm_memory_monitor:set_vm_memory_high_watermark(0.6), rabbit_vhost:delete(<<"/">>, <<"test">>).'
+    )
+    breakable_rabbit.add_vhost("/")
+    yield breakable_rabbit
+    if breakable_rabbit.pid is not None:
+        breakable_rabbit.resume()

@@ -8,23 +8,13 @@ from pathlib import Path
 import pytest
 
 from mlproducer.testing.rabbitmq import PrivateRabbit
-from private_postgres import own_postgres, postgres, postgres_url
 from producers import Producers
-
-__all__ = ["own_postgres", "postgres", "postgres_url", "producers"]
-
-
-@pytest.fixture(scope="session")
-def faulty_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRabbit]:
-    with PrivateRabbit(tmp_path_factory.mktemp("faulty")) as rabbit:
-        yield rabbit
 
 
 @pytest.fixture
-def node(faulty_rabbit: PrivateRabbit) -> PrivateRabbit:
-    """A broker to kill and to block; each test has a virtual host of its own. It runs, whatever the last test did."""
-    faulty_rabbit.start()
-    return faulty_rabbit
+def node(own_rabbit: PrivateRabbit) -> PrivateRabbit:
+    """A broker to kill and to block; each test has a virtual host of its own."""
+    return own_rabbit
 
 
 @pytest.fixture

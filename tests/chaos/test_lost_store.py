@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -16,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import event
 
 from load_child import CHOSEN
 from mlproducer import Producer, Settings, Task, TaskState
@@ -136,12 +138,13 @@ async def test_a_file_that_became_read_only_refuses_confirms_directly_and_serves
     settings = Settings.load(**FAST, rabbitmq_url=vhost_url, ml_data_dir=tmp_path)
     async with Producer(settings, overrides=Overrides(spool=spool)) as producer:
         assert await producer.connected(20), producer.status().last_error
-        read_only(spool, on=True)
+        is_read_only = read_only(spool)
+        is_read_only.set()
         receipt = await producer.publish(embed())
         assert receipt.state is TaskState.CONFIRMED
         with pytest.raises(SpoolUnavailable, match="read-only"):
             await producer.publish(embed(id="mine"))
-        read_only(spool, on=False)
+        is_read_only.clear()
         assert (await producer.publish(embed(id="mine"))).state is TaskState.CONFIRMED
         assert await eventually(producer.is_healthy)
 
@@ -150,11 +153,18 @@ def embed(**given: Any) -> Task:
     return Task(task_type="embed_vectors", payload={"share_id": "s", "content": "text"}, **given)
 
 
-def read_only(spool: SqliteSpool, *, on: bool) -> None:
-    """What SQLite says of a read-only file; root may write to one all the same."""
+def read_only(spool: SqliteSpool) -> threading.Event:
+    """Set it, and the file is read-only: what SQLite says of one, since root may write to it all the same. Told to a
+    connection whenever the pool gives it out: it may hold several.
+    """
+    is_read_only = threading.Event()
     assert spool._store is not None
-    with spool._store.writing.connect() as connection:
-        connection.connection.cursor().execute(f"PRAGMA query_only={'ON' if on else 'OFF'}")
+
+    @event.listens_for(spool._store.writing, "checkout")
+    def _given_out(connection: sqlite3.Connection, *_: object) -> None:
+        connection.execute(f"PRAGMA query_only={'ON' if is_read_only.is_set() else 'OFF'}")
+
+    return is_read_only
 
 
 async def eventually(true: Callable[[], bool]) -> bool:

@@ -447,7 +447,7 @@ async def test_connections_that_the_server_ended_meanwhile_are_replaced_unnotice
 async def test_a_server_killed_under_puts_loses_no_row_that_was_answered_and_service_resumes(
     own_postgres: PrivatePostgres,
 ) -> None:
-    spool = PostgresSpool(own_postgres.url("postgres", timeout=5))
+    spool = PostgresSpool(own_postgres.url(own_postgres.new_database(), timeout=5))
     await spool.open()
     stored: set[str] = set()
     refused: list[SpoolUnavailable] = []
@@ -498,7 +498,8 @@ async def refusal(call: Awaitable[object]) -> tuple[SpoolUnavailable, float]:
 
 
 async def test_a_server_that_hangs_holds_nobody_for_ever_and_service_resumes(own_postgres: PrivatePostgres) -> None:
-    spool = PostgresSpool(own_postgres.url("postgres", timeout=2))
+    url = own_postgres.url(own_postgres.new_database(), timeout=2)
+    spool = PostgresSpool(url)
     await spool.open()
     await spool.put(row("before"))
     await spool.measure()
@@ -507,7 +508,7 @@ async def test_a_server_that_hangs_holds_nobody_for_ever_and_service_resumes(own
     for error, took in await asyncio.gather(*map(refusal, calls)):
         assert "ML_SPOOL_URL" in str(error)
         assert took < SOON
-    other = PostgresSpool(own_postgres.url("postgres", timeout=2))
+    other = PostgresSpool(url)
     error, took = await refusal(other.open())
     assert took < SOON
     own_postgres.resume()
@@ -520,7 +521,7 @@ async def test_a_server_that_hangs_holds_nobody_for_ever_and_service_resumes(own
 
 
 async def test_a_spool_on_a_server_that_is_gone_can_still_be_closed(own_postgres: PrivatePostgres) -> None:
-    spool = PostgresSpool(own_postgres.url("postgres", timeout=2))
+    spool = PostgresSpool(own_postgres.url(own_postgres.new_database(), timeout=2))
     spool.watch(lambda: None)
     await spool.open()
     await spool.put(row("a"))

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import asdict, replace
 
+from depth import histories
 from mlproducer.errors import SettingsError, SpoolUnavailable
 from mlproducer.ports import Again, Bury, DeadEntry, DeadFilter, Done, Lease, SpoolRow, Verdict
 from mlproducer.spool.memory import MemorySpool
@@ -23,6 +23,7 @@ from mlproducer.spool.redis.address import Address, Persistence
 from mlproducer.testing.counters_contract import CountersContract, MakeCounters
 from mlproducer.testing.spool_contract import NOW, MakeSpool, SpoolContract, audit, claim, confirmed, row
 from private_redis import PrivateRedis
+from starting import run_together
 
 T = TypeVar("T")
 
@@ -217,9 +218,7 @@ class Machine(RuleBasedStateMachine):
 
 def test_any_history_of_calls_leaves_what_it_leaves_in_memory(server: PrivateRedis) -> None:
     machine = type("OnServer", (Machine,), {"server": server}).TestCase()  # type: ignore[attr-defined]
-    machine.settings = settings(
-        max_examples=15, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-    )
+    machine.settings = histories(8, 30)
     machine.runTest()
 
 
@@ -367,7 +366,9 @@ from mlproducer.testing.spool_contract import NOW
 async def main(url, prefix):
     spool = RedisSpool(url, prefix=prefix)
     await spool.open()
-    while leases := await spool.lease(200, now=NOW, until=NOW + 60):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    while leases := await spool.lease(100, now=NOW, until=NOW + 60):
         held = await spool.settle([(lease, Done(NOW, NOW + 1)) for lease in leases])
         assert all(held)
         print(*(lease.row.envelope.task_id for lease in leases), sep="\\n")
@@ -380,8 +381,8 @@ asyncio.run(main(*sys.argv[1:]))
 @pytest.mark.parametrize(
     ("processes", "rows"),
     [
-        (2, 20_000),
-        (4, 20_000),
+        (2, 4_000),
+        (4, 4_000),
         pytest.param(2, 100_000, marks=pytest.mark.chaos),
         pytest.param(4, 100_000, marks=pytest.mark.chaos),
     ],
@@ -389,12 +390,10 @@ asyncio.run(main(*sys.argv[1:]))
 async def test_processes_that_drain_one_spool_lease_each_row_once(
     server: PrivateRedis, spool: RedisSpool, prefix: str, processes: int, rows: int
 ) -> None:
-    for start in range(0, rows, 10_000):
-        await asyncio.gather(*(spool.put(row(f"t{n}")) for n in range(start, start + 10_000)))
+    for start in range(0, rows, 4_000):
+        await asyncio.gather(*(spool.put(row(f"t{n}")) for n in range(start, start + 4_000)))
     command = [sys.executable, "-c", DRAIN, server.url(), prefix]
-    drains = [await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE) for _ in range(processes)]
-    said = [out.split() for out, _ in await asyncio.gather(*(each.communicate() for each in drains))]
-    assert [each.returncode for each in drains] == [0] * processes
+    said = await run_together(command, processes)
     leased = [task_id for out in said for task_id in out]
     assert len(leased) == rows
     assert len(set(leased)) == rows

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import sys
 
 import pytest
 
 from mlproducer.spool.sql import PostgresSpool
 from mlproducer.testing.spool_contract import NOW, row
+from starting import run_together
 
 # It says each id that it leased, after its verdict was taken. It ends when nothing waits any more.
 PROGRAM = """
@@ -20,8 +20,10 @@ from mlproducer.testing.spool_contract import DONE, NOW
 async def drain(url):
     spool = PostgresSpool(url)
     await spool.open()
+    print("ready", flush=True)
+    sys.stdin.readline()
     while (await spool.measure()).tasks:
-        leases = await spool.lease(300, now=NOW, until=NOW + 3600)
+        leases = await spool.lease(100, now=NOW, until=NOW + 3600)
         held = await spool.settle([(lease, DONE) for lease in leases])
         for lease, ours in zip(leases, held, strict=True):
             print(lease.row.envelope.task_id if ours else "lost")
@@ -38,10 +40,7 @@ async def drained_once(url: str, processes: int, rows: int) -> None:
     for at in range(0, rows, 10_000):
         assert all(await asyncio.gather(*(spool.put(row(each)) for each in ids[at : at + 10_000])))
     command = [sys.executable, "-c", PROGRAM, url]
-    ran = await asyncio.gather(
-        *(asyncio.to_thread(subprocess.run, command, stdout=subprocess.PIPE, check=True) for _ in range(processes))
-    )
-    taken = [process.stdout.decode().split() for process in ran]
+    taken = await run_together(command, processes)
     assert sorted(each for leased in taken for each in leased) == sorted(ids)
     assert sum(bool(leased) for leased in taken) > 1, "they worked at the same time"
     size = await spool.measure()
@@ -52,7 +51,7 @@ async def drained_once(url: str, processes: int, rows: int) -> None:
 
 @pytest.mark.parametrize("processes", [2, 4])
 async def test_processes_that_drain_one_spool_lease_each_row_once(postgres_url: str, processes: int) -> None:
-    await drained_once(postgres_url, processes, 20_000)
+    await drained_once(postgres_url, processes, 4_000)
 
 
 @pytest.mark.chaos

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TypeVar, assert_never
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from msgspec.structs import replace
 
+from depth import histories
 from mlproducer.core.digest import content_digest
 from mlproducer.ports import (
     Again,
@@ -368,11 +368,9 @@ class PostgresMachine(SpoolMachine):
 
 
 TestMemoryMachine = SpoolMachine.TestCase
-TestMemoryMachine.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+TestMemoryMachine.settings = histories(20, 40)
 TestSqliteMachine = SqliteMachine.TestCase
-TestSqliteMachine.settings = settings(
-    max_examples=15, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+TestSqliteMachine.settings = histories(8, 40)
 
 
 def test_two_instances_on_one_postgresql_are_one_spool(
@@ -382,7 +380,5 @@ def test_two_instances_on_one_postgresql_are_one_spool(
     monkeypatch.setattr(PostgresMachine, "server", postgres, raising=False)
     run_state_machine_as_test(
         PostgresMachine,
-        settings=settings(
-            max_examples=6, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-        ),
+        settings=histories(4, 30),
     )

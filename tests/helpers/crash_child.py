@@ -1,18 +1,17 @@
-"""A producer that kills itself with -9 at one step of one task's way. Run as a program, with its orders as JSON.
+"""A producer that kills itself with -9 at one step of one task's way: a child of `forking.serve`.
 
-It prints `called ID` before each publish, and `accepted ID` once the caller has the receipt.
+Into the file `told` it writes `called ID` before each publish, and `accepted ID` once the caller has the receipt.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from forking import serve
 from mlproducer import Producer, Settings, Task
 from mlproducer.amqp.broker import AmqpBroker
 from mlproducer.amqp.config import AmqpConfig
@@ -28,7 +27,6 @@ FLUSHED = 0.05
 
 
 def die() -> None:
-    sys.stdout.flush()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -94,7 +92,12 @@ class CrashingBroker(AmqpBroker):
             asyncio.get_running_loop().call_later(FLUSHED, die)
 
 
-async def main(orders: dict[str, Any]) -> None:
+async def run(orders: dict[str, Any]) -> None:
+    told = os.open(orders["told"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def say(*words: str) -> None:
+        os.write(told, " ".join(words).encode() + b"\n")
+
     now = Countdown(orders["step"], orders["nth"])
     settings = Settings.load(**orders["settings"])
 
@@ -109,12 +112,12 @@ async def main(orders: dict[str, Any]) -> None:
         await producer.connected(20)
         for fields in orders["tasks"]:
             task = Task.model_validate(fields)
-            print("called", task.id, flush=True)
+            say("called", task.id)
             receipt = await producer.publish(task)
-            print("accepted", receipt.task_id, flush=True)
+            say("accepted", receipt.task_id)
         await asyncio.sleep(orders["linger"])
-    print("survived", "-", flush=True)
+    say("survived", "-")
 
 
 if __name__ == "__main__":
-    asyncio.run(main(json.loads(sys.argv[1])))
+    serve(run)

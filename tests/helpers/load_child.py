@@ -1,8 +1,7 @@
-"""Producers under load, to be killed: a process that has everything imported, and forks one producer at a time.
+"""Producers under load, to be killed: children of `forking.serve`.
 
-It says its own process id first. Each line of JSON on stdin is one producer's orders. The answers are that one's process
-id at once, and its exit status when it has ended, however it did. What its callers do and are told goes into a file, each line by a write of its own, so that
-all of it is there whatever became of the process:
+What a producer's callers do and are told goes into a file, each line by a write of its own, so that all of it is there
+whatever became of the process:
 
     started                        the producer is open (and connected, if told to wait for that)
     called ID                      before each publish
@@ -12,27 +11,25 @@ all of it is there whatever became of the process:
     drained                        nothing waits in the spool
     stopped                        politely, after SIGTERM or when the orders were done
 
-`start_child` in `producers.py` is the other side.
+`Producers` in `producers.py` is the other side.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import json
 import os
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn
+from typing import Any
 from uuid import uuid4
 
 import psycopg  # noqa: F401  # here, and so not again in each child
 import redis.asyncio  # noqa: F401  # see above
 
+from forking import serve
 from mlproducer import Producer, Receipt, Settings, Task
 from mlproducer.errors import RefusedTask
 from mlproducer.events import Event, TaskConfirmed
@@ -135,40 +132,9 @@ class Child:
         return Task(task_type="embed_vectors", payload=payload, **given)
 
 
-def die_with_parent() -> None:
-    """The kernel kills us if the one who started us dies: nobody else would."""
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
-def be_child(orders: dict[str, Any]) -> NoReturn:
-    die_with_parent()
-    try:
-        asyncio.run(Child(orders).run())
-    except BaseException as error:  # noqa: BLE001  # whatever it was, this process must not go on as its parent
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        sys.stderr.flush()
-        os._exit(1)
-    os._exit(0)
-
-
-def answer(number: int) -> None:
-    sys.stdout.write(f"{number}\n")
-    sys.stdout.flush()
-
-
-def main() -> None:
-    die_with_parent()
-    answer(os.getpid())
-    for line in sys.stdin:
-        orders = json.loads(line)
-        pid = os.fork()
-        if not pid:
-            be_child(orders)
-        answer(pid)
-        _, status = os.waitpid(pid, 0)
-        answer(os.waitstatus_to_exitcode(status))
+async def run(orders: dict[str, Any]) -> None:
+    await Child(orders).run()
 
 
 if __name__ == "__main__":
-    main()
+    serve(run)

@@ -67,6 +67,10 @@ class PrivatePostgres:
         shutil.rmtree(self.folder)
 
     @property
+    def runs(self) -> bool:
+        return self._server is not None and self._server.poll() is None
+
+    @property
     def log(self) -> Path:
         return self.folder / "log"
 
@@ -90,7 +94,7 @@ class PrivatePostgres:
 
     def start(self) -> None:
         """Start, or start again on the same data and port. Returns when it takes connections."""
-        if self._server is not None and self._server.poll() is None:
+        if self.runs:
             return
         settings = {
             "port": str(self.port),
@@ -210,8 +214,17 @@ def postgres_schema_url(postgres: PrivatePostgres) -> str:
     return postgres.url("postgres", options=f"-csearch_path%3D{schema}")
 
 
-@pytest.fixture
-def own_postgres() -> Iterator[PrivatePostgres]:
-    """A server of the test's own, to kill and pause."""
+@pytest.fixture(scope="session")
+def breakable_postgres() -> Iterator[PrivatePostgres]:
+    """One server for the whole run to kill and pause: to make one costs seconds of processor time."""
     with PrivatePostgres() as server:
         yield server
+
+
+@pytest.fixture
+def own_postgres(breakable_postgres: PrivatePostgres) -> Iterator[PrivatePostgres]:
+    """A server for the test alone: it runs, whatever the last test did. Take a `new_database`."""
+    breakable_postgres.start()
+    yield breakable_postgres
+    if breakable_postgres.runs:
+        breakable_postgres.resume()

@@ -5,11 +5,8 @@ All calls block.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,6 +14,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+
+from forking import ForkServer
 
 PROGRAM = Path(__file__).parent / "load_child.py"
 NOWHERE = "amqp://ml:ml_password@127.0.0.1:9/"
@@ -144,29 +143,13 @@ class Producers:
     def __init__(self, folder: Path, wrap: Sequence[str] = ()) -> None:
         self._folder = folder
         self._numbers = count(1)
-        self._errors = (folder / "errors.log").open("ab")
-        self._server = subprocess.Popen(
-            [*wrap, sys.executable, str(PROGRAM)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            start_new_session=True,
-            text=True,
-        )
-        try:
-            self._answer()
-        except BaseException:
-            self.__exit__()
-            raise
+        self._server = ForkServer(PROGRAM, folder / "errors.log", wrap)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Its producer dies with it (PR_SET_PDEATHSIG).
-        self._server.kill()
-        self._server.communicate()
-        self._errors.close()
+        self._server.__exit__()
 
     @property
     def pid(self) -> int:
@@ -174,18 +157,9 @@ class Producers:
 
     @property
     def errors(self) -> str:
-        return (self._folder / "errors.log").read_text(errors="replace")
+        return self._server.errors
 
     def start(self, settings: dict[str, Any], **orders: Any) -> Running:
         told = self._folder / f"told-{self.pid}-{next(self._numbers)}"
         orders |= {"settings": {name: str(value) for name, value in settings.items()}, "told": str(told)}
-        assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps(orders) + "\n")
-        self._server.stdin.flush()
-        return Running(self._answer(), told, self._answer)
-
-    def _answer(self) -> int:
-        assert self._server.stdout is not None
-        line = self._server.stdout.readline()
-        assert line, f"the process that starts producers ended: {self.errors[-2_000:]}"
-        return int(line)
+        return Running(self._server.start(orders), told, self._server.answer)

@@ -8,14 +8,14 @@ a write to the broker and the note of its confirm can have sent a task twice.
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from forking import ForkServer
 from mlproducer import Producer, Settings, Task
 from mlproducer.testing.rabbitmq import PrivateRabbit
 from places import Places, places
@@ -44,8 +44,9 @@ def tasks(*, chosen: bool, **fields: Any) -> list[dict[str, Any]]:
 class Crash:
     """One folder, one virtual host, and what the callers of the crashed producer know."""
 
-    def __init__(self, rabbit: PrivateRabbit, folder: Path, **settings: Any) -> None:
+    def __init__(self, rabbit: PrivateRabbit, children: ForkServer, folder: Path, **settings: Any) -> None:
         self.url = rabbit.add_vhost(f"crash-{uuid4().hex[:8]}")
+        self.children = children
         self.folder = folder
         self.settings = {**FAST, "ml_data_dir": str(folder), **settings}
         self.called: list[str] = []
@@ -55,20 +56,20 @@ class Crash:
         self, step: str, nth: int, work: list[dict[str, Any]], *, url: str | None = None, linger: float = 5
     ) -> None:
         """Run a producer that dies at the `nth` of `step`; "never" lets it live. It must die where it was told to."""
+        told = self.folder / "told"
         orders = {
             "step": step,
             "nth": nth,
             "tasks": work,
             "linger": linger,
             "settings": {**self.settings, "rabbitmq_url": url or self.url},
+            "told": str(told),
         }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, str(CHILD), json.dumps(orders), stdout=asyncio.subprocess.PIPE
-        )
-        assert process.stdout is not None
+        assert self.children.start(orders)
         async with asyncio.timeout(60):
-            printed = (await process.stdout.read()).decode()
-            code = await process.wait()
+            code = await asyncio.to_thread(self.children.answer)
+        printed = told.read_text()
+        told.unlink()
         words = [line.split(" ") for line in printed.splitlines()]
         assert ("survived" in printed) is (step == "never"), f"{step} was never reached: {printed}"
         assert code == (0 if step == "never" else -9)
@@ -92,11 +93,17 @@ class Crash:
         return where
 
 
+@pytest.fixture(scope="module")
+def children(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with ForkServer(CHILD, tmp_path_factory.mktemp("children") / "errors.log") as server:
+        yield server
+
+
 @pytest.mark.parametrize(("step", "in_broker"), [("publish.before", 0), ("publish.written", 1), ("publish.heard", 1)])
 async def test_a_crash_on_the_direct_way_leaves_only_what_nobody_was_promised(
-    rabbit: PrivateRabbit, tmp_path: Path, step: str, in_broker: int
+    rabbit: PrivateRabbit, children: ForkServer, tmp_path: Path, step: str, in_broker: int
 ) -> None:
-    crash = Crash(rabbit, tmp_path)
+    crash = Crash(rabbit, children, tmp_path)
     await crash.run(step, 3, tasks(chosen=False))
     assert len(crash.accepted) == 2
     where = await crash.recover()
@@ -117,9 +124,9 @@ async def test_a_crash_on_the_direct_way_leaves_only_what_nobody_was_promised(
     ],
 )
 async def test_a_crash_around_a_chosen_id_sends_it_twice_only_where_its_confirm_was_not_noted(
-    rabbit: PrivateRabbit, tmp_path: Path, step: str, twice: int
+    rabbit: PrivateRabbit, children: ForkServer, tmp_path: Path, step: str, twice: int
 ) -> None:
-    crash = Crash(rabbit, tmp_path, ml_accept_timeout=1.0)
+    crash = Crash(rabbit, children, tmp_path, ml_accept_timeout=1.0)
     work = tasks(chosen=True)
     await crash.run(step, 3, work)
     assert len(crash.accepted) == 2
@@ -131,9 +138,9 @@ async def test_a_crash_around_a_chosen_id_sends_it_twice_only_where_its_confirm_
 
 @pytest.mark.parametrize(("step", "stored"), [("put.before", 2), ("put.after", 3)])
 async def test_a_crash_around_the_commit_to_the_spool_keeps_what_was_committed(
-    rabbit: PrivateRabbit, tmp_path: Path, step: str, stored: int
+    rabbit: PrivateRabbit, children: ForkServer, tmp_path: Path, step: str, stored: int
 ) -> None:
-    crash = Crash(rabbit, tmp_path)
+    crash = Crash(rabbit, children, tmp_path)
     await crash.run(step, 3, tasks(chosen=False), url=NOWHERE)
     assert len(crash.accepted) == 2
     where = await crash.recover()
@@ -153,9 +160,9 @@ async def test_a_crash_around_the_commit_to_the_spool_keeps_what_was_committed(
     ],
 )
 async def test_a_crash_of_the_drain_publishes_again_what_it_had_not_noted_and_nothing_else(
-    rabbit: PrivateRabbit, tmp_path: Path, step: str, nth: int, twice: int
+    rabbit: PrivateRabbit, children: ForkServer, tmp_path: Path, step: str, nth: int, twice: int
 ) -> None:
-    crash = Crash(rabbit, tmp_path)
+    crash = Crash(rabbit, children, tmp_path)
     await crash.run("never", 1, tasks(chosen=False), url=NOWHERE, linger=0)
     assert len(crash.accepted) == TASKS
     await crash.run(step, nth, [])
@@ -168,9 +175,9 @@ async def test_a_crash_of_the_drain_publishes_again_what_it_had_not_noted_and_no
 
 @pytest.mark.parametrize("step", ["settle.before", "settle.after"])
 async def test_a_crash_around_a_burial_keeps_the_task_in_one_place_and_its_copy_in_the_queue(
-    rabbit: PrivateRabbit, tmp_path: Path, step: str
+    rabbit: PrivateRabbit, children: ForkServer, tmp_path: Path, step: str
 ) -> None:
-    crash = Crash(rabbit, tmp_path, ml_dlq_publish=True, ml_retry_attempts=1)
+    crash = Crash(rabbit, children, tmp_path, ml_dlq_publish=True, ml_retry_attempts=1)
     # No queue is bound for it: each is returned, and one attempt is all there is.
     types = tmp_path / "types.toml"
     types.write_text(

@@ -90,10 +90,9 @@ async def until(true: Callable[[], bool], seconds: float = 20) -> None:
             await asyncio.sleep(0.02)
 
 
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with PrivateRabbit(tmp_path_factory.mktemp("faulty")) as rabbit:
-        yield rabbit
+@pytest.fixture
+def node(own_rabbit: PrivateRabbit) -> PrivateRabbit:
+    return own_rabbit
 
 
 @pytest.fixture

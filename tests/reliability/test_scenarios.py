@@ -19,17 +19,16 @@ from mlproducer.reliability.stage import OwnSettings, Scale, Stage, sample, unti
 from mlproducer.testing.rabbitmq import PrivateRabbit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 SMALL = Scale(callers=10, tasks=100, load=0.3, kills=2)
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRabbit]:
+def node(breakable_rabbit: PrivateRabbit) -> PrivateRabbit:
     """A broker to kill and to pause."""
-    with PrivateRabbit(tmp_path_factory.mktemp("reliability")) as rabbit:
-        yield rabbit
+    breakable_rabbit.start()
+    return breakable_rabbit
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,8 @@ def redis_for_claims(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Priva
 
 
 @pytest.fixture(scope="session")
-def postgres_for_claims() -> Iterator[str]:
-    with PrivatePostgres() as server:
-        yield server.url(server.new_database())
+def postgres_for_claims(postgres: PrivatePostgres) -> str:
+    return postgres.url(postgres.new_database())
 
 
 @pytest.fixture(params=STORES)

@@ -261,7 +261,7 @@ class PrivateRabbit:
         for library in (*libraries, *_ERLANG.glob("*-*")):
             for module in library.glob("ebin/*.beam"):
                 with contextlib.suppress(FileExistsError):
-                    os.symlink(module, modules / module.name)
+                    (modules / module.name).symlink_to(module)
 
     def _env(self) -> dict[str, str]:
         folder = self.folder
