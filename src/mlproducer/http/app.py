@@ -47,15 +47,14 @@ def create_app(settings: Settings, producer: Producer | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan_for(settings) if producer is None else None,
+        # Not by include_router, which builds the schemas of all routes anew for each application.
+        routes=[*router.routes, *docs.router.routes, *console.router.routes],
     )
     if producer is not None:
         attach(app, producer)
     app.add_middleware(Outermost)
     app.add_exception_handler(HTTPException, problem_response)
     app.add_exception_handler(RequestValidationError, problem_response)
-    app.include_router(router)
-    app.include_router(docs.router)
-    app.include_router(console.router)
     return app
 
 
