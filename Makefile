@@ -39,8 +39,8 @@ unit: $(VENV)/.installed-dev .venv-celery54/.installed ## pytest, and 100 % bran
 chaos: $(VENV)/.installed-dev ## The long fault suite
 	scripts/apt-install $(SERVERS)
 	$(BIN)/pytest -m chaos --timeout 1800 $(ARGS)
-	TEST_DEPTH=10 $(BIN)/pytest --timeout 1800 -k "machine or history or two_instances" \
-		tests/contract/test_spool_machine.py tests/contract/test_redis_spool.py
+	TEST_DEPTH=10 $(BIN)/pytest --timeout 1800 tests/core
+	TEST_DEPTH=10 $(BIN)/pytest --timeout 1800 -m "not chaos" -k "machine or history or two_instances" tests/contract
 
 bench: $(VENV)/.installed-dev ## Throughput as ratios in one run
 	scripts/apt-install rabbitmq-server

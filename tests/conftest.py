@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
+from depth import DEPTH
 from mlproducer.testing.rabbitmq import PrivateRabbit
 from private_postgres import breakable_postgres, own_postgres, postgres, postgres_schema_url, postgres_url
 
@@ -20,6 +22,10 @@ __all__ = [
     "rabbit",
     "vhost_url",
 ]
+
+
+settings.register_profile("depth", max_examples=50 * DEPTH, deadline=None)
+settings.load_profile("depth")
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from depth import histories
 from mlproducer.core.admission import SpoolGate, Window, route
 from mlproducer.core.breaker import Admission
 from mlproducer.outcome import NotSentCause
@@ -159,9 +160,7 @@ class SpoolThatFillsAndDrains(RuleBasedStateMachine):
 
 
 TestTheGateClosesAtTheHighMarkAndOpensUnderTheLowOne = SpoolThatFillsAndDrains.TestCase
-TestTheGateClosesAtTheHighMarkAndOpensUnderTheLowOne.settings = settings(
-    deadline=None, max_examples=80, stateful_step_count=40
-)
+TestTheGateClosesAtTheHighMarkAndOpensUnderTheLowOne.settings = histories(40, 40)
 
 
 def test_the_fill_of_a_spool_is_that_of_its_nearest_limit() -> None:

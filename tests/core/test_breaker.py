@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from depth import histories
 from mlproducer.core.breaker import TABLE, Admission, Breaker, Changes, Signal
 from mlproducer.events import BreakerChanged, BreakerState
 
@@ -238,9 +238,7 @@ class BreakerUnderFire(RuleBasedStateMachine):
 
 
 TestTheBreakerAdmitsOneProbeAndIsNeverShutForGood = BreakerUnderFire.TestCase
-TestTheBreakerAdmitsOneProbeAndIsNeverShutForGood.settings = settings(
-    deadline=None, max_examples=100, stateful_step_count=40
-)
+TestTheBreakerAdmitsOneProbeAndIsNeverShutForGood.settings = histories(50, 40)
 
 
 @pytest.mark.parametrize("threshold", [1, 2])

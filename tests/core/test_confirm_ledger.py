@@ -3,10 +3,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from depth import histories
 from mlproducer.core import confirms
 from mlproducer.core.confirms import ConfirmLedger, ProtocolViolation
 from mlproducer.outcome import Confirmed, Nacked, Outcome, Returned, Unsure, UnsureCause
@@ -238,4 +238,4 @@ class LedgerAgainstAPlainDict(RuleBasedStateMachine):
 
 
 TestTheLedgerAgreesWithAPlainDict = LedgerAgainstAPlainDict.TestCase
-TestTheLedgerAgreesWithAPlainDict.settings = settings(deadline=None, max_examples=100, stateful_step_count=60)
+TestTheLedgerAgreesWithAPlainDict.settings = histories(50, 60)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from depth import histories
 from mlproducer.core.backoff import Backoff
 from mlproducer.core.confirms import ConfirmLedger
 from mlproducer.core.lifecycle import MOVES, IllegalMove, Move, advance
@@ -183,4 +183,4 @@ class ManyTasks(RuleBasedStateMachine):
 
 
 TestEachAcceptedTaskIsInExactlyOnePlace = ManyTasks.TestCase
-TestEachAcceptedTaskIsInExactlyOnePlace.settings = settings(deadline=None, max_examples=80, stateful_step_count=50)
+TestEachAcceptedTaskIsInExactlyOnePlace.settings = histories(40, 50)

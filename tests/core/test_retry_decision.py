@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from depth import histories
 from mlproducer.core.backoff import Backoff
 from mlproducer.core.retry import Dead, RetryPolicy, Settled, Wait, cause_of, decide
 from mlproducer.outcome import (
@@ -213,6 +214,4 @@ class OneTaskThroughTheMill(RuleBasedStateMachine):
 
 
 TestATaskIsTriedAgainUntilItIsConfirmedExpiredOrFaultedThreeTimes = OneTaskThroughTheMill.TestCase
-TestATaskIsTriedAgainUntilItIsConfirmedExpiredOrFaultedThreeTimes.settings = settings(
-    deadline=None, max_examples=100, stateful_step_count=30
-)
+TestATaskIsTriedAgainUntilItIsConfirmedExpiredOrFaultedThreeTimes.settings = histories(50, 30)

@@ -3,10 +3,10 @@ from __future__ import annotations
 import copy
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from depth import histories
 from mlproducer.core.backoff import Backoff
 from mlproducer.core.supervisor import (
     RACES,
@@ -371,6 +371,4 @@ class ShellOfTheSupervisor(RuleBasedStateMachine):
 
 
 TestTheSupervisorKeepsOneLinkAndIsNeverDeadForGood = ShellOfTheSupervisor.TestCase
-TestTheSupervisorKeepsOneLinkAndIsNeverDeadForGood.settings = settings(
-    deadline=None, max_examples=100, stateful_step_count=40
-)
+TestTheSupervisorKeepsOneLinkAndIsNeverDeadForGood.settings = histories(50, 40)

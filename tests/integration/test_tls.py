@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -74,6 +75,8 @@ class Authority:
 @dataclass
 class Secured:
     rabbit: PrivateRabbit
+    certificate: Path
+    key: Path
     authority: Authority
     folder: Path
 
@@ -85,6 +88,21 @@ class Secured:
             **given,
         }
         return Settings.load(**fields)
+
+    @contextmanager
+    def showing(self, certificate: Path, key: Path) -> Iterator[None]:
+        """Within it, the broker shows another certificate than its own to who connects."""
+        files = {self.certificate: certificate, self.key: key}
+        own = {file: file.read_bytes() for file in files}
+        for file, other in files.items():
+            file.write_bytes(other.read_bytes())
+        self.rabbit.eval("ssl:clear_pem_cache().")
+        try:
+            yield
+        finally:
+            for file, content in own.items():
+                file.write_bytes(content)
+            self.rabbit.eval("ssl:clear_pem_cache().")
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +127,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         plugins=("rabbitmq_auth_mechanism_ssl",),
     )
     with rabbit:
-        yield Secured(rabbit, authority, folder)
+        yield Secured(rabbit, certificate, key, authority, folder)
 
 
 async def _error(settings: Settings) -> str:
@@ -180,11 +198,8 @@ async def test_tls_to_a_plain_port_guesses_the_cause(secured: Secured, tmp_path:
 
 
 async def test_an_expired_certificate_is_refused_and_said_to_be(secured: Secured, tmp_path: Path) -> None:
-    certificate, key = secured.authority.sign("expired", "localhost", until=-DAY)
-    tls = {"cacertfile": str(secured.authority.file), "certfile": str(certificate), "keyfile": str(key)}
-    with PrivateRabbit(tmp_path / "rabbit", tls=tls) as rabbit:
-        url = f"amqps://ml:ml_password@localhost:{rabbit.tls_port}/"
-        assert "expired" in await _error(secured.settings(folder=tmp_path, rabbitmq_url=url))
+    with secured.showing(*secured.authority.sign("expired", "localhost", until=-DAY)):
+        assert "expired" in await _error(secured.settings(folder=tmp_path))
 
 
 def test_a_certificate_file_that_is_not_there_is_an_error_of_the_setting(secured: Secured, tmp_path: Path) -> None:

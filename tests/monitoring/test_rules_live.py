@@ -108,7 +108,9 @@ async def watched(rabbit: PrivateRabbit, folder: Path, **given: object) -> Async
     async with asyncio.timeout(SOON):
         await ready.wait()
     traffic = asyncio.create_task(publish(service.url))
-    config = scraping({service.url.removeprefix("http://"): "mlproducer"}, rules=[folder / "rules.yml"], interval=SCRAPE)
+    config = scraping(
+        {service.url.removeprefix("http://"): "mlproducer"}, rules=[folder / "rules.yml"], interval=SCRAPE
+    )
     prometheus = PrivatePrometheus(folder, config)
     try:
         await asyncio.to_thread(prometheus.start)

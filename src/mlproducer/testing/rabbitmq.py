@@ -62,10 +62,6 @@ def installed() -> bool:
     return (SCRIPTS / "rabbitmq-server").exists()
 
 
-def _is_needed(library: str) -> bool:
-    return library.startswith("rabbitmq_prelaunch") or not library.startswith("rabbitmq_")
-
-
 class PrivateRabbit:
     """One node in `folder`. A context manager: started on entry, stopped on exit.
 
@@ -241,8 +237,7 @@ class PrivateRabbit:
         text = "".join(f"{name} = {value}\n" for name, value in lines.items())
         (self.folder / "rabbitmq.conf").write_text(text)
         (self.folder / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
-        if not self._plugins:
-            self._link_libraries()
+        self._link_libraries()
 
     def _link_libraries(self) -> None:
         """A folder of the broker's own libraries, and one of all their modules, which the broker puts before those.
@@ -255,7 +250,11 @@ class PrivateRabbit:
         if modules.exists():
             return
         modules.mkdir(parents=True)
-        libraries = [each for each in _LIBRARIES.glob("rabbitmq_server-*/plugins/*-*") if _is_needed(each.name)]
+        libraries = [
+            library
+            for library in _LIBRARIES.glob("rabbitmq_server-*/plugins/*-*")
+            if self._plugins or not library.name.startswith("rabbitmq_") or library.name.startswith("rabbitmq_prelaunch")
+        ]
         for library in libraries:
             (own / library.name).symlink_to(library)
         for library in (*libraries, *_ERLANG.glob("*-*")):
@@ -265,9 +264,7 @@ class PrivateRabbit:
 
     def _env(self) -> dict[str, str]:
         folder = self.folder
-        libraries = {} if self._plugins else {"RABBITMQ_PLUGINS_DIR": str(folder / "libraries")}
         return {
-            **libraries,
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
             "LANG": "C.UTF-8",
             "HOME": str(folder / "home"),  # the cookie
@@ -279,6 +276,7 @@ class PrivateRabbit:
             "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "advanced.config"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+            "RABBITMQ_PLUGINS_DIR": str(folder / "libraries"),
             "RABBITMQ_MNESIA_BASE": str(folder / "data"),
             "RABBITMQ_LOG_BASE": str(folder),
             "RABBITMQ_PID_FILE": str(folder / "rabbitmq.pid"),
