@@ -18,29 +18,34 @@ from sqlalchemy import (
     BigInteger,
     Column,
     ColumnElement,
+    CompoundSelect,
     Connection,
+    CursorResult,
+    Delete,
     Double,
     Integer,
     LargeBinary,
-    RowMapping,
     Select,
     Table,
     Text,
     any_,
+    bindparam,
     func,
-    literal,
     select,
+    union_all,
 )
 
 from mlproducer.spool.schema import records
 
-T = TypeVar("T")
 Values = dict[str, object]
+_Statement = TypeVar("_Statement", Select[Any], Delete)
 
 _BLOCK: Final = 64
 """Rows in one INSERT of SQLite, which takes 32,766 values in a statement: a column for each would still fit."""
 _CHUNK: Final = 2_000
 """Ids in one statement: a bound on what a replay of all dead letters holds at once."""
+_IDS: Final = "ids_"
+"""The parameter of statements that are made once."""
 _ARRAYS: Final[tuple[tuple[type[object], str], ...]] = (
     (Text, "text[]"),
     (LargeBinary, "bytea[]"),
@@ -71,7 +76,7 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Values]) -> 
         return set(connection.exec_driver_sql(statement, _arrays(table, rows)).scalars())
     # The transaction is exclusive: what is not there now will not be there in a moment. No INSERT with RETURNING
     # either, since that cannot be run for many rows at once.
-    there = ids_in(connection, table, (str(row[key]) for row in rows))
+    there = ids_in(connection, (str(row[key]) for row in rows), table)
     fresh = [row for row in rows if row[key] not in there]
     _insert_in_blocks(connection, table, fresh)
     return {str(row[key]) for row in fresh}
@@ -99,25 +104,52 @@ def remember(connection: Connection, rows: Sequence[Values]) -> None:
 
 
 def among(connection: Connection, column: Column[Any], ids: Sequence[str]) -> ColumnElement[bool]:
-    """`column` is one of `ids`, which are one of `chunks`."""
-    if is_postgresql(connection):
-        return column == any_(literal(ids, ARRAY(Text)))
-    return column.in_(select(func.json_each(json.dumps(ids)).table_valued("value").c.value))
+    """`column` is one of `ids`, which are one of `chunks`. Where a statement is run all the time, see `run_for`."""
+    return _among(column, _listed(connection, ids), postgresql=is_postgresql(connection))
 
 
-def by_id(connection: Connection, query: Select[Any], table: Table, task_ids: Iterable[str]) -> Iterator[RowMapping]:
-    """`query` over `table`, of these ids."""
-    for chunk in chunks(task_ids):
-        yield from connection.execute(query.where(among(connection, table.c.task_id, chunk))).mappings()
+def run_for(
+    connection: Connection, statement: _Statement, column: Column[Any], ids: Iterable[str]
+) -> Iterator[CursorResult[Any]]:
+    """Run `statement` for the rows whose `column` is one of `ids`, chunk by chunk.
+
+    It is one that is made once, a constant: to put a statement together and to find its compiled form again costs more
+    than to run it.
+    """
+    chosen = _of_ids(statement, column, postgresql=is_postgresql(connection))
+    for chunk in chunks(ids):
+        yield connection.execute(chosen, {_IDS: _listed(connection, chunk)})
 
 
-def ids_in(connection: Connection, table: Table, task_ids: Iterable[str]) -> set[str]:
-    """Those of the ids that `table` has."""
-    column = table.c[_key(table)[0]]
+def ids_in(connection: Connection, ids: Iterable[str], *tables: Table) -> set[str]:
+    """Those of the ids that one of the tables has, in one statement: a row that moves between two is in one of them."""
+    query = _keys_among(tables, postgresql=is_postgresql(connection))
     found: set[str] = set()
-    for chunk in chunks(task_ids):
-        found.update(connection.execute(select(column).where(among(connection, column, chunk))).scalars())
+    for chunk in chunks(ids):
+        found.update(connection.execute(query, {_IDS: _listed(connection, chunk)}).scalars())
     return found
+
+
+@cache
+def _of_ids(statement: _Statement, column: Column[Any], *, postgresql: bool) -> _Statement:
+    return statement.where(_among(column, None, postgresql=postgresql))
+
+
+@cache
+def _keys_among(tables: tuple[Table, ...], *, postgresql: bool) -> CompoundSelect[Any]:
+    keys = (table.c[_key(table)[0]] for table in tables)
+    return union_all(*(select(key).where(_among(key, None, postgresql=postgresql)) for key in keys))
+
+
+def _among(column: Column[Any], listed: object, *, postgresql: bool) -> ColumnElement[bool]:
+    if postgresql:
+        return column == any_(bindparam(_IDS, listed, ARRAY(Text)))
+    return column.in_(select(func.json_each(bindparam(_IDS, listed, Text)).table_valued("value").c.value))
+
+
+def _listed(connection: Connection, ids: Sequence[str]) -> object:
+    """As the parameter of a statement."""
+    return ids if is_postgresql(connection) else json.dumps(ids)
 
 
 def chunks(task_ids: Iterable[str]) -> Iterator[list[str]]:

@@ -30,12 +30,16 @@ they do, PostgreSQL ends one, and `writer` runs that one again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from typing import Any, Final, assert_never
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
+    Delete,
     RowMapping,
     Select,
+    Table,
     Update,
     bindparam,
     delete,
@@ -62,7 +66,7 @@ from mlproducer.ports import (
     Settlement,
     SpoolRow,
 )
-from mlproducer.spool.bulk import among, by_id, chunks, ids_in, insert_new, is_postgresql, remember
+from mlproducer.spool.bulk import among, chunks, ids_in, insert_new, is_postgresql, remember, run_for
 from mlproducer.spool.columns import (
     audit_columns,
     dead_columns,
@@ -91,6 +95,9 @@ _AGAIN: Final = (
         history=bindparam("history_"),
     )
 )
+_TOKENS: Final = select(waiting.c.task_id, waiting.c.token).order_by(waiting.c.task_id).with_for_update()
+_RECORDS: Final = select(records).order_by(records.c.task_id).with_for_update()
+_UNCONFIRMED: Final = records.c.confirmed_at.is_(None)
 _KEPT: Final = ("task_id", "task_type", "routing_key", "properties", "body", "size", "expires_at", "eta", "accepted_at")
 _TURNS: Final = 5
 """How often a claim looks again at an id that others move at the same moments."""
@@ -103,8 +110,8 @@ def put_rows(tx: Transaction, rows: Sequence[SpoolRow]) -> list[bool]:
         first.setdefault(row.envelope.task_id, row)
     new = insert_new(tx.connection, waiting, [waiting_columns(row) for row in first.values()])
     if new:
-        _delete(tx, records, new, records.c.confirmed_at.is_(None))
-        taken = ids_in(tx.connection, dead_letters, new) | ids_in(tx.connection, records, new)
+        _delete(tx, records, new, _UNCONFIRMED)
+        taken = ids_in(tx.connection, new, dead_letters, records)
         _delete(tx, waiting, taken)
         new -= taken
     if new:
@@ -168,9 +175,9 @@ def _within_bytes(found: Iterable[RowMapping]) -> list[RowMapping]:
 
 def settle_rows(tx: Transaction, settlements: Sequence[Settlement]) -> list[bool]:
     """Apply the verdicts of those whose lease still holds."""
-    columns = select(waiting.c.task_id, waiting.c.token).order_by(waiting.c.task_id).with_for_update()
     ids = {lease.row.envelope.task_id for lease, _ in settlements}
-    tokens = {found["task_id"]: found["token"] for found in by_id(tx.connection, columns, waiting, ids)}
+    found = run_for(tx.connection, _TOKENS, waiting.c.task_id, ids)
+    tokens = {row.task_id: row.token for result in found for row in result}
     held: list[bool] = []
     done: list[tuple[SpoolRow, Done]] = []
     again: list[tuple[SpoolRow, Again]] = []
@@ -220,13 +227,13 @@ def claim_rows(tx: Transaction, claims: Sequence[tuple[Record, float]]) -> list[
 def _claim(tx: Transaction, claims: Sequence[tuple[Record, float]]) -> set[str]:
     """The ids, distinct, that are ours now."""
     now_of = {claim.task_id: now for claim, now in claims}
-    locked = by_id(tx.connection, select(records).order_by(records.c.task_id).with_for_update(), records, now_of)
-    there = {found["task_id"]: record_from(found) for found in locked}
+    locked = run_for(tx.connection, _RECORDS, records.c.task_id, now_of)
+    there = {found["task_id"]: record_from(found) for result in locked for found in result.mappings()}
     over = {task_id for task_id, record in there.items() if _is_over(record, now_of[task_id])}
     _delete(tx, records, over)
     fresh = [record_columns(claim) for claim, _ in claims if claim.task_id not in there or claim.task_id in over]
     taken = insert_new(tx.connection, records, fresh)
-    kept = _waiting_or_dead(tx, taken)
+    kept = ids_in(tx.connection, taken, waiting, dead_letters)
     _delete(tx, records, kept)
     return taken - kept
 
@@ -237,11 +244,12 @@ def confirm_rows(tx: Transaction, confirmed: Sequence[Record]) -> None:
     for record in confirmed:
         first.setdefault(record.task_id, record)
     remember(tx.connection, [record_columns(record) for record in first.values()])
-    _delete(tx, records, _waiting_or_dead(tx, first))
+    _delete(tx, records, ids_in(tx.connection, first, waiting, dead_letters))
 
 
 def release_claim(tx: Transaction, task_id: str, token: str) -> None:
-    _delete(tx, records, [task_id], records.c.confirmed_at.is_(None), records.c.token == token)
+    claim = delete(records).where(records.c.task_id == task_id, _UNCONFIRMED, records.c.token == token)
+    tx.connection.execute(claim)
 
 
 def replay_rows(tx: Transaction, audit: Audit) -> int:
@@ -296,21 +304,15 @@ def _is_over(record: Record, now: float) -> bool:
     return record.confirmed_at is None and (record.held_until or 0.0) <= now
 
 
-def _waiting_or_dead(tx: Transaction, ids: Iterable[str]) -> set[str]:
-    """Those that are in one of the two tables: asked in one statement, or a letter replayed meanwhile is in neither."""
-    there: set[str] = set()
-    for chunk in chunks(ids):
-        queries = [select(table.c.task_id).where(among(tx.connection, table.c.task_id, chunk)) for table in _CONTENT]
-        there.update(tx.connection.execute(queries[0].union_all(queries[1])).scalars())
-    return there
+def _delete(tx: Transaction, table: Table, ids: Iterable[str], *where: ColumnElement[bool]) -> None:
+    """`where`: constants."""
+    for _ in run_for(tx.connection, _deletion(table, *where), table.c.task_id, ids):
+        pass
 
 
-_CONTENT: Final = (waiting, dead_letters)
-
-
-def _delete(tx: Transaction, table: Any, ids: Iterable[str], *where: Any) -> None:  # noqa: ANN401  # a Table, clauses
-    for chunk in chunks(ids):
-        tx.connection.execute(delete(table).where(among(tx.connection, table.c.task_id, chunk), *where))
+@cache
+def _deletion(table: Table, *where: ColumnElement[bool]) -> Delete:
+    return delete(table).where(*where)
 
 
 def _remove(tx: Transaction, rows: Sequence[SpoolRow]) -> None:
@@ -322,7 +324,7 @@ def _bury(tx: Transaction, letters: Sequence[DeadLetter]) -> None:
     if not letters:
         return
     # Letters of these ids may be there: the outbox does not ask whether an id is dead. The newer takes its place.
-    older = ids_in(tx.connection, dead_letters, [letter.envelope.task_id for letter in letters])
+    older = ids_in(tx.connection, [letter.envelope.task_id for letter in letters], dead_letters)
     _delete(tx, dead_letters, older)
     tx.connection.execute(insert(dead_letters), [dead_columns(letter) for letter in letters])
     tx.count(dead=len(letters) - len(older))

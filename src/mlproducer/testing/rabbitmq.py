@@ -253,7 +253,9 @@ class PrivateRabbit:
         libraries = [
             library
             for library in _LIBRARIES.glob("rabbitmq_server-*/plugins/*-*")
-            if self._plugins or not library.name.startswith("rabbitmq_") or library.name.startswith("rabbitmq_prelaunch")
+            if self._plugins
+            or not library.name.startswith("rabbitmq_")
+            or library.name.startswith("rabbitmq_prelaunch")
         ]
         for library in libraries:
             (own / library.name).symlink_to(library)
