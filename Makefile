@@ -10,7 +10,7 @@ ARGS ?=
 # What the tests start, kill and pause, and the browser that they look with, from Debian.
 SERVERS := rabbitmq-server redis-server postgresql prometheus chromium curl
 
-.PHONY: help run test lint types imports check unit chaos bench docs dashboards pictures lock clean
+.PHONY: help run test lint types imports core unit chaos bench docs dashboards pictures lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -18,7 +18,9 @@ help: ## Show this list
 run: $(VENV)/.installed-run ## Start everything and publish the examples (ARGS=--exit ends after the table)
 	$(BIN)/mlproducer quickstart $(ARGS)
 
-test: lint types imports unit ## Lint, types, import direction, and all tests against a real RabbitMQ
+test: lint ## Lint, types, import direction, and all tests against a real RabbitMQ
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync types core imports  # each keeps one processor busy
+	@$(MAKE) --no-print-directory unit
 
 lint: $(VENV)/.installed-dev ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -30,10 +32,12 @@ types: $(VENV)/.installed-dev ## mypy --strict
 imports: $(VENV)/.installed-dev ## the direction of dependencies
 	$(BIN)/lint-imports
 
-unit: $(VENV)/.installed-dev .venv-celery54/.installed ## pytest, and 100 % branch coverage of core/
-	scripts/apt-install $(SERVERS)
+core: $(VENV)/.installed-dev ## the tests of core/, and its 100 % branch coverage
 	$(BIN)/coverage run -m pytest -q tests/core
 	$(BIN)/coverage report
+
+unit: $(VENV)/.installed-dev .venv-celery54/.installed ## all other tests, on real servers
+	scripts/apt-install $(SERVERS)
 	$(BIN)/pytest -m "not chaos" --ignore tests/core -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## The long fault suite

@@ -5,7 +5,8 @@
 `URL` is a value of ML_SPOOL_URL; without one, a SQLite file in a temporary folder. Rows are of 1.2 KiB, and a server's
 database must have no tasks in it. `memory://` does the same work without a disk, so its column is what the event loop
 alone can do, and the ratio is the price of durability. `fsync` is the disk's own figure: appended 4 KiB blocks, each
-made durable.
+made durable. `sqlite alone` is what SQLite takes of such rows in transactions of 100, from one thread that does nothing
+else: what a SQLite spool could reach at most.
 
 `--curve` fills the spool to 1,000, 10,000, 100,000 and 1,000,000 rows (`--sizes` for others); at each size it puts and
 drains some thousand rows more, asks the spool's questions, and reads the memory of this process.
@@ -19,11 +20,13 @@ import gc
 import itertools
 import json
 import os
+import sqlite3
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 
 from mlproducer.ids import new_task_id
@@ -77,6 +80,21 @@ def fsyncs(folder: Path) -> float:
             file.write(b"x" * 4_096)
             os.fdatasync(file.fileno())
         return 200 / (time.perf_counter() - start)
+
+
+def sqlite_alone(folder: Path, rows: list[SpoolRow]) -> float:
+    """Rows a second, durable, in transactions of 100."""
+    with closing(sqlite3.connect(folder / "alone.db", isolation_level=None)) as connection:
+        connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL")
+        connection.execute("CREATE TABLE waiting (id TEXT PRIMARY KEY, due_at REAL, body BLOB)")
+        connection.execute("CREATE INDEX due ON waiting (due_at)")
+        values = [(each.envelope.task_id, each.due_at, PROPERTIES + BODY) for each in rows]
+        start = time.perf_counter()
+        for at in range(0, len(values), 100):
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany("INSERT INTO waiting VALUES (?, ?, ?)", values[at : at + 100])
+            connection.execute("COMMIT")
+        return len(values) / (time.perf_counter() - start)
 
 
 def resident() -> float:
@@ -172,6 +190,7 @@ def compare(given: argparse.Namespace, folder: Path) -> dict[str, float]:
     }
     figures["put, spool : memory"] = figures["spool put/s"] / figures["memory put/s"]
     figures["fsync/s"] = fsyncs(folder)
+    figures["sqlite alone, rows/s"] = sqlite_alone(folder, rows)
     return figures
 
 
