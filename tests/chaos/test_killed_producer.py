@@ -81,7 +81,7 @@ class Trial:
 
 
 def block(node: PrivateRabbit, *, blocked: bool) -> None:
-    node.ctl("set_vm_memory_high_watermark", *(("absolute", "1000") if blocked else ("0.6",)))
+    node.eval(f"vm_memory_monitor:set_vm_memory_high_watermark({'{absolute, 1000}' if blocked else '0.6'}).")
 
 
 def one_owner(node: PrivateRabbit, producers: Producers, folder: Path, kills: int) -> None:

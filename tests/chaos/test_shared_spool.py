@@ -49,10 +49,10 @@ def drain_together(rabbit: PrivateRabbit, spool: str, folder: Path, processes: i
     assert not where.dead
 
 
-def test_two_producers_on_one_postgresql_publish_5000_rows_once(
+def test_two_producers_on_one_postgresql_publish_2000_rows_once(
     rabbit: PrivateRabbit, postgres_url: str, tmp_path: Path
 ) -> None:
-    drain_together(rabbit, postgres_url, tmp_path, 2, 5_000)
+    drain_together(rabbit, postgres_url, tmp_path, 2, 2_000)
 
 
 @pytest.mark.chaos

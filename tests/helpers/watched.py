@@ -107,9 +107,19 @@ class Service:
 class Watched:
     """A RabbitMQ, services on virtual hosts and spools of their own, and the Prometheus that scrapes them."""
 
-    def __init__(self, folder: Path, *, services: int, interval: str = "200ms", **given: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        services: int,
+        interval: str = "200ms",
+        rabbit: PrivateRabbit | None = None,
+        **given: object,
+    ) -> None:
+        """`rabbit`: a node that somebody else made, and stops. None makes one."""
         self.folder = folder
-        self.rabbit = PrivateRabbit(folder / "rabbit")
+        self._ours = rabbit is None
+        self.rabbit = rabbit or PrivateRabbit(folder / "rabbit")
         self._count = services
         self._interval = interval
         self._given = given
@@ -126,7 +136,9 @@ class Watched:
             ]
             config = scraping({service.instance: JOB for service in self.services}, interval=self._interval)
             self.prometheus = stack.enter_context(PrivatePrometheus(self._new("prometheus"), config))
-            stack.enter_context(self.rabbit)
+            self.rabbit.start()
+            if self._ours:
+                stack.callback(self.rabbit.stop)
             self.rabbit.add_vhosts(*hosts)
             for service in self.services:
                 service.until(connection="connected")

@@ -33,6 +33,8 @@ FAST: dict[str, object] = {
     "ml_shutdown_timeout": 1.0,
     "rabbitmq_connection_timeout": 3_000,
 }
+CLOSE_ALL = 'rabbit_networking:close_connections(rabbit_networking:connections(), "expired by the test").'
+"""What `rabbitmqctl close_all_connections` does."""
 
 
 def embed(n: object) -> Task:
@@ -164,7 +166,7 @@ async def test_a_memory_alarm_spools_at_once_and_its_end_drains(
     async with trial.producer as p:
         assert await p.connected(20), p.status().last_error
         await trial.load(10)
-        await asyncio.to_thread(node.ctl, "set_vm_memory_high_watermark", "absolute", "1000")
+        await asyncio.to_thread(node.eval, "vm_memory_monitor:set_vm_memory_high_watermark({absolute, 1000}).")
         try:
             # The broker tells a publisher that it is blocked at its next publish.
             await trial.publish("the one that learns of it")
@@ -174,7 +176,7 @@ async def test_a_memory_alarm_spools_at_once_and_its_end_drains(
             await trial.load(100)
             assert asyncio.get_running_loop().time() - started < 4, "nobody waits for a broker that says it is blocked"
         finally:
-            await asyncio.to_thread(node.ctl, "set_vm_memory_high_watermark", "0.6")
+            await asyncio.to_thread(node.eval, "vm_memory_monitor:set_vm_memory_high_watermark(0.6).")
         await until(lambda: not p.status().blocked)
         await trial.drained()
     await trial.lose_nothing()
@@ -250,15 +252,12 @@ async def test_a_connection_closed_by_an_operator_is_made_again_and_nothing_is_l
     trial = Trial(vhost, tmp_path)
     async with trial.producer as p:
         assert await p.connected(20), p.status().last_error
-        load = asyncio.create_task(trial.load(10_000, at_once=50))
+        load = asyncio.create_task(trial.load(3_000, at_once=50))
         await until(lambda: len(trial.receipts) >= 100)
-        # Not waited for: it answers only when every connection has gone, and they are made again as fast.
-        here = vhost.rpartition("/")[2]
-        close = asyncio.to_thread(node.ctl, "close_all_connections", "--vhost", here, "expired by the test")
-        closing = asyncio.create_task(close)
+        await asyncio.to_thread(node.eval, CLOSE_ALL)
         await until(lambda: bool(trial.told(ConnectionFailed)))
+        assert not load.done()
         await load
-        await asyncio.gather(closing, return_exceptions=True)
         await until(lambda: trial.told(ConnectionChanged)[-1].state is ConnectionState.CONNECTED)
         await trial.drained()
     await trial.lose_nothing()

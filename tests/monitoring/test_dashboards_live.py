@@ -12,15 +12,16 @@ import pytest
 from mlproducer.monitoring.dashboards import EVERYTHING, Expression, dashboards, expressions, filled, panels
 from mlproducer.monitoring.fleet_board import UID as FLEET
 from mlproducer.monitoring.producer_board import UID as PRODUCER
+from mlproducer.testing.rabbitmq import PrivateRabbit
 from watched import JOB, SOON, Watched
 
 VALUES = {**EVERYTHING, "job": JOB, "__rate_interval": "5s", "__range": "5m"}
 
 
 @pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def scene(breakable_rabbit: PrivateRabbit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """Two services that published, and were scraped since before that."""
-    with Watched(tmp_path_factory.mktemp("watched"), services=2) as watched:
+    with Watched(tmp_path_factory.mktemp("watched"), services=2, rabbit=breakable_rabbit) as watched:
         watched.prometheus.until("count(ml_producer_connection_state == 2) == 2")
         watched.prometheus.until("min(count_over_time(ml_producer_tasks_accepted_total[1m])) > 2")
         for service in watched.services:
