@@ -52,9 +52,8 @@ def breakable_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Priva
 def own_rabbit(breakable_rabbit: PrivateRabbit) -> Iterator[PrivateRabbit]:
     """A node for the test alone, as if it were new: it runs, whatever the last test did, and `/` is empty."""
     breakable_rabbit.start()
-    breakable_rabbit.eval(
-        'vm_memory_monitor:set_vm_memory_high_watermark(0.6), rabbit_vhost:delete(<<"/">>, <<"test">>).'
-    )
+    breakable_rabbit.memory_alarm(on=False)
+    breakable_rabbit.eval('rabbit_vhost:delete(<<"/">>, <<"test">>).')
     breakable_rabbit.add_vhost("/")
     yield breakable_rabbit
     if breakable_rabbit.pid is not None:

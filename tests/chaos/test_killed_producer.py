@@ -80,10 +80,6 @@ class Trial:
         assert self.reached["spooled"], "both ways were under load"
 
 
-def block(node: PrivateRabbit, *, blocked: bool) -> None:
-    node.eval(f"vm_memory_monitor:set_vm_memory_high_watermark({'{absolute, 1000}' if blocked else '0.6'}).")
-
-
 def one_owner(node: PrivateRabbit, producers: Producers, folder: Path, kills: int) -> None:
     """Producers that own one SQLite file, one after the other."""
     trial = Trial(
@@ -94,11 +90,11 @@ def one_owner(node: PrivateRabbit, producers: Producers, folder: Path, kills: in
     for _ in range(kills * 2 // 5):
         trial.kill(producers, 1, broker=True)
         trial.kill(producers, 1, broker=False)
-    block(node, blocked=True)
+    node.memory_alarm(on=True)
     try:
         trial.kill(producers, kills - trial.kills, broker=True)
     finally:
-        block(node, blocked=False)
+        node.memory_alarm(on=False)
     assert trial.kills == kills
     trial.judge(producers)
 
@@ -124,7 +120,7 @@ def many_owners(node: PrivateRabbit, folder: Path, spool: str, kills: int) -> No
         try:
             _kill_in_turn(trial, [one, other], kills, node)
         finally:
-            block(node, blocked=False)
+            node.memory_alarm(on=False)
         trial.judge(one)
 
 
@@ -132,7 +128,7 @@ def _kill_in_turn(trial: Trial, free: list[Producers], kills: int, node: Private
     lives: list[tuple[Producers, Running]] = []
     while trial.kills < kills:
         if trial.kills == kills * 4 // 5:
-            block(node, blocked=True)
+            node.memory_alarm(on=True)
         while free:
             starter = free.pop()
             lives.append((starter, trial.begin(starter, broker=trial.kills % 4 != 1)))

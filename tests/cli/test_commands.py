@@ -135,7 +135,7 @@ def test_listing_the_commands_imports_none_of_them() -> None:
     program = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
-        "from mlproducer.cli.app import COMMANDS, app, load\n"
+        "from mlproducer.cli.app import app\n"
         "assert 'dlq' in CliRunner().invoke(app, ['--help']).output\n"
         "assert not {'fastapi', 'sqlalchemy', 'mlproducer.cli.dlq'} & sys.modules.keys()\n"
     )

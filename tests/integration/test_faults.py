@@ -166,7 +166,7 @@ async def test_a_memory_alarm_spools_at_once_and_its_end_drains(
     async with trial.producer as p:
         assert await p.connected(20), p.status().last_error
         await trial.load(10)
-        await asyncio.to_thread(node.eval, "vm_memory_monitor:set_vm_memory_high_watermark({absolute, 1000}).")
+        await asyncio.to_thread(node.memory_alarm, on=True)
         try:
             # The broker tells a publisher that it is blocked at its next publish.
             await trial.publish("the one that learns of it")
@@ -176,7 +176,7 @@ async def test_a_memory_alarm_spools_at_once_and_its_end_drains(
             await trial.load(100)
             assert asyncio.get_running_loop().time() - started < 4, "nobody waits for a broker that says it is blocked"
         finally:
-            await asyncio.to_thread(node.eval, "vm_memory_monitor:set_vm_memory_high_watermark(0.6).")
+            await asyncio.to_thread(node.memory_alarm, on=False)
         await until(lambda: not p.status().blocked)
         await trial.drained()
     await trial.lose_nothing()

@@ -173,11 +173,11 @@ async def test_every_alert_fires_for_its_fault_and_ends_with_it(own_rabbit: Priv
         await asyncio.to_thread(w.prometheus.until, "ml_producer_tasks_confirmed_total > 20")
         await w.check(fire=(), silent=ALERTS)
 
-        await asyncio.to_thread(own_rabbit.ctl, "set_vm_memory_high_watermark", "0.000001")
+        await asyncio.to_thread(own_rabbit.memory_alarm, on=True)
         await w.until_firing("MLProducerBlocked", "MLProducerNoConfirms")
         await w.check(fire={"MLProducerBlocked"}, silent={"MLProducerDisconnected"})
         assert "MLProducerTasksMissing" not in await w.firing(), LAG
-        await asyncio.to_thread(own_rabbit.ctl, "set_vm_memory_high_watermark", "0.6")
+        await asyncio.to_thread(own_rabbit.memory_alarm, on=False)
         await w.until_silent(*lasting, "MLProducerDeliveryBudgetBurnsFast")
 
         own_rabbit.pause()

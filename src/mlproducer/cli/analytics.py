@@ -27,7 +27,6 @@ Hours = Annotated[int, typer.Option(min=1, max=720, help="The running hour of UT
 app = typer.Typer(
     help="Figures by task type, costs and budgets, of all instances on the spool.",
     no_args_is_help=True,
-    add_completion=False,
 )
 
 

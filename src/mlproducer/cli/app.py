@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
-from typer.main import get_command
+from typer.main import get_command, get_group
 
 from mlproducer.cli.output import ExitCode, fail
 from mlproducer.errors import MLProducerError, SettingsError
@@ -39,11 +39,13 @@ COMMANDS: Final = {
 def load(name: str) -> Any:  # noqa: ANN401  # typer's copy of click is private, and so are its types
     """The command `name` of `COMMANDS`, from its module."""
     module = import_module(f"mlproducer.cli.{name}")
-    group = getattr(module, "app", None)
-    if group is None:
-        group = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        group.command(name)(getattr(module, name))
-    command = get_command(group)
+    command: Any
+    if hasattr(module, "app"):
+        command = get_group(module.app)
+    else:
+        alone = typer.Typer(add_completion=False)
+        alone.command()(getattr(module, name))
+        command = get_command(alone)
     command.name = name
     return command
 

@@ -14,7 +14,7 @@ from mlproducer.cli.output import ExitCode, JsonOption, fail, output, plural, si
 from mlproducer.settings import Settings
 from mlproducer.wiring import blobs_for
 
-app = typer.Typer(help="The store of large payloads (ML_BLOB_URL).", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="The store of large payloads (ML_BLOB_URL).", no_args_is_help=True)
 
 
 @app.callback()

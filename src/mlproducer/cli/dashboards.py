@@ -15,7 +15,7 @@ from mlproducer.monitoring.dashboards import DATASOURCE, RUNBOOKS, dashboards
 MOUNTED: Final = PurePosixPath("/etc/grafana")
 """Where Grafana looks for its provisioning, and so where an exported folder goes."""
 
-app = typer.Typer(help="Dashboards for Grafana.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="Dashboards for Grafana.", no_args_is_help=True)
 
 
 @app.callback()

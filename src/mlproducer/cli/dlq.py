@@ -33,7 +33,7 @@ from mlproducer.delivery.views import audit_view, dead_view, dead_whole
 from mlproducer.ports import Audit, DeadEntry, DeadFilter, DeadLetter, Spool
 from mlproducer.settings import Settings
 
-app = typer.Typer(help="The dead letter queue: tasks that need a person.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="The dead letter queue: tasks that need a person.", no_args_is_help=True)
 
 _SAMPLE: Final = 50
 """How many of those that would be taken a dry run shows."""

@@ -17,7 +17,7 @@ from mlproducer.delivery.views import waiting_view, waiting_whole
 from mlproducer.ports import SpoolRow, SpoolSize, WaitingEntry
 from mlproducer.settings import Settings
 
-app = typer.Typer(help="The retry queue: tasks that wait in the spool.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="The retry queue: tasks that wait in the spool.", no_args_is_help=True)
 
 
 @app.command("list")

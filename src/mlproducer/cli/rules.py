@@ -11,7 +11,7 @@ from mlproducer.cli.output import JsonOption, fail, output, plural
 from mlproducer.monitoring.dashboards import RUNBOOKS
 from mlproducer.monitoring.rules import as_yaml, document
 
-app = typer.Typer(help="Alert rules for Prometheus.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="Alert rules for Prometheus.", no_args_is_help=True)
 
 
 @app.callback()

@@ -30,8 +30,8 @@ _PRAGMAS: Final = (
 
 _WRITING_CACHE: Final = 32_768
 _READING_CACHE: Final = 4_096
-"""KiB a connection. Task ids are random, so the whole index of a full spool is in use; what of it is not here is in the
-kernel's cache, which nobody counts as ours.
+"""KiB a connection. Where callers choose random ids, the whole index of a full spool is in use; what of it is not
+here is in the kernel's cache, which nobody counts as ours.
 """
 
 _LOG_BYTES: Final = 32 * 1024 * 1024

@@ -191,6 +191,11 @@ class PrivateRabbit:
             raise PrivateRabbitError(f"{what} failed: {(done.stderr or done.stdout).strip()}")
         return done.stdout
 
+    def memory_alarm(self, *, on: bool) -> None:
+        """Raise the memory alarm, of which a publisher is told at its next publish, or end it."""
+        limit = "{absolute, 1000}" if on else "0.6"
+        self.eval(f"vm_memory_monitor:set_vm_memory_high_watermark({limit}).")
+
     def add_vhost(self, name: str) -> str:
         """A fresh virtual host with full permissions; returns its URL."""
         return self.add_vhosts(name)[0]
