@@ -1,8 +1,9 @@
 """Many rows in one statement: the few places where what is quick differs between SQLite and PostgreSQL.
 
-SQLite runs a prepared INSERT again and again within the process; on PostgreSQL each execution would be a message over
-the network, so the rows travel as one array a column. On both, the text of a statement is the same for any number of
-rows or ids: there is nothing to compile.
+On PostgreSQL each execution is a message over the network, so the rows travel as one array a column, and the text of a
+statement is the same for any number of them. On SQLite an execution is cheap, but each one lets go of the interpreter's
+lock some three times, and an event loop that has work keeps the lock for up to 5 ms each time. So there too it is one
+statement for many rows, whose text has one of eleven lengths: there is nothing to compile, and nothing waits per row.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import chain
 from operator import itemgetter
 from typing import Any, Final, TypeVar
 
@@ -37,11 +39,12 @@ from sqlalchemy import (
 
 from mlproducer.spool.schema import records
 
-Values = dict[str, object]
+Values = tuple[object, ...]
+"""A row, in the order of the table's columns."""
 _Statement = TypeVar("_Statement", Select[Any], Delete)
 
-_BLOCK: Final = 64
-"""Rows in one INSERT of SQLite, which takes 32,766 values in a statement: a column for each would still fit."""
+_LARGEST_INSERT: Final = 1_024
+"""Rows in one INSERT of SQLite, which takes 32,766 values in a statement: a power of two times our widest table."""
 _CHUNK: Final = 2_000
 """Ids in one statement: a bound on what a replay of all dead letters holds at once."""
 _IDS: Final = "ids_"
@@ -66,20 +69,22 @@ def is_postgresql(connection: Connection) -> bool:
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Values]) -> set[str]:
-    """Insert the rows whose id is not in `table` yet; the ids that went in. The ids given are distinct."""
+    """Insert the rows whose id, their first value, is not in `table` yet; the ids that went in. The ids given are
+    distinct.
+    """
     if not rows:
         return set()
-    key = _key(table)[0]
     if is_postgresql(connection):
         # Another instance may be inserting the same id. Then this waits until that one committed or rolled back.
+        key = _key(table)[0]
         statement = f"{_from_arrays(table)} ON CONFLICT ({key}) DO NOTHING RETURNING {key}"
         return set(connection.exec_driver_sql(statement, _arrays(table, rows)).scalars())
     # The transaction is exclusive: what is not there now will not be there in a moment. No INSERT with RETURNING
-    # either, since that cannot be run for many rows at once.
-    there = ids_in(connection, (str(row[key]) for row in rows), table)
-    fresh = [row for row in rows if row[key] not in there]
-    _insert_in_blocks(connection, table, fresh)
-    return {str(row[key]) for row in fresh}
+    # either: each row that it returns is a wait of its own.
+    there = ids_in(connection, (str(row[0]) for row in rows), table)
+    fresh = [row for row in rows if row[0] not in there] if there else rows
+    insert_all(connection, table, fresh)
+    return {str(row[0]) for row in fresh}
 
 
 def add_up(connection: Connection, table: Table, rows: Sequence[Values]) -> None:
@@ -90,7 +95,7 @@ def add_up(connection: Connection, table: Table, rows: Sequence[Values]) -> None
     if is_postgresql(connection):
         connection.exec_driver_sql(f"{_from_arrays(table)} {add}", _arrays(table, rows))
         return
-    _insert_in_blocks(connection, table, rows, add)
+    insert_all(connection, table, rows, add)
 
 
 def remember(connection: Connection, rows: Sequence[Values]) -> None:
@@ -100,7 +105,7 @@ def remember(connection: Connection, rows: Sequence[Values]) -> None:
     if is_postgresql(connection):
         connection.exec_driver_sql(f"{_from_arrays(records)} {_UNCONFIRMED}", _arrays(records, rows))
         return
-    _insert_in_blocks(connection, records, rows, _UNCONFIRMED)
+    insert_all(connection, records, rows, _UNCONFIRMED)
 
 
 def among(connection: Connection, column: Column[Any], ids: Sequence[str]) -> ColumnElement[bool]:
@@ -126,7 +131,8 @@ def ids_in(connection: Connection, ids: Iterable[str], *tables: Table) -> set[st
     query = _keys_among(tables, postgresql=is_postgresql(connection))
     found: set[str] = set()
     for chunk in chunks(ids):
-        found.update(connection.execute(query, {_IDS: _listed(connection, chunk)}).scalars())
+        answer = connection.execute(query, {_IDS: _listed(connection, chunk)})
+        found.update(answer.scalars() if is_postgresql(connection) else json.loads(answer.scalar_one()))
     return found
 
 
@@ -136,9 +142,11 @@ def _of_ids(statement: _Statement, column: Column[Any], *, postgresql: bool) -> 
 
 
 @cache
-def _keys_among(tables: tuple[Table, ...], *, postgresql: bool) -> CompoundSelect[Any]:
+def _keys_among(tables: tuple[Table, ...], *, postgresql: bool) -> CompoundSelect[Any] | Select[Any]:
+    """One id a row; on SQLite all of them in one, as JSON, since each row is a wait of its own."""
     keys = (table.c[_key(table)[0]] for table in tables)
-    return union_all(*(select(key).where(_among(key, None, postgresql=postgresql)) for key in keys))
+    found = union_all(*(select(key.label("id")).where(_among(key, None, postgresql=postgresql)) for key in keys))
+    return found if postgresql else select(func.json_group_array(found.subquery().c.id))
 
 
 def _among(column: Column[Any], listed: object, *, postgresql: bool) -> ColumnElement[bool]:
@@ -159,24 +167,21 @@ def chunks(task_ids: Iterable[str]) -> Iterator[list[str]]:
         yield ids[at : at + _CHUNK]
 
 
-def _insert_in_blocks(connection: Connection, table: Table, rows: Sequence[Values], conflict: str = "") -> None:
-    """Python's sqlite3 lets go of the interpreter's lock once a step, and a step of a block is many rows: between two
-    rows the thread would else wait for an event loop that has work, up to 5 ms each time.
-    """
-    names = [column.name for column in table.c]
-    whole = len(rows) // _BLOCK * _BLOCK
-    for at in range(0, whole, _BLOCK):
-        values = [row[name] for row in rows[at : at + _BLOCK] for name in names]
-        connection.exec_driver_sql(f"{_insert_of(table, _BLOCK)} {conflict}", tuple(values))
-    if whole < len(rows):
-        rest = [tuple([row[name] for name in names]) for row in rows[whole:]]
-        connection.exec_driver_sql(f"{_insert_of(table, 1)} {conflict}", rest)
+def insert_all(connection: Connection, table: Table, rows: Sequence[Values], conflict: str = "") -> None:
+    """On SQLite. Padded with rows of nothing to a power of two, so that there are few statements to compile."""
+    width = len(table.c)
+    for at in range(0, len(rows), _LARGEST_INSERT):
+        some = rows[at : at + _LARGEST_INSERT]
+        length = 1 << (len(some) - 1).bit_length()
+        padding = (None,) * (width * (length - len(some)))
+        connection.exec_driver_sql(_insert_of(table, length, conflict), (*chain.from_iterable(some), *padding))
 
 
 @cache
-def _insert_of(table: Table, rows: int) -> str:
+def _insert_of(table: Table, length: int, conflict: str) -> str:
     marks = f"({', '.join('?' for _ in table.c)})"
-    return f"INSERT INTO {table.name} ({_names(table)}) VALUES {', '.join([marks] * rows)}"  # noqa: S608  # our own names
+    given = f"SELECT * FROM (VALUES {', '.join([marks] * length)}) WHERE column1 IS NOT NULL"  # noqa: S608  # our own names
+    return f"INSERT INTO {table.name} ({_names(table)}) {given} {conflict}"  # our own names
 
 
 @cache
@@ -202,9 +207,10 @@ def _array_type(column: Column[Any]) -> str:
 
 def _arrays(table: Table, rows: Sequence[Values]) -> dict[str, list[Any]]:
     """One list a column, in order of the key (see `chunks`)."""
-    ordered = sorted(rows, key=itemgetter(*_key(table)))
-    arrays: dict[str, list[Any]] = {column.name: [row[column.name] for row in ordered] for column in table.c}
-    for column in table.c:
+    ordered = sorted(rows, key=itemgetter(slice(len(_key(table)))))
+    arrays: dict[str, list[Any]] = {}
+    for column, values in zip(table.c, zip(*ordered, strict=True), strict=True):
+        arrays[column.name] = list(values)
         if isinstance(column.type, Double):  # the driver wants one type in a list, and a time may be a whole number
-            arrays[column.name] = [value if value is None else float(value) for value in arrays[column.name]]
+            arrays[column.name] = [value if value is None else float(value) for value in values]
     return arrays

@@ -8,8 +8,11 @@ import msgspec
 from sqlalchemy import RowMapping
 
 from mlproducer.ports import Audit, DeadEntry, DeadLetter, History, Record, SpoolRow, WaitingEntry
+from mlproducer.spool.schema import waiting
 from mlproducer.task import Envelope
 
+record_values: Final = msgspec.structs.astuple
+"""Of a `Record`, in the order of `schema.records`, which is that of its fields."""
 _encode_json: Final = msgspec.json.Encoder().encode
 _decode_history: Final = msgspec.json.Decoder(History).decode
 _decode_ids: Final = msgspec.json.Decoder(tuple[str, ...]).decode
@@ -24,34 +27,31 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
-def envelope_columns(envelope: Envelope) -> dict[str, object]:
-    return {
-        "task_id": envelope.task_id,
-        "task_type": envelope.task_type,
-        "routing_key": envelope.routing_key,
-        "properties": envelope.properties,
-        "body": envelope.body,
-        "size": envelope.size,
-        "expires_at": envelope.expires_at,
-        "eta": envelope.eta,
-    }
-
-
-def waiting_columns(row: SpoolRow, *, counted: bool = True) -> dict[str, object]:
-    """Every column of `schema.waiting`. `counted=False` is for the outbox: see `outbox_columns`."""
-    return {
-        **envelope_columns(row.envelope),
-        "accepted_at": row.accepted_at,
-        "due_at": row.due_at,
-        "free_at": row.due_at,
-        "token": None,
-        "attempts": row.attempts,
-        "cause": row.cause,
-        "text": storable(row.text),
-        "alone": int(row.alone),
-        "history": history_text(row.history),
-        "counted": int(counted),
-    }
+def waiting_values(row: SpoolRow, *, counted: bool = True) -> tuple[object, ...]:
+    """In the order of `schema.waiting`: one of them is made for every task of an outage. `counted=False` is for the
+    outbox: see `outbox_columns`.
+    """
+    task = row.envelope
+    return (
+        task.task_id,
+        task.task_type,
+        task.routing_key,
+        task.properties,
+        task.body,
+        task.size,
+        task.expires_at,
+        task.eta,
+        row.accepted_at,
+        row.due_at,
+        row.due_at,  # free_at
+        None,  # token
+        row.attempts,
+        row.cause,
+        storable(row.text),
+        int(row.alone),
+        history_text(row.history),
+        int(counted),
+    )
 
 
 def outbox_columns(envelope: Envelope, now: float) -> dict[str, object]:
@@ -61,12 +61,21 @@ def outbox_columns(envelope: Envelope, now: float) -> dict[str, object]:
     in the same transaction wakes the drains when it commits.
     """
     due_at = now if envelope.eta is None else max(now, envelope.eta)
-    return waiting_columns(SpoolRow(envelope, now, due_at, cause="outbox"), counted=False)
+    values = waiting_values(SpoolRow(envelope, now, due_at, cause="outbox"), counted=False)
+    return dict(zip(waiting.c.keys(), values, strict=True))
 
 
 def dead_columns(letter: DeadLetter) -> dict[str, object]:
+    task = letter.envelope
     return {
-        **envelope_columns(letter.envelope),
+        "task_id": task.task_id,
+        "task_type": task.task_type,
+        "routing_key": task.routing_key,
+        "properties": task.properties,
+        "body": task.body,
+        "size": task.size,
+        "expires_at": task.expires_at,
+        "eta": task.eta,
         "accepted_at": letter.accepted_at,
         "died_at": letter.died_at,
         "attempts": letter.attempts,
@@ -75,10 +84,6 @@ def dead_columns(letter: DeadLetter) -> dict[str, object]:
         "text": storable(letter.text),
         "history": history_text(letter.history),
     }
-
-
-def record_columns(record: Record) -> dict[str, object]:
-    return {name: getattr(record, name) for name in Record.__struct_fields__}
 
 
 def audit_columns(audit: Audit, found: tuple[str, ...]) -> dict[str, object]:

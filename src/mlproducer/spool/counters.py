@@ -25,11 +25,9 @@ def count_tallies(tx: Transaction, tallies: Sequence[Tally]) -> list[bool]:
     first: dict[str, Tally] = {}
     for tally in tallies:
         first.setdefault(tally.id, tally)
-    new = insert_new(
-        tx.connection, counted, [{"id": each.id, "keep_until": each.keep_until} for each in first.values()]
-    )
+    new = insert_new(tx.connection, counted, [(each.id, each.keep_until) for each in first.values()])
     added = merged(first[each].counts for each in new)
-    add_up(tx.connection, sums, [_columns(key, number) for key, number in added.items()])
+    add_up(tx.connection, sums, [_values(key, number) for key, number in added.items()])
     return [tally.id in new and first[tally.id] is tally for tally in tallies]
 
 
@@ -54,11 +52,6 @@ def forget_counts(tx: Transaction, now: float, before: int, limit: int) -> int:
     return len(over)
 
 
-def _columns(key: CountKey, number: int) -> dict[str, object]:
-    return {
-        "hour": key.hour,
-        "task_type": storable(key.task_type),
-        "kind": key.kind,
-        "label": storable(key.label),
-        "total": number,
-    }
+def _values(key: CountKey, number: int) -> tuple[object, ...]:
+    """In the order of `schema.counts`."""
+    return key.hour, storable(key.task_type), key.kind, storable(key.label), number

@@ -27,11 +27,13 @@ from mlproducer.ports import (
     WaitingEntry,
 )
 from mlproducer.spool import counters, queries, statements
+from mlproducer.spool.commands import CLAIM, CONFIRM, COUNT, PUT, RUN, SETTLE
 from mlproducer.spool.file import open_file
 from mlproducer.spool.listening import Listening
 from mlproducer.spool.server import Address, open_server, parse
 from mlproducer.spool.store import Store
-from mlproducer.spool.writer import Claim, Command, Confirm, Count, Put, Run, Settle, Writer
+from mlproducer.spool.transaction import Transaction
+from mlproducer.spool.writer import Writer
 
 T = TypeVar("T")
 
@@ -75,28 +77,26 @@ class SqlSpool:
         self._added = added
 
     async def put(self, row: SpoolRow) -> bool:
-        return bool(await self._write(Put(row)))
+        return await self._writes().ask(PUT, row)
 
     async def claim(self, claim: Record, *, now: float) -> Known | None:
-        known: Known | None = await self._write(Claim(claim, now))
-        return known
+        return await self._writes().ask(CLAIM, (claim, now))
 
     async def confirm(self, record: Record) -> None:
-        await self._write(Confirm(record))
+        await self._writes().ask(CONFIRM, record)
 
     async def release(self, task_id: str, token: str) -> None:
-        await self._write(Run(lambda tx: statements.release_claim(tx, task_id, token)))
+        await self._run(lambda tx: statements.release_claim(tx, task_id, token))
 
     async def lease(self, limit: int, *, now: float, until: float, expired: bool = False) -> Sequence[Lease]:
         token = next(self._tokens)
-        leases: list[Lease] = await self._write(
-            Run(lambda tx: statements.lease_rows(tx, limit, now, until, token, expired=expired))
+        leases: list[Lease] = await self._run(
+            lambda tx: statements.lease_rows(tx, limit, now, until, token, expired=expired)
         )
         return leases
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
-        held: list[bool] = await self._write(Settle(settlements)) if settlements else []
-        return held
+        return await self._writes().ask(SETTLE, settlements) if settlements else []
 
     async def measure(self) -> SpoolSize:
         return await self._read(queries.measure_rows)
@@ -114,34 +114,37 @@ class SqlSpool:
         return await self._read(lambda connection: queries.count_dead_rows(connection, where))
 
     async def replay(self, audit: Audit) -> int:
-        return int(await self._write(Run(lambda tx: statements.replay_rows(tx, audit))))
+        return int(await self._run(lambda tx: statements.replay_rows(tx, audit)))
 
     async def purge(self, audit: Audit) -> int:
-        return int(await self._write(Run(lambda tx: statements.purge_rows(tx, audit))))
+        return int(await self._run(lambda tx: statements.purge_rows(tx, audit)))
 
     async def audits(self, *, limit: int, offset: int = 0) -> Sequence[Audit]:
         return await self._read(lambda connection: queries.audit_rows(connection, limit, offset))
 
     async def forget(self, *, now: float, limit: int) -> int:
-        return int(await self._write(Run(lambda tx: statements.forget_records(tx, now, limit))))
+        return int(await self._run(lambda tx: statements.forget_records(tx, now, limit)))
 
     async def count(self, tallies: Sequence[Tally]) -> Sequence[bool]:
-        counted: list[bool] = await self._write(Count(tallies)) if tallies else []
-        return counted
+        return await self._writes().ask(COUNT, tallies) if tallies else []
 
     async def counts(self, *, since: int, until: int, hourly: bool) -> Counts:
         return await self._read(lambda connection: counters.read_counts(connection, since, until, hourly=hourly))
 
     async def forget_counts(self, *, now: float, before: int, limit: int) -> int:
-        return int(await self._write(Run(lambda tx: counters.forget_counts(tx, now, before, limit))))
+        return int(await self._run(lambda tx: counters.forget_counts(tx, now, before, limit)))
 
-    async def _write(self, command: Command) -> Any:  # noqa: ANN401  # the command's own result
+    def _writes(self) -> Writer:
         if self._writer is None:
             raise SpoolUnavailable(f"the spool {self._name} is not open")
-        return await self._writer.do(command)
+        return self._writer
+
+    async def _run(self, work: Callable[[Transaction], Any]) -> Any:  # noqa: ANN401  # its own result
+        return await self._writes().ask(RUN, work)
 
     async def _finish(self, writer: Writer, store: Store) -> None:
         await asyncio.gather(*self._reading, return_exceptions=True)
+        writer.hand_over()
         await asyncio.to_thread(_end, writer, store)
 
     async def _read(self, query: Callable[[Connection], T]) -> T:

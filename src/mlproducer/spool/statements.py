@@ -29,7 +29,8 @@ they do, PostgreSQL ends one, and `writer` runs that one again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final, assert_never
 
@@ -43,6 +44,7 @@ from sqlalchemy import (
     Update,
     bindparam,
     delete,
+    func,
     insert,
     literal,
     or_,
@@ -66,16 +68,16 @@ from mlproducer.ports import (
     Settlement,
     SpoolRow,
 )
-from mlproducer.spool.bulk import among, chunks, ids_in, insert_new, is_postgresql, remember, run_for
+from mlproducer.spool.bulk import among, chunks, ids_in, insert_all, insert_new, is_postgresql, remember, run_for
 from mlproducer.spool.columns import (
     audit_columns,
     dead_columns,
     history_text,
-    record_columns,
     record_from,
+    record_values,
     row_from,
     storable,
-    waiting_columns,
+    waiting_values,
 )
 from mlproducer.spool.queries import find_row
 from mlproducer.spool.schema import audits, dead_letters, records, waiting
@@ -96,6 +98,8 @@ _AGAIN: Final = (
     )
 )
 _TOKENS: Final = select(waiting.c.task_id, waiting.c.token).order_by(waiting.c.task_id).with_for_update()
+_TOKENS_AT_ONCE: Final = select(func.json_group_object(waiting.c.task_id, waiting.c.token))
+"""On SQLite, where each row of an answer is a wait of its own (see `bulk`)."""
 _RECORDS: Final = select(records).order_by(records.c.task_id).with_for_update()
 _UNCONFIRMED: Final = records.c.confirmed_at.is_(None)
 _KEPT: Final = ("task_id", "task_type", "routing_key", "properties", "body", "size", "expires_at", "eta", "accepted_at")
@@ -108,16 +112,32 @@ def put_rows(tx: Transaction, rows: Sequence[SpoolRow]) -> list[bool]:
     first: dict[str, SpoolRow] = {}
     for row in rows:
         first.setdefault(row.envelope.task_id, row)
-    new = insert_new(tx.connection, waiting, [waiting_columns(row) for row in first.values()])
+    new = _put_first(tx, first) if is_postgresql(tx.connection) else _put_last(tx, first)
+    if new:
+        tx.count(tasks=len(new), size=sum(first[task_id].envelope.size for task_id in new))
+        tx.added = True
+    return [row.envelope.task_id in new and first[row.envelope.task_id] is row for row in rows]
+
+
+def _put_first(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
+    """Insert, then look."""
+    new = insert_new(tx.connection, waiting, [waiting_values(row) for row in rows.values()])
     if new:
         _delete(tx, records, new, _UNCONFIRMED)
         taken = ids_in(tx.connection, new, dead_letters, records)
         _delete(tx, waiting, taken)
         new -= taken
-    if new:
-        tx.count(tasks=len(new), size=sum(first[task_id].envelope.size for task_id in new))
-        tx.added = True
-    return [row.envelope.task_id in new and first[row.envelope.task_id] is row for row in rows]
+    return new
+
+
+def _put_last(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
+    """On SQLite: nobody else writes meanwhile, so one look is enough, and mostly finds nothing."""
+    new = set(rows)
+    if ids_in(tx.connection, new, waiting, dead_letters, records):
+        _delete(tx, records, new - ids_in(tx.connection, new, waiting, dead_letters), _UNCONFIRMED)
+        new -= ids_in(tx.connection, new, waiting, dead_letters, records)
+    insert_all(tx.connection, waiting, [waiting_values(row) for task_id, row in rows.items() if task_id in new])
+    return new
 
 
 def lease_rows(tx: Transaction, limit: int, now: float, until: float, token: str, *, expired: bool) -> list[Lease]:
@@ -176,8 +196,7 @@ def _within_bytes(found: Iterable[RowMapping]) -> list[RowMapping]:
 def settle_rows(tx: Transaction, settlements: Sequence[Settlement]) -> list[bool]:
     """Apply the verdicts of those whose lease still holds."""
     ids = {lease.row.envelope.task_id for lease, _ in settlements}
-    found = run_for(tx.connection, _TOKENS, waiting.c.task_id, ids)
-    tokens = {row.task_id: row.token for result in found for row in result}
+    tokens = _tokens(tx.connection, ids)
     held: list[bool] = []
     done: list[tuple[SpoolRow, Done]] = []
     again: list[tuple[SpoolRow, Again]] = []
@@ -198,11 +217,23 @@ def settle_rows(tx: Transaction, settlements: Sequence[Settlement]) -> list[bool
             case _:
                 assert_never(verdict)
     _remove(tx, [row for row, _ in (*done, *buried)])
-    remember(tx.connection, [record_columns(_record(row, verdict)) for row, verdict in done])
+    remember(tx.connection, [record_values(_record(row, verdict)) for row, verdict in done])
     if again:
         tx.connection.execute(_AGAIN, [_again_columns(row, verdict) for row, verdict in again])
     _bury(tx, [_letter(row, verdict) for row, verdict in buried])
     return held
+
+
+def _tokens(connection: Connection, ids: Iterable[str]) -> dict[str, str | None]:
+    """Of those that wait; on PostgreSQL they are locked."""
+    tokens: dict[str, str | None] = {}
+    if is_postgresql(connection):
+        for found in run_for(connection, _TOKENS, waiting.c.task_id, ids):
+            tokens.update((row.task_id, row.token) for row in found)
+    else:
+        for found in run_for(connection, _TOKENS_AT_ONCE, waiting.c.task_id, ids):
+            tokens.update(json.loads(found.scalar_one()))
+    return tokens
 
 
 def claim_rows(tx: Transaction, claims: Sequence[tuple[Record, float]]) -> list[Known | None]:
@@ -231,7 +262,7 @@ def _claim(tx: Transaction, claims: Sequence[tuple[Record, float]]) -> set[str]:
     there = {found["task_id"]: record_from(found) for result in locked for found in result.mappings()}
     over = {task_id for task_id, record in there.items() if _is_over(record, now_of[task_id])}
     _delete(tx, records, over)
-    fresh = [record_columns(claim) for claim, _ in claims if claim.task_id not in there or claim.task_id in over]
+    fresh = [record_values(claim) for claim, _ in claims if claim.task_id not in there or claim.task_id in over]
     taken = insert_new(tx.connection, records, fresh)
     kept = ids_in(tx.connection, taken, waiting, dead_letters)
     _delete(tx, records, kept)
@@ -243,7 +274,7 @@ def confirm_rows(tx: Transaction, confirmed: Sequence[Record]) -> None:
     first: dict[str, Record] = {}
     for record in confirmed:
         first.setdefault(record.task_id, record)
-    remember(tx.connection, [record_columns(record) for record in first.values()])
+    remember(tx.connection, [record_values(record) for record in first.values()])
     _delete(tx, records, ids_in(tx.connection, first, waiting, dead_letters))
 
 

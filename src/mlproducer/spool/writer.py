@@ -4,6 +4,10 @@ A durable commit costs one fsync, however many rows are in it. So requests are q
 takes all that wait, runs them in one transaction, commits, and only then answers their waiters, all in one call to
 the event loop. Under load the groups grow by themselves while the disk is busy.
 
+The event loop and the thread share the interpreter's lock. So what is asked in one turn of the loop is handed over in
+batches, and the thread's work is one of few, long statements (see `bulk`): each hand-over, and each statement, is a
+wait of one for the other.
+
 What fails one request fails only that one: where the group as a whole does not go through and the store is not to
 blame, its requests are run again, each behind a savepoint of its own.
 
@@ -23,14 +27,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, assert_never
+from itertools import groupby
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.ports import Bury, Record, Settlement, SpoolRow, Tally
-from mlproducer.spool.counters import count_tallies
-from mlproducer.spool.statements import claim_rows, confirm_rows, put_rows, settle_rows
+from mlproducer.spool.commands import Command
 from mlproducer.spool.store import Store
 from mlproducer.spool.transaction import Transaction
 
@@ -38,38 +41,14 @@ LARGEST_GROUP: Final = 2_000
 """Rows in one transaction: beyond it a commit is no cheaper by the row, and the first waiter waits longer."""
 LARGEST_GROUP_BYTES: Final = 32 * 1024 * 1024
 """The write-ahead log holds a whole transaction: a bound on the one is a bound on the other."""
+_LARGEST_BATCH: Final = 100
+"""Requests that are handed over before the loop's turn ends: a turn of a thousand callers would else leave the thread
+idle for as long."""
 _LOOK_SECONDS: Final = 0.5
 """How often a thread that writes to a server is looked at, while it has work."""
 
-
-class Put(Struct, frozen=True):
-    row: SpoolRow
-
-
-class Claim(Struct, frozen=True):
-    claim: Record
-    now: float
-
-
-class Confirm(Struct, frozen=True):
-    record: Record
-
-
-class Settle(Struct, frozen=True):
-    settlements: Sequence[Settlement]
-
-
-class Count(Struct, frozen=True):
-    tallies: Sequence[Tally]
-
-
-class Run(Struct, frozen=True):
-    """Any other statement; `work` is run in the group's transaction."""
-
-    work: Callable[[Transaction], Any]
-
-
-Command = Put | Claim | Confirm | Settle | Count | Run
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 class _Failed(Struct, frozen=True):
@@ -79,11 +58,33 @@ class _Failed(Struct, frozen=True):
     cause: BaseException | None = None
 
 
-class _Request(Struct):
-    command: Command
-    waiter: asyncio.Future[Any]
+class _Batch(Struct, eq=False):
+    """Requests of one kind, from one turn of the loop: their items, waiters and answers side by side."""
+
+    command: Command[Any, Any]
     asked: float
-    answer: Any = None
+    items: list[Any]
+    waiters: list[asyncio.Future[Any]]
+    answers: Sequence[Any] = ()
+
+    def leave_out_cancelled(self) -> None:
+        # Race: a caller is cancelled while its put waits here. Before the commit we look, and leave the row out;
+        # cancelled after that look, the row is committed whole and drained like any other. Never half.
+        if any(waiter.cancelled() for waiter in self.waiters):
+            left = [each for each in zip(self.items, self.waiters, strict=True) if not each[1].cancelled()]
+            self.items, self.waiters = [item for item, _ in left], [waiter for _, waiter in left]
+
+    def halves(self) -> tuple[_Batch, _Batch]:
+        """The first one last."""
+        at = len(self.items) // 2
+        first, second = slice(None, at), slice(at, None)
+        return (
+            _Batch(self.command, self.asked, self.items[second], self.waiters[second]),
+            _Batch(self.command, self.asked, self.items[first], self.waiters[first]),
+        )
+
+    def fail(self, failed: _Failed) -> None:
+        self.answers = [failed] * len(self.items)
 
 
 class Writer:
@@ -92,7 +93,11 @@ class Writer:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._loop = asyncio.get_running_loop()
-        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._batch: _Batch | None = None
+        """What was asked in this turn of the loop, and is not handed over yet."""
+        self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._kept: list[_Batch] = []
+        """The thread's own: what it took and found too large for the group, the next one last."""
         self._began: float | None = None
         """When the thread began what it does now; None while it waits for work."""
         self._looking = False
@@ -101,23 +106,40 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="mlproducer-spool", daemon=True)
         self._thread.start()
 
-    async def do(self, command: Command) -> Any:  # noqa: ANN401  # the command's own result
-        """Queue a command and wait for its commit. Raises: SpoolUnavailable; then nothing of it was stored."""
-        waiter: asyncio.Future[Any] = self._loop.create_future()
-        self._requests.put(_Request(command, waiter, time.monotonic()))
+    def ask(self, command: Command[Item, Answer], item: Item) -> asyncio.Future[Answer]:
+        """Done with the commit. It raises SpoolUnavailable, and then nothing of the request was stored; cancelled, the
+        request is left out or stored whole.
+        """
+        batch = self._batch
+        if batch is None or batch.command is not command:
+            self.hand_over()
+            batch = self._batch = _Batch(command, time.monotonic(), [], [])
+            self._loop.call_soon(self.hand_over)
+        waiter: asyncio.Future[Answer] = self._loop.create_future()
+        batch.items.append(item)
+        batch.waiters.append(waiter)
+        if len(batch.items) >= _LARGEST_BATCH:
+            self.hand_over()
+        return waiter
+
+    def hand_over(self) -> None:
+        """To the thread, what was asked so far."""
+        batch, self._batch = self._batch, None
+        if batch is None:
+            return
+        self._batches.put(batch)
         if self._store.patience is not None and not self._looking:
             self._looking = True
             self._loop.call_later(_LOOK_SECONDS, self._look, self._store.patience)
-        return await waiter
 
     def end(self) -> None:
-        """Finish what is queued, then end the thread. Blocks; nobody may call `do` any more."""
-        self._requests.put(None)
+        """Finish what is handed over, then end the thread. Blocks; nobody may call `ask` any more."""
+        self._batches.put(None)
         self._thread.join()
 
     def _look(self, patience: float) -> None:
         began = self._began
-        self._looking = self._thread.is_alive() and (began is not None or not self._requests.empty())
+        self._looking = self._thread.is_alive() and (began is not None or not self._batches.empty())
         if self._looking:
             self._loop.call_later(_LOOK_SECONDS, self._look, patience)
         if began is not None and time.monotonic() - began > patience:
@@ -129,9 +151,9 @@ class Writer:
         last = False
         while not last:
             group, last = self._take()
-            # Race: a caller is cancelled while its put waits here. Before the commit we look, and leave the row out;
-            # cancelled after that look, the row is committed whole and drained like any other. Never half.
-            group = [request for request in group if not request.waiter.cancelled()]
+            for batch in group:
+                batch.leave_out_cancelled()
+            group = [batch for batch in group if batch.items]
             if not group:
                 continue
             self._began = time.monotonic()
@@ -140,31 +162,37 @@ class Writer:
             with contextlib.suppress(RuntimeError):  # the loop was closed under us: nobody waits any more
                 self._loop.call_soon_threadsafe(_answer, group)
 
-    def _take(self) -> tuple[list[_Request], bool]:
-        request = self._requests.get()
-        group: list[_Request] = []
+    def _take(self) -> tuple[list[_Batch], bool]:
+        """All that waits, but no more than a group may be; whether it is the last."""
+        group: list[_Batch] = []
         rows = size = 0
-        while request is not None:
-            group.append(request)
-            more_rows, more_size = _weight(request.command)
-            rows += more_rows
-            size += more_size
-            if rows >= LARGEST_GROUP or size >= LARGEST_GROUP_BYTES:
-                return group, False
+        while True:
             try:
-                request = self._requests.get_nowait()
+                batch = self._kept.pop() if self._kept else self._batches.get(block=not group)
             except queue.Empty:
                 return group, False
-        return group, True
+            if batch is None:
+                return group, True
+            more_rows, more_size = batch.command.weigh(batch.items)
+            if size + more_size > LARGEST_GROUP_BYTES and (group or len(batch.items) > 1):
+                self._kept += [batch] if group else batch.halves()
+                if group:
+                    return group, False
+                continue
+            group.append(batch)
+            rows += more_rows
+            size += more_size
+            if rows >= LARGEST_GROUP:
+                return group, False
 
-    def _run(self, group: Sequence[_Request]) -> None:
-        """Commit the group and note each request's answer. Raises nothing: its waiters would hang."""
+    def _run(self, group: Sequence[_Batch]) -> None:
+        """Commit the group and note the answers. Raises nothing: its waiters would hang."""
         try:
-            group = _counts_last(self._refuse_overdue(self._refuse_new(group)))
+            group = sorted(self._refuse_overdue(self._refuse_new(group)), key=lambda batch: batch.command.last)
             try:
                 self._commit_twice(group)
             except Exception as error:
-                if len(group) == 1 or self._store.blames_the_store(error):
+                if sum(len(batch.items) for batch in group) == 1 or self._store.blames_the_store(error):
                     raise
                 self._began = time.monotonic()
                 self._commit(group, self._one_by_one)
@@ -172,31 +200,30 @@ class Writer:
         except Exception as error:  # noqa: BLE001  # whatever it was, the waiters must hear of it
             failed = self._failed(error)
             self._lost = failed if self._store.blames_the_store(error) else None
-            for request in group:
-                request.answer = failed
+            for batch in group:
+                batch.fail(failed)
 
-    def _refuse_new(self, group: Sequence[_Request]) -> Sequence[_Request]:
-        """What is new needs a file that will be found again, on a disk with room. What is in it may still go out."""
-        new = [request for request in group if isinstance(request.command, Put | Claim)]
-        refusal = self._store.refusal() if new else None
+    def _refuse_new(self, group: Sequence[_Batch]) -> Sequence[_Batch]:
+        refusal = self._store.refusal() if any(batch.command.adds for batch in group) else None
         if refusal is None:
             return group
-        for request in new:
-            request.answer = _Failed(refusal)
-        return [request for request in group if not isinstance(request.command, Put | Claim)]
+        for batch in group:
+            if batch.command.adds:
+                batch.fail(_Failed(refusal))
+        return [batch for batch in group if not batch.command.adds]
 
-    def _refuse_overdue(self, group: Sequence[_Request]) -> Sequence[_Request]:
+    def _refuse_overdue(self, group: Sequence[_Batch]) -> Sequence[_Batch]:
         """Who waited out a server that hangs does not wait for another try with it."""
         patience, lost = self._store.patience, self._lost
         if patience is None or lost is None:
             return group
         latest = time.monotonic() - patience
-        for request in group:
-            if request.asked < latest:
-                request.answer = lost
-        return [request for request in group if request.asked >= latest]
+        for batch in group:
+            if batch.asked < latest:
+                batch.fail(lost)
+        return [batch for batch in group if batch.asked >= latest]
 
-    def _commit_twice(self, group: Sequence[_Request]) -> None:
+    def _commit_twice(self, group: Sequence[_Batch]) -> None:
         try:
             self._commit(group, _together)
         except Exception as error:
@@ -204,103 +231,51 @@ class Writer:
                 raise
             self._commit(group, _together)
 
-    def _commit(self, group: Sequence[_Request], perform: Callable[[Transaction, Sequence[_Request]], None]) -> None:
+    def _commit(self, group: Sequence[_Batch], perform: Callable[[Transaction, Sequence[_Batch]], None]) -> None:
         if group:
             with self._store.writing.begin() as connection:
                 tx = Transaction(connection)
                 perform(tx, group)
                 tx.finish(self._store.slot, self._store.who)
 
-    def _one_by_one(self, tx: Transaction, group: Sequence[_Request]) -> None:
-        for request in group:
-            part = Transaction(tx.connection)
-            try:
-                with tx.connection.begin_nested():
-                    _perform(part, [request])
-            except Exception as error:
-                if self._store.blames_the_store(error):
-                    raise
-                request.answer = self._failed(error)
-            else:
-                tx.take_in(part)
+    def _one_by_one(self, tx: Transaction, group: Sequence[_Batch]) -> None:
+        for batch in group:
+            batch.answers = [self._alone(tx, batch.command, item) for item in batch.items]
+
+    def _alone(self, tx: Transaction, command: Command[Item, Answer], item: Item) -> Answer | _Failed:
+        part = Transaction(tx.connection)
+        try:
+            with tx.connection.begin_nested():
+                answer = command.perform(part, [item])[0]
+        except Exception as error:
+            if self._store.blames_the_store(error):
+                raise
+            return self._failed(error)
+        tx.take_in(part)
+        return answer
 
     def _failed(self, error: Exception) -> _Failed:
         told = error if isinstance(error, SpoolUnavailable) else self._store.explain(error)
         return _Failed(str(told), told.__cause__)
 
 
-def _weight(command: Command) -> tuple[int, int]:
-    """Rows and bytes that it writes, about."""
-    match command:
-        case Put(row):
-            return 1, row.envelope.size
-        case Settle(settlements):
-            buried = sum(lease.row.envelope.size for lease, verdict in settlements if isinstance(verdict, Bury))
-            return len(settlements), buried
-        case Count(tallies):
-            return len(tallies), 0
-        case _:
-            return 1, 0
+def _together(tx: Transaction, group: Sequence[_Batch]) -> None:
+    """Neighbours of one kind become one; the order stays."""
+    for command, neighbours in groupby(group, key=lambda batch: batch.command):
+        batches = list(neighbours)
+        answers = iter(command.perform(tx, [item for batch in batches for item in batch.items]))
+        for batch in batches:
+            batch.answers = [next(answers) for _ in batch.items]
 
 
-def _counts_last(group: Sequence[_Request]) -> Sequence[_Request]:
-    """Instances add to the same sums. In one statement, the last of its transaction, they take those in one order, and
-    hold them for a moment only; in several, two transactions could each wait for the other's.
-    """
-    return sorted(group, key=lambda request: isinstance(request.command, Count))
-
-
-def _together(tx: Transaction, group: Sequence[_Request]) -> None:
-    """Neighbours of one kind become one statement; the order stays."""
-    at = 0
-    for end in range(1, len(group) + 1):
-        kind = type(group[at].command)
-        if end == len(group) or kind is Run or type(group[end].command) is not kind:
-            _perform(tx, group[at:end])
-            at = end
-
-
-def _perform(tx: Transaction, run: Sequence[_Request]) -> None:
-    """Requests of one kind."""
-    commands = [request.command for request in run]
-    answers: Sequence[Any]
-    match commands[0]:
-        case Put():
-            answers = put_rows(tx, [command.row for command in commands if isinstance(command, Put)])
-        case Claim():
-            answers = claim_rows(tx, [(each.claim, each.now) for each in commands if isinstance(each, Claim)])
-        case Confirm():
-            confirm_rows(tx, [command.record for command in commands if isinstance(command, Confirm)])
-            answers = [None] * len(run)
-        case Settle():
-            answers = _settle(tx, [command.settlements for command in commands if isinstance(command, Settle)])
-        case Count():
-            answers = _count(tx, [command.tallies for command in commands if isinstance(command, Count)])
-        case Run():
-            answers = [command.work(tx) for command in commands if isinstance(command, Run)]
-        case _:
-            assert_never(commands[0])
-    for request, answer in zip(run, answers, strict=True):
-        request.answer = answer
-
-
-def _settle(tx: Transaction, batches: Sequence[Sequence[Settlement]]) -> list[list[bool]]:
-    held = iter(settle_rows(tx, [settlement for batch in batches for settlement in batch]))
-    return [[next(held) for _ in batch] for batch in batches]
-
-
-def _count(tx: Transaction, batches: Sequence[Sequence[Tally]]) -> list[list[bool]]:
-    added = iter(count_tallies(tx, [tally for batch in batches for tally in batch]))
-    return [[next(added) for _ in batch] for batch in batches]
-
-
-def _answer(group: Sequence[_Request]) -> None:
-    for request in group:
-        if request.waiter.done():
-            continue  # cancelled after the look: its row is safe, but nobody waits to hear so
-        if isinstance(request.answer, _Failed):
-            error = SpoolUnavailable(request.answer.words)
-            error.__cause__ = request.answer.cause
-            request.waiter.set_exception(error)
-        else:
-            request.waiter.set_result(request.answer)
+def _answer(group: Sequence[_Batch]) -> None:
+    for batch in group:
+        for waiter, answer in zip(batch.waiters, batch.answers, strict=True):
+            if waiter.done():
+                continue  # cancelled after the look: its row is safe, but nobody waits to hear so
+            if isinstance(answer, _Failed):
+                error = SpoolUnavailable(answer.words)
+                error.__cause__ = answer.cause
+                waiter.set_exception(error)
+            else:
+                waiter.set_result(answer)
