@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -295,7 +295,7 @@ class Spool(Protocol):
         """
         ...
 
-    async def put(self, row: SpoolRow) -> bool:
+    def put(self, row: SpoolRow) -> Awaitable[bool]:
         """Commit one row (commits are grouped); it takes the place of a claim of its id.
 
         False if the id waits, is dead or is confirmed already: then it is safe as it was, and nothing is changed.

@@ -54,7 +54,7 @@ def put_as_the_outbox_does(cursor: psycopg.Cursor[Any], envelope: Envelope) -> N
     cursor.execute("SELECT pg_notify(%s, '')", (CHANNEL,))
 
 
-async def is_waiting(task: asyncio.Task[Any]) -> bool:
+async def is_waiting(task: asyncio.Future[Any]) -> bool:
     await asyncio.wait([task], timeout=0.3)
     return not task.done()
 
@@ -127,7 +127,7 @@ async def test_a_put_that_meets_a_settle_in_its_midst_finds_the_record(
     with transaction(postgres_schema_url) as other:
         other.execute("DELETE FROM mlproducer_waiting WHERE task_id = 'a'")
         other.execute("INSERT INTO mlproducer_records VALUES ('a', 't', '', 0, 9e9, 1, 0, NULL, '')")
-        put = asyncio.create_task(pair[0].put(row("a")))
+        put = asyncio.ensure_future(pair[0].put(row("a")))
         assert await is_waiting(put)
     assert await put is False, "it was published: a second row would publish it again"
     assert isinstance(await pair[0].find("a"), Record)
@@ -139,7 +139,7 @@ async def test_a_put_that_meets_a_confirm_in_its_midst_finds_the_record(
     await pair[0].claim(claim("a"), now=NOW)
     with transaction(postgres_schema_url) as other:
         other.execute("UPDATE mlproducer_records SET confirmed_at = 1, held_until = NULL")
-        put = asyncio.create_task(pair[0].put(row("a")))
+        put = asyncio.ensure_future(pair[0].put(row("a")))
         assert await is_waiting(put)
     assert await put is False
     assert (await pair[0].measure()).tasks == 0
@@ -154,7 +154,7 @@ async def test_a_put_that_meets_a_replay_in_its_midst_finds_the_row(
     with transaction(postgres_schema_url) as other:
         other.execute("DELETE FROM mlproducer_dead_letters")
         put_as_the_outbox_does(other, row("a").envelope)
-        put = asyncio.create_task(pair[0].put(row("a")))
+        put = asyncio.ensure_future(pair[0].put(row("a")))
         assert await is_waiting(put)
     assert await put is False
     assert isinstance(await pair[0].find("a"), SpoolRow)

@@ -16,7 +16,7 @@ from msgspec.structs import asdict, replace
 
 from depth import histories
 from mlproducer.errors import SettingsError, SpoolUnavailable
-from mlproducer.ports import Again, Bury, DeadEntry, DeadFilter, Done, Lease, SpoolRow, Verdict
+from mlproducer.ports import Again, Bury, DeadEntry, DeadFilter, Done, Lease, Spool, SpoolRow, Verdict
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.spool.redis import RedisSpool
 from mlproducer.spool.redis.address import Address, Persistence
@@ -130,8 +130,11 @@ class Machine(RuleBasedStateMachine):
         return self.runner.run(wait())
 
     def both(self, method: str, *args: Any, **given: Any) -> None:
-        expected = self.run(getattr(self.model, method)(*args, **given))
-        assert self.run(getattr(self.spool, method)(*args, **given)) == expected
+        async def ask(spool: Spool) -> Any:
+            return await getattr(spool, method)(*args, **given)
+
+        expected = self.runner.run(ask(self.model))
+        assert self.runner.run(ask(self.spool)) == expected
 
     @rule(task_id=IDS, due_at=TIMES, expires_at=st.none() | TIMES, size=st.integers(0, 50))
     def put(self, task_id: str, due_at: float, expires_at: float | None, size: int) -> None:
@@ -285,7 +288,7 @@ async def test_what_fails_one_call_by_its_content_is_said_and_fails_no_other(spo
 async def test_calls_that_are_under_way_are_finished_by_close(server: PrivateRedis, prefix: str) -> None:
     first = RedisSpool(server.url(), prefix=prefix)
     await first.open()
-    puts = [asyncio.create_task(first.put(row(f"t{n}"))) for n in range(1_500)]
+    puts = [asyncio.ensure_future(first.put(row(f"t{n}"))) for n in range(1_500)]
     await asyncio.sleep(0)
     await first.close()
     assert await asyncio.gather(*puts) == [True] * 1_500

@@ -97,7 +97,7 @@ async def test_a_cancelled_open_does_not_keep_the_file(tmp_path: Path, after: fl
 async def test_a_cancelled_close_still_commits_what_is_queued_and_lets_go(tmp_path: Path) -> None:
     first = SqliteSpool(tmp_path / "s.db")
     await first.open()
-    puts = [asyncio.create_task(first.put(row(f"t{n}"))) for n in range(50)]
+    puts = [asyncio.ensure_future(first.put(row(f"t{n}"))) for n in range(50)]
     await asyncio.sleep(0)
     closing_ = asyncio.create_task(first.close())
     await asyncio.sleep(0)
@@ -530,7 +530,7 @@ async def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
     await spool.open()
     with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        put = asyncio.create_task(spool.put(row("a")))
+        put = asyncio.ensure_future(spool.put(row("a")))
         await asyncio.sleep(0.2)
         assert not put.done()
         other.execute("ROLLBACK")
@@ -543,9 +543,9 @@ async def test_a_put_cancelled_before_its_commit_is_not_stored(tmp_path: Path) -
     await spool.open()
     with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        first = asyncio.create_task(spool.put(row("first")))
+        first = asyncio.ensure_future(spool.put(row("first")))
         await asyncio.sleep(0.1)  # the writer has it, and waits for the lock
-        second = asyncio.create_task(spool.put(row("second")))
+        second = asyncio.ensure_future(spool.put(row("second")))
         await asyncio.sleep(0)  # queued
         second.cancel()
         first.cancel()  # too late: it is stored whole, and nobody waits to hear so

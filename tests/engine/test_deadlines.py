@@ -198,3 +198,36 @@ async def test_who_waits_for_room_is_refused_when_the_producer_stops() -> None:
     with pytest.raises(SpoolFull):
         await asyncio.wait_for(call, 1)
     assert time.monotonic() - started < 3, "nor does the stop wait for it"
+
+
+class Measured(MemorySpool):
+    """Is measured while its puts are under way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.commit = asyncio.Event()
+
+    async def put(self, row: SpoolRow) -> bool:
+        await self.commit.wait()
+        return await super().put(row)
+
+
+async def test_a_task_that_is_measured_before_its_commit_still_counts_towards_the_limit() -> None:
+    spool = Measured()
+    b = bench(spool=spool, ml_spool_max_tasks=1)
+    b.broker.down = True
+    async with b.producer as p:
+        await p.connected(1)
+        first = asyncio.create_task(p.publish(embed()))
+        await asyncio.sleep(0.01)
+        await p._parts.gauges.measure()
+        with pytest.raises(SpoolFull):
+            await p.publish(embed(2))
+        spool.commit.set()
+        assert (await first).state is TaskState.SPOOLED
+        with pytest.raises(SpoolFull):
+            await p.publish(embed(3))
+        await p._parts.gauges.measure()
+        assert p.status().spool_tasks == 1
+        with pytest.raises(SpoolFull):
+            await p.publish(embed(4))

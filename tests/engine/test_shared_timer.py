@@ -1,4 +1,4 @@
-"""`delivery.deadlines` does what `asyncio.timeout` does."""
+"""`delivery.deadlines` bounds what `asyncio.timeout` would, and leaves cancellations alone as that does."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import time
 
 import pytest
 
-from mlproducer.delivery.deadlines import Deadlines
+from mlproducer.delivery.deadlines import Deadlines, is_late
 from mlproducer.wiring import SystemClock
 
 
 async def held(deadlines: Deadlines, seconds: float, work: float = 60.0) -> str:
     try:
-        with deadlines.by(time.monotonic() + seconds):
-            await asyncio.sleep(work)
-    except TimeoutError:
-        return "late"
+        await deadlines.by(time.monotonic() + seconds, asyncio.sleep(work))
+    except asyncio.CancelledError as error:
+        return "late" if is_late(error) else "cancelled"
     return "done"
 
 
@@ -54,8 +53,7 @@ async def test_a_cancellation_from_outside_stays_one_also_at_the_moment_of_the_d
     deadlines = Deadlines(SystemClock())
 
     async def call(at: float) -> str:
-        with deadlines.by(at):
-            await asyncio.sleep(60)
+        await deadlines.by(at, asyncio.get_running_loop().create_future())
         return "never"
 
     early = asyncio.create_task(call(time.monotonic() + 60))
@@ -65,18 +63,35 @@ async def test_a_cancellation_from_outside_stays_one_also_at_the_moment_of_the_d
     time.sleep(0.06)  # noqa: ASYNC251  # the deadline passes, and its timer and the cancellation meet in one turn
     both.cancel()
     for task in (early, both):
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(asyncio.CancelledError) as raised:
             await task
+        assert not is_late(raised.value)
+
+
+async def test_a_future_that_comes_too_late_is_cancelled_and_no_task_is_made_of_it() -> None:
+    deadlines = Deadlines(SystemClock())
+    future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    assert deadlines.by(time.monotonic() + 0.02, future) is future
+    with pytest.raises(asyncio.CancelledError) as raised:
+        await future
+    assert is_late(raised.value)
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling(), "it is not the caller who was cancelled"
 
 
 async def test_an_error_of_the_work_itself_passes_through() -> None:
-    with pytest.raises(ValueError, match="its own"), Deadlines(SystemClock()).by(time.monotonic() + 60):
+    async def work() -> None:
         raise ValueError("its own")
+
+    with pytest.raises(ValueError, match="its own"):
+        await Deadlines(SystemClock()).by(time.monotonic() + 60, work())
 
 
 async def test_deadlines_that_are_over_do_not_pile_up() -> None:
     deadlines = Deadlines(SystemClock())
     for _ in range(5_000):
-        with deadlines.by(time.monotonic() + 3_600):
-            pass
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        future.set_result(1)
+        assert await deadlines.by(time.monotonic() + 3_600, future)
     assert len(deadlines._heap) < 2_000

@@ -59,13 +59,16 @@ class Dead(Struct, frozen=True, gc=False):
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    """A failure caused by the message or its route."""
+class _Failure(Struct, frozen=True, gc=False):
+    """What is to be known of an outcome that is no confirm."""
 
-    reason: str
-    code: int | None
+    cause: str
     text: str
+    code: int | None
+    at_fault: bool
+    """The message or its route caused it."""
+    closed_its_channel: bool
+    """It did (NotSent) or may have done (Unsure: one of several)."""
 
 
 def decide(
@@ -78,58 +81,41 @@ def decide(
     expires_at: float | None,
 ) -> Settled | Wait | Dead:
     """`attempts` counts the message faults before this attempt; `now` and `expires_at` are Unix seconds."""
-    if isinstance(outcome, Confirmed):
+    failure = _failure(outcome)
+    if failure is None:
         return Settled()
-    fault = _fault(outcome)
-    spent = attempts + (fault is not None)
+    spent = attempts + failure.at_fault
     if expires_at is not None and expires_at <= now:
-        return Dead("expired", None, f"expired; its last attempt was {cause_of(outcome)}", spent)
-    if fault is None:
-        return Wait(now, attempts, cause_of(outcome), _text(outcome), _closed_its_channel(outcome))
-    if spent >= policy.max_attempts:
-        return Dead(fault.reason, fault.code, fault.text, spent)
-    return Wait(now + policy.backoff.delay(spent, rand), spent, fault.reason, fault.text, _closed_its_channel(outcome))
+        return Dead("expired", None, f"expired; its last attempt was {failure.cause}", spent)
+    due_at = now
+    if failure.at_fault:
+        if spent >= policy.max_attempts:
+            return Dead(failure.cause, failure.code, failure.text, spent)
+        due_at += policy.backoff.delay(spent, rand)
+    return Wait(due_at, spent, failure.cause, failure.text, failure.closed_its_channel)
 
 
 def cause_of(outcome: Outcome) -> str:
     """The label of an outcome in metrics, logs and the spool: from a small closed set."""
-    match outcome:
-        case Confirmed():
-            return "confirmed"
-        case Nacked():
-            return "nacked"
-        case Returned():
-            return "returned"
-        case Unsure(cause=unsure):
-            return unsure.value
-        case NotSent(cause=not_sent):
-            return not_sent.value
-        case _:
-            assert_never(outcome)
+    failure = _failure(outcome)
+    return "confirmed" if failure is None else failure.cause
 
 
-def _fault(outcome: Outcome) -> _Fault | None:
+def _failure(outcome: Outcome) -> _Failure | None:
     match outcome:
+        case NotSent(cause=not_sent, code=code, text=text):
+            at_fault, cause = not_sent in _AT_FAULT, str(not_sent)
+            said = text or cause if at_fault else text
+            return _Failure(cause, said, code, at_fault, not_sent is NotSentCause.CHANNEL_REFUSED)
+        case Unsure(cause=unsure, text=text):
+            return _Failure(str(unsure), text, None, False, unsure is UnsureCause.CHANNEL_REFUSED)
         case Nacked():
-            return _Fault("nacked", None, "the broker refused it: the queue is full or could not take it (basic.nack)")
+            text = "the broker refused it: the queue is full or could not take it (basic.nack)"
+            return _Failure("nacked", text, None, True, False)
         case Returned(code=code, text=text):
-            return _Fault("returned", code, f"no queue is bound for its routing key ({code} {text})")
-        case NotSent(cause=cause, code=code, text=text) if cause in _AT_FAULT:
-            return _Fault(cause.value, code, text or cause.value)
-        case Confirmed() | Unsure() | NotSent():
+            text = f"no queue is bound for its routing key ({code} {text})"
+            return _Failure("returned", text, code, True, False)
+        case Confirmed():
             return None
         case _:
             assert_never(outcome)
-
-
-def _closed_its_channel(outcome: Outcome) -> bool:
-    """It did (NotSent) or may have done (Unsure: one of several)."""
-    match outcome:
-        case NotSent(cause=NotSentCause.CHANNEL_REFUSED) | Unsure(cause=UnsureCause.CHANNEL_REFUSED):
-            return True
-        case _:
-            return False
-
-
-def _text(outcome: Outcome) -> str:
-    return outcome.text if isinstance(outcome, Unsure | NotSent) else ""

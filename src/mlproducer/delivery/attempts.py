@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Struct
 
 from mlproducer.core.admission import Window, route
 from mlproducer.core.breaker import Admission
 from mlproducer.delivery.guard import Guard
 from mlproducer.events import AttemptSettled
-from mlproducer.outcome import Confirmed, NotSent, Outcome
+from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
 from mlproducer.ports import Broker, Clock, Listener, Settle
 from mlproducer.task import Envelope
+
+_NOT_SENT: Final = {cause: NotSent(cause) for cause in NotSentCause}
 
 
 class Attempts:
@@ -33,10 +37,11 @@ class Attempts:
 
         `attempt` counts from 1 the attempts spent before plus this one.
         """
-        size = envelope.size
-        admission = Admission.PASS if self._guard.calm else self._guard.admit()
+        size, obstacle = envelope.size, self._broker.obstacle
+        # With no link the breaker is not asked: it would be given back what it gave.
+        admission = Admission.PASS if self._guard.calm or obstacle is not None else self._guard.admit()
         cause = route(
-            self._broker.obstacle,
+            obstacle,
             admission,
             in_flight=self._in_flight,
             in_flight_bytes=self._bytes,
@@ -45,12 +50,17 @@ class Attempts:
         )
         if cause is not None:
             self._guard.release(admission)
-            settle(NotSent(cause))
+            settle(_NOT_SENT[cause])
             return
         self._in_flight += 1
         self._bytes += size
         answer = _Attempt(self, envelope, size, settle, admission, self._monotonic(), attempt)
         self._broker.publish(envelope, answer, deadline=deadline, alone=alone)
+
+    def hopeless(self) -> NotSent | None:
+        """What an attempt would come to if nothing can be published now, whatever it is."""
+        obstacle = self._broker.obstacle
+        return None if obstacle is None else _NOT_SENT[obstacle]
 
     def room(self) -> int:
         """How many more tasks the window takes."""

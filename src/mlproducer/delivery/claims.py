@@ -21,7 +21,7 @@ from typing import Final, assert_never
 
 from mlproducer.core.digest import content_digest
 from mlproducer.core.lifecycle import Move, advance
-from mlproducer.delivery.deadlines import Deadlines
+from mlproducer.delivery.deadlines import Deadlines, is_late
 from mlproducer.delivery.receipts import Accepting
 from mlproducer.errors import NotInTime, SpoolUnavailable, TaskConflict
 from mlproducer.events import SpoolFailed
@@ -78,9 +78,10 @@ class Claims:
             # call, so that `drop` releases it whatever came of it.
             accepting.claim = claim
             try:
-                with self._deadlines.by(accepting.until):
-                    known = await self._spool.claim(claim, now=now)
-            except TimeoutError:
+                known = await self._deadlines.by(accepting.until, self._spool.claim(claim, now=now))
+            except asyncio.CancelledError as error:
+                if not is_late(error):
+                    raise
                 raise NotInTime("the spool did not answer in time whether the task id is known") from None
             # A store whose answer was lost may show us our own claim when it is asked again.
             if known is None or (isinstance(known, Record) and known.token == token):

@@ -35,8 +35,10 @@ class Gauges:
         self._guard = guard
         self._clock = clock
         self._tell = tell
-        self._added_tasks = 0
-        self._added_bytes = 0
+        # Tasks and bytes, since the start.
+        self._put_tasks = self._put_bytes = 0
+        self._over_tasks = self._over_bytes = 0
+        self._seen_tasks = self._seen_bytes = 0
         self._purges = Purges(spool, lambda count: tell(TasksPurged(count)))
         self._audit_at = 0.0
         self._forget_at = 0.0
@@ -54,15 +56,19 @@ class Gauges:
             await self._forget()
             await asyncio.sleep(GAUGE_INTERVAL)
 
-    def added(self, size: int) -> None:
-        """A row was put since the last measurement."""
-        self._added_tasks += 1
-        self._added_bytes += size
+    def putting(self, size: int) -> None:
+        """A row is on its way into the spool. Then `put`, or `not_put`."""
+        self._put_tasks += 1
+        self._put_bytes += size
 
-    def taken_back(self, size: int) -> None:
-        """It was not put after all."""
-        self._added_tasks -= 1
-        self._added_bytes -= size
+    def put(self, size: int) -> None:
+        """It is there, or may be: the next measurement that begins sees it."""
+        self._over_tasks += 1
+        self._over_bytes += size
+
+    def not_put(self, size: int) -> None:
+        self._put_tasks -= 1
+        self._put_bytes -= size
 
     def write_failed(self, text: str) -> None:
         self._write_error, self._write_failed_at = text, self._clock.monotonic()
@@ -78,11 +84,11 @@ class Gauges:
     @property
     def spooled_tasks(self) -> int:
         """An upper estimate between two measurements: rows drained meanwhile still count."""
-        return self.size.tasks + self._added_tasks
+        return self.size.tasks + self._put_tasks - self._seen_tasks
 
     @property
     def spooled_bytes(self) -> int:
-        return self.size.bytes + self._added_bytes
+        return self.size.bytes + self._put_bytes - self._seen_bytes
 
     def oldest_age(self) -> float:
         """Seconds since the acceptance of the oldest task that waits; 0 if none does."""
@@ -109,9 +115,9 @@ class Gauges:
 
     async def measure(self, *, audits: bool = False) -> None:
         """`audits`: a purge was made just now, so look for it."""
-        # Race: a put lands while we read; it is in the reading and stays in `added`: counted twice for one second,
-        # on the safe side. So what was added before the reading is taken off, not reset.
-        tasks, added = self._added_tasks, self._added_bytes
+        # Race: a put lands while we read, and is in the reading or is not. So only those that were over before it are
+        # taken to be in it; the others may count twice for one second, on the safe side, and never not at all.
+        over = self._over_tasks, self._over_bytes
         started = self._clock.monotonic()
         try:
             # Before the sizes: what is purged between the two looks purged a moment too late, never too early.
@@ -125,8 +131,7 @@ class Gauges:
             self.wake()
         self.spool_error = ""
         self.seconds = self._clock.monotonic() - started
-        self._added_tasks -= tasks
-        self._added_bytes -= added
+        self._seen_tasks, self._seen_bytes = over
         size = self.size
         self._tell(SpoolMeasured(size.tasks, size.bytes, self.oldest_age(), size.dead, self.overdue()))
         self._tell(FlightMeasured(self._broker.view().in_flight, self._guard.failures, self._link.attempts))

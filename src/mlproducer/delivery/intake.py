@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from mlproducer.core.admission import SpoolGate
 from mlproducer.delivery.claims import receipt_of
-from mlproducer.delivery.deadlines import Deadlines
+from mlproducer.delivery.deadlines import Deadlines, is_late
 from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.receipts import Accepting
-from mlproducer.errors import NotInTime, SpoolFull, SpoolUnavailable
+from mlproducer.errors import NotInTime, SpoolFull, SpoolUnavailable, TaskConflict
 from mlproducer.ports import Clock, Spool, SpoolRow
 from mlproducer.task import Receipt
 
@@ -33,48 +34,53 @@ class Intake:
 
         Raises: SpoolFull, SpoolUnavailable, TaskConflict, NotInTime.
         """
-        await self._admit(accepting, row.envelope.size)
+        size = row.envelope.size
+        if (full := self._refusal(size)) is not None:
+            await self._room(accepting, size, full)
+        accepting.committing = True
+        self._gauges.putting(size)
         try:
-            with self._deadlines.by(accepting.until):
-                return await self._put(accepting, row)
-        except TimeoutError:
+            while not await self._deadlines.by(accepting.until, self._spool.put(row)):
+                # Race: what was there when the put was refused is drained, or its claim let go, before this look.
+                # Then nothing is found, and the put is tried again.
+                known = await self._deadlines.by(accepting.until, self._spool.find(row.envelope.task_id))
+                receipt = None if known is None else receipt_of(known, row.envelope)
+                if receipt is not None:
+                    self._gauges.not_put(size)
+                    return receipt
+        except (SpoolUnavailable, TaskConflict) as error:
+            # Else a store that is away for long would look full, and its callers be told so.
+            self._gauges.not_put(size)
+            if isinstance(error, SpoolUnavailable):
+                self._gauges.write_failed(str(error))
+                accepting.committing = False
+            raise
+        except asyncio.CancelledError as error:
             # The put was cancelled: the store leaves the row out, or commits it whole. Nobody can say which.
+            self._gauges.put(size)
+            if not is_late(error):
+                raise
             raise NotInTime(
                 "the spool did not commit the task before the deadline (ML_ACCEPT_TIMEOUT, or the call's own timeout): "
                 "is the disk or the database slow? Publish again with the same task id"
             ) from None
+        self._gauges.put(size)
+        accepting.claim = None  # the row took its place
+        return None
 
     def close(self) -> None:
         """Nobody waits for room any more: the producer stops."""
         self._waits = False
         self._gauges.wake()
 
-    async def _put(self, accepting: Accepting, row: SpoolRow) -> Receipt | None:
-        accepting.committing = True
-        self._gauges.added(row.envelope.size)
-        try:
-            while not await self._spool.put(row):
-                # Race: what was there when the put was refused is drained, or its claim let go, before this look. Then
-                # nothing is found, and the put is tried again.
-                known = await self._spool.find(row.envelope.task_id)
-                receipt = None if known is None else receipt_of(known, row.envelope)
-                if receipt is not None:
-                    return receipt
-        except SpoolUnavailable as error:
-            self._gauges.write_failed(str(error))
-            # Else a store that is away for long would look full, and its callers be told so.
-            self._gauges.taken_back(row.envelope.size)
-            accepting.committing = False
-            raise
-        accepting.claim = None  # the row took its place
-        return None
-
-    async def _admit(self, accepting: Accepting, size: int) -> None:
-        while (full := self._refusal(size)) is not None:
+    async def _room(self, accepting: Accepting, size: int, full: str | None) -> None:
+        """Wait until the spool is no longer `full`, if that is the rule. Raises: SpoolFull."""
+        while full is not None:
             left = self._left(accepting)
             if not self._waits or left <= 0:
                 raise SpoolFull(full, retry_after=RETRY_AFTER)
             await self._gauges.next(left)
+            full = self._refusal(size)
 
     def fill(self) -> float:
         """How full the spool is, as a share of its nearest limit."""

@@ -178,7 +178,7 @@ class Pipeline:
                 return self._book.finish(accepting, known)
         if envelope.eta is not None and envelope.eta > self._clock.now():
             row = SpoolRow(envelope, accepting.accepted_at, envelope.eta, 0, "eta", "not before its eta")
-            return await self._commit(accepting, row)
+            return self._spooled(accepting, row, await self._intake.commit(accepting, row))
         return None
 
     async def _check_in(self, claim_check: ClaimCheck, accepting: Accepting) -> Envelope:
@@ -200,6 +200,10 @@ class Pipeline:
             if use.error or use.seconds is not None:  # not of a payload that was refused for itself
                 self.blobs = use
         return envelope
+
+    def hopeless(self, accepting: Accepting) -> NotSent | None:
+        """In an outage the attempt's outcome is known before it is made, and so it is not made, unless for a trace."""
+        return self._attempts.hopeless() if accepting.trace is None else None
 
     def attempt(self, accepting: Accepting, settle: Settle) -> None:
         """Start the direct attempt; `settle` is called exactly once, perhaps at once."""
@@ -234,7 +238,7 @@ class Pipeline:
         """
         row = self._verdicts.first(accepting.envelope, accepting.accepted_at, outcome)
         if row is not None:
-            return await self._commit(accepting, row)
+            return self._spooled(accepting, row, await self._intake.commit(accepting, row))
         now = self._clock.now()
         await self._claims.confirmed(accepting, now)
         return self.confirmed(accepting, now)
@@ -280,12 +284,11 @@ class Pipeline:
                 assert_never(verdict)
         self._book.update(receipt)
 
-    async def _commit(self, accepting: Accepting, row: SpoolRow) -> Receipt:
-        envelope = accepting.envelope
-        known = await self._intake.commit(accepting, row)
+    def _spooled(self, accepting: Accepting, row: SpoolRow, known: Receipt | None) -> Receipt:
+        """The task is safe. Nothing may be waited for any more: a cancellation would take the receipt away."""
         if known is not None:
             return self._book.finish(accepting, known)
-        # From here the task is safe. No await may follow: a cancellation would take the receipt away.
+        envelope = accepting.envelope
         accepting.move(Move.SPOOL)
         why, since = row.text or row.cause, row.accepted_at
         receipt = Receipt(
@@ -323,7 +326,7 @@ async def publish_begun(pipeline: Pipeline, accepting: Accepting) -> Receipt:
         if known is not None:
             return known
         accepting.hurried = True
-    outcome = await _direct(pipeline, accepting)
+    outcome = pipeline.hopeless(accepting) or await _direct(pipeline, accepting)
     if type(outcome) is Confirmed and accepting.claim is None:
         return pipeline.confirmed(accepting)
     return await pipeline.conclude(accepting, outcome)

@@ -61,7 +61,7 @@ _DIGEST: Final = 7
 def _packed(receipt: Receipt, digest: int) -> _Known:
     return (
         receipt.task_type,
-        receipt.state.value,
+        receipt.state._value_,  # what `value` gives, without the two calls of its descriptor
         receipt.accepted_at,
         receipt.confirmed_at,
         receipt.attempts,

@@ -76,8 +76,8 @@ class SqlSpool:
     def watch(self, added: Callable[[], None]) -> None:
         self._added = added
 
-    async def put(self, row: SpoolRow) -> bool:
-        return await self._writes().ask(PUT, row)
+    def put(self, row: SpoolRow) -> asyncio.Future[bool]:
+        return self._writes().ask(PUT, row)
 
     async def claim(self, claim: Record, *, now: float) -> Known | None:
         return await self._writes().ask(CLAIM, (claim, now))

@@ -33,14 +33,14 @@ class Group(Generic[Answer]):
         self._queue: deque[tuple[Args, asyncio.Future[Answer]]] = deque()
         self._work: asyncio.Task[None] | None = None
 
-    async def ask(self, *args: str | bytes) -> Answer:
-        """Raises: SpoolUnavailable."""
+    def ask(self, *args: str | bytes) -> asyncio.Future[Answer]:
+        """It raises SpoolUnavailable."""
         waiter: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._queue.append((args, waiter))
         if self._work is None:
             # It starts with the next turn of the loop: until then, others may join.
             self._work = asyncio.create_task(self._run(), name="mlproducer-spool")
-        return await waiter
+        return waiter
 
     async def end(self) -> None:
         """Finish what was asked. Cancelled, it leaves the work to end by itself."""

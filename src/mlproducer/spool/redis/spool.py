@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -74,7 +75,7 @@ class RedisSpool:
         self._tokens = (f"{self._origin}-{n}" for n in itertools.count(1))
         self._added: Callable[[], None] | None = None
         self._watch: Watch | None = None
-        self._puts: Group[int] = Group(self._put_together)
+        self._puts: Group[bool] = Group(self._put_together)
         self._claims: Group[Any] = Group(lambda group: self._run(changes.CLAIM, group))
         self._finds: Group[Any] = Group(lambda group: self._run(queries.FIND, group), largest=_FOUND)
         self._confirms: Group[None] = Group(lambda group: self._run_silent(changes.CONFIRM, group))
@@ -111,18 +112,16 @@ class RedisSpool:
     def watch(self, added: Callable[[], None]) -> None:
         self._added = added
 
-    async def put(self, row: SpoolRow) -> bool:
+    def put(self, row: SpoolRow) -> asyncio.Future[bool]:
         """After an answer that was lost, a second put finds the row of the first, and says False: it is safe."""
         task = row.envelope
-        return bool(
-            await self._puts.ask(
-                task.task_id,
-                codec.row_entry(row),
-                codec.content(task),
-                number(row.due_at),
-                number(row.accepted_at),
-                optional(task.expires_at),
-            )
+        return self._puts.ask(
+            task.task_id,
+            codec.row_entry(row),
+            codec.content(task),
+            number(row.due_at),
+            number(row.accepted_at),
+            optional(task.expires_at),
         )
 
     async def claim(self, claim: Record, *, now: float) -> Known | None:
@@ -252,9 +251,9 @@ class RedisSpool:
     async def forget_counts(self, *, now: float, before: int, limit: int) -> int:
         return await self._counters.forget_counts(now=now, before=before, limit=limit)
 
-    async def _put_together(self, group: Sequence[Args]) -> Sequence[int]:
+    async def _put_together(self, group: Sequence[Args]) -> Sequence[bool]:
         stored: list[int] = await self._link.run(changes.PUT, [self._origin, *itertools.chain.from_iterable(group)])
-        return stored
+        return list(map(bool, stored))
 
     async def _run(self, script: Script, group: Sequence[Args]) -> Sequence[Any]:
         answers: list[Any] = await self._link.run(script, list(itertools.chain.from_iterable(group)))
