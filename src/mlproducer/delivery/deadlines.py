@@ -38,7 +38,7 @@ class Deadlines:
         """The work, to be awaited: it is cancelled at `at`, on the monotonic clock, in seconds, and the CancelledError
         `is_late`. A future costs least: what is none becomes a task.
         """
-        waiter = asyncio.ensure_future(work)
+        waiter = work if isinstance(work, asyncio.Future) else asyncio.ensure_future(work)
         self._number += 1  # two at one moment are not compared
         heapq.heappush(self._heap, (at, self._number, waiter))
         if len(self._heap) > self._sweep_at:

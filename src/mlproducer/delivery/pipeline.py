@@ -231,11 +231,21 @@ class Pipeline:
         tell(TaskConfirmed(envelope.task_id, envelope.task_type, max(0.0, now - since)))
         return receipt
 
-    async def conclude(self, accepting: Accepting, outcome: Outcome) -> Receipt:
-        """Turn the outcome of the direct attempt into a receipt: confirmed now, or spooled.
+    async def conclude(self, accepting: Accepting, outcome: Outcome | None = None) -> Receipt:
+        """From a task that was begun to its receipt: confirmed now, or spooled. `outcome` is that of its direct attempt,
+        if it was made already.
 
         Raises: SpoolFull, SpoolUnavailable, TaskConflict, NotInTime.
         """
+        if outcome is None:
+            if accepting.slow:
+                known = await self.prepare(accepting)
+                if known is not None:
+                    return known
+                accepting.hurried = True
+            outcome = self.hopeless(accepting) or await _direct(self, accepting)
+        if type(outcome) is Confirmed and accepting.claim is None:
+            return self.confirmed(accepting)
         row = self._verdicts.first(accepting.envelope, accepting.accepted_at, outcome)
         if row is not None:
             return self._spooled(accepting, row, await self._intake.commit(accepting, row))
@@ -311,25 +321,12 @@ async def publish_one(pipeline: Pipeline, task: Task, timeout: float | None) -> 
             return known
         timeout = pipeline.left(end)
     try:
-        return await publish_begun(pipeline, accepting)
+        return await pipeline.conclude(accepting)
     except RefusedTask as error:
         pipeline.refused(task, error, accepting.trace)
         raise
     finally:
         pipeline.abandon(accepting)
-
-
-async def publish_begun(pipeline: Pipeline, accepting: Accepting) -> Receipt:
-    """The rest of the way of a task that was begun. Raises: RefusedTask."""
-    if accepting.slow:
-        known = await pipeline.prepare(accepting)
-        if known is not None:
-            return known
-        accepting.hurried = True
-    outcome = pipeline.hopeless(accepting) or await _direct(pipeline, accepting)
-    if type(outcome) is Confirmed and accepting.claim is None:
-        return pipeline.confirmed(accepting)
-    return await pipeline.conclude(accepting, outcome)
 
 
 async def _direct(pipeline: Pipeline, accepting: Accepting) -> Outcome:

@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import Struct
 
 from mlproducer.core.lifecycle import Move
-from mlproducer.delivery.pipeline import Pipeline, publish_begun, publish_one
+from mlproducer.delivery.pipeline import Pipeline, publish_one
 from mlproducer.delivery.receipts import Accepting
 from mlproducer.errors import RefusedTask
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
@@ -152,8 +152,6 @@ class Stream:
         try:
             if accepting is None:
                 return await publish_one(pipeline, item.task, None)
-            if item.outcome is None:
-                return await publish_begun(pipeline, accepting)
             return await pipeline.conclude(accepting, item.outcome)
         except RefusedTask as error:
             if accepting is not None:  # else publish_one has told it

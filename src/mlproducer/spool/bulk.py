@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import chain
 from operator import itemgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from sqlalchemy import (
     ARRAY,
@@ -45,6 +45,8 @@ _Statement = TypeVar("_Statement", Select[Any], Delete)
 
 _LARGEST_INSERT: Final = 1_024
 """Rows in one INSERT of SQLite, which takes 32,766 values in a statement: a power of two times our widest table."""
+_LARGEST_INSERT_BYTES: Final = 1024 * 1024
+"""Of content in one INSERT of more than one row."""
 _CHUNK: Final = 2_000
 """Ids in one statement: a bound on what a replay of all dead letters holds at once."""
 _IDS: Final = "ids_"
@@ -79,12 +81,18 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Values]) -> 
         key = _key(table)[0]
         statement = f"{_from_arrays(table)} ON CONFLICT ({key}) DO NOTHING RETURNING {key}"
         return set(connection.exec_driver_sql(statement, _arrays(table, rows)).scalars())
-    # The transaction is exclusive: what is not there now will not be there in a moment. No INSERT with RETURNING
-    # either: each row that it returns is a wait of its own.
-    there = ids_in(connection, (str(row[0]) for row in rows), table)
-    fresh = [row for row in rows if row[0] not in there] if there else rows
-    insert_all(connection, table, fresh)
-    return {str(row[0]) for row in fresh}
+    return insert_unknown(connection, table, rows)
+
+
+def insert_unknown(connection: Connection, table: Table, rows: Sequence[Values], *elsewhere: Table) -> set[str]:
+    """On SQLite: `insert_new` of those whose id is not in the other tables either."""
+    # The transaction is exclusive: what is not there now will not be there in a moment.
+    inserted = _insert_all(connection, table, rows, _if_unknown(table, *elsewhere))
+    if inserted == len(rows):
+        return {str(row[0]) for row in rows}
+    # New rows have the highest row ids. No RETURNING: each row of an answer is a wait of its own.
+    ids = connection.exec_driver_sql(_latest_of(table), (inserted,)).scalar_one()
+    return set(json.loads(ids))
 
 
 def add_up(connection: Connection, table: Table, rows: Sequence[Values]) -> None:
@@ -95,7 +103,7 @@ def add_up(connection: Connection, table: Table, rows: Sequence[Values]) -> None
     if is_postgresql(connection):
         connection.exec_driver_sql(f"{_from_arrays(table)} {add}", _arrays(table, rows))
         return
-    insert_all(connection, table, rows, add)
+    _insert_all(connection, table, rows, add)
 
 
 def remember(connection: Connection, rows: Sequence[Values]) -> None:
@@ -105,7 +113,7 @@ def remember(connection: Connection, rows: Sequence[Values]) -> None:
     if is_postgresql(connection):
         connection.exec_driver_sql(f"{_from_arrays(records)} {_UNCONFIRMED}", _arrays(records, rows))
         return
-    insert_all(connection, records, rows, _UNCONFIRMED)
+    _insert_all(connection, records, rows, _UNCONFIRMED)
 
 
 def among(connection: Connection, column: Column[Any], ids: Sequence[str]) -> ColumnElement[bool]:
@@ -167,21 +175,48 @@ def chunks(task_ids: Iterable[str]) -> Iterator[list[str]]:
         yield ids[at : at + _CHUNK]
 
 
-def insert_all(connection: Connection, table: Table, rows: Sequence[Values], conflict: str = "") -> None:
-    """On SQLite. Padded with rows of nothing to a power of two, so that there are few statements to compile."""
-    width = len(table.c)
-    for at in range(0, len(rows), _LARGEST_INSERT):
-        some = rows[at : at + _LARGEST_INSERT]
+def _insert_all(connection: Connection, table: Table, rows: Sequence[Values], rule: str) -> int:
+    """How many went in. Padded with rows of nothing to a power of two, so that there are few statements to compile."""
+    width, inserted = len(table.c), 0
+    for some in _pieces(table, rows):
         length = 1 << (len(some) - 1).bit_length()
         padding = (None,) * (width * (length - len(some)))
-        connection.exec_driver_sql(_insert_of(table, length, conflict), (*chain.from_iterable(some), *padding))
+        statement = _insert_of(table, length, rule)
+        inserted += connection.exec_driver_sql(statement, (*chain.from_iterable(some), *padding)).rowcount
+    return inserted
+
+
+def _pieces(table: Table, rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
+    """Of bounded length and bytes: a statement holds what it was given last until it is given something else."""
+    binary = [place for place, column in enumerate(table.c) if isinstance(column.type, LargeBinary)]
+    begin = size = 0
+    for end, row in enumerate(rows):
+        more = sum([len(cast("bytes", row[place])) for place in binary])
+        if end > begin and (end - begin == _LARGEST_INSERT or size + more > _LARGEST_INSERT_BYTES):
+            yield rows[begin:end]
+            begin, size = end, 0
+        size += more
+    if begin < len(rows):
+        yield rows[begin:]
 
 
 @cache
-def _insert_of(table: Table, length: int, conflict: str) -> str:
+def _insert_of(table: Table, length: int, rule: str) -> str:
     marks = f"({', '.join('?' for _ in table.c)})"
     given = f"SELECT * FROM (VALUES {', '.join([marks] * length)}) WHERE column1 IS NOT NULL"  # noqa: S608  # our own names
-    return f"INSERT INTO {table.name} ({_names(table)}) {given} {conflict}"  # our own names
+    return f"INSERT INTO {table.name} ({_names(table)}) {given} {rule}"  # our own names
+
+
+@cache
+def _if_unknown(table: Table, *elsewhere: Table) -> str:
+    absent = (f"AND NOT EXISTS (SELECT 1 FROM {each.name} WHERE {_key(each)[0]} = column1)" for each in elsewhere)  # noqa: S608  # our own names
+    return f"{' '.join(absent)} ON CONFLICT ({_key(table)[0]}) DO NOTHING"
+
+
+@cache
+def _latest_of(table: Table) -> str:
+    key = _key(table)[0]
+    return f"SELECT json_group_array({key}) FROM (SELECT {key} FROM {table.name} ORDER BY rowid DESC LIMIT ?)"  # noqa: S608  # our own names
 
 
 @cache

@@ -68,7 +68,7 @@ from mlproducer.ports import (
     Settlement,
     SpoolRow,
 )
-from mlproducer.spool.bulk import among, chunks, ids_in, insert_all, insert_new, is_postgresql, remember, run_for
+from mlproducer.spool.bulk import among, chunks, ids_in, insert_new, insert_unknown, is_postgresql, remember, run_for
 from mlproducer.spool.columns import (
     audit_columns,
     dead_columns,
@@ -121,7 +121,7 @@ def put_rows(tx: Transaction, rows: Sequence[SpoolRow]) -> list[bool]:
 
 def _put_first(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
     """Insert, then look."""
-    new = insert_new(tx.connection, waiting, [waiting_values(row) for row in rows.values()])
+    new = insert_new(tx.connection, waiting, _values(rows))
     if new:
         _delete(tx, records, new, _UNCONFIRMED)
         taken = ids_in(tx.connection, new, dead_letters, records)
@@ -131,13 +131,18 @@ def _put_first(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
 
 
 def _put_last(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
-    """On SQLite: nobody else writes meanwhile, so one look is enough, and mostly finds nothing."""
-    new = set(rows)
-    if ids_in(tx.connection, new, waiting, dead_letters, records):
-        _delete(tx, records, new - ids_in(tx.connection, new, waiting, dead_letters), _UNCONFIRMED)
-        new -= ids_in(tx.connection, new, waiting, dead_letters, records)
-    insert_all(tx.connection, waiting, [waiting_values(row) for task_id, row in rows.items() if task_id in new])
+    """On SQLite: nobody else writes meanwhile, so all may be decided within the INSERT. Mostly no id is known."""
+    new = insert_unknown(tx.connection, waiting, _values(rows), dead_letters, records)
+    known = rows.keys() - new
+    if known:
+        claims = known - ids_in(tx.connection, known, waiting, dead_letters)
+        _delete(tx, records, claims, _UNCONFIRMED)
+        new |= insert_unknown(tx.connection, waiting, _values({each: rows[each] for each in claims}), records)
     return new
+
+
+def _values(rows: Mapping[str, SpoolRow]) -> list[tuple[object, ...]]:
+    return [waiting_values(row) for row in rows.values()]
 
 
 def lease_rows(tx: Transaction, limit: int, now: float, until: float, token: str, *, expired: bool) -> list[Lease]:

@@ -41,7 +41,7 @@ LARGEST_GROUP: Final = 2_000
 """Rows in one transaction: beyond it a commit is no cheaper by the row, and the first waiter waits longer."""
 LARGEST_GROUP_BYTES: Final = 32 * 1024 * 1024
 """The write-ahead log holds a whole transaction: a bound on the one is a bound on the other."""
-_LARGEST_BATCH: Final = 100
+_LARGEST_BATCH: Final = 500
 """Requests that are handed over before the loop's turn ends: a turn of a thousand callers would else leave the thread
 idle for as long."""
 _LOOK_SECONDS: Final = 0.5
