@@ -232,8 +232,8 @@ class Pipeline:
         return receipt
 
     async def conclude(self, accepting: Accepting, outcome: Outcome | None = None) -> Receipt:
-        """From a task that was begun to its receipt: confirmed now, or spooled. `outcome` is that of its direct attempt,
-        if it was made already.
+        """From a task that was begun to its receipt: confirmed now, or spooled. `outcome` is that of its direct
+        attempt, if it was made already.
 
         Raises: SpoolFull, SpoolUnavailable, TaskConflict, NotInTime.
         """
