@@ -44,15 +44,20 @@ async def drain(spool):
             if ours:
                 say(word, lease.row.envelope.task_id)
 
-async def work(path, number):
+async def work(path, number, opened):
     spool = SqliteSpool(Path(path))
     await spool.open()
+    if number % 2:
+        os.write(opened, b".")
     await asyncio.gather(*(put(spool, f"{number}-{caller}") for caller in range(20)), drain(spool))
 
+hearing, opened = os.pipe()
 for number in range(int(sys.argv[2])):
     child = os.fork()
     if child == 0:
-        asyncio.run(work(sys.argv[1], number))
+        asyncio.run(work(sys.argv[1], number, opened))
+    if number % 2:
+        os.read(hearing, 1)  # else it may die in the midst of opening, and on a busy machine always would
     time.sleep(random.uniform(0.05, 0.25))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)

@@ -37,7 +37,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from mlproducer.spool.schema import records
+from mlproducer.spool.schema import records, waiting
 
 Values = tuple[object, ...]
 """A row, in the order of the table's columns."""
@@ -66,6 +66,11 @@ _UNCONFIRMED: Final = (
 )
 
 
+_LATEST: Final = (
+    "SELECT json_group_array(task_id) FROM (SELECT task_id FROM mlproducer_waiting ORDER BY rowid DESC LIMIT ?)"
+)
+
+
 def is_postgresql(connection: Connection) -> bool:
     return connection.dialect.name == "postgresql"
 
@@ -81,18 +86,20 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Values]) -> 
         key = _key(table)[0]
         statement = f"{_from_arrays(table)} ON CONFLICT ({key}) DO NOTHING RETURNING {key}"
         return set(connection.exec_driver_sql(statement, _arrays(table, rows)).scalars())
-    return insert_unknown(connection, table, rows)
-
-
-def insert_unknown(connection: Connection, table: Table, rows: Sequence[Values], *elsewhere: Table) -> set[str]:
-    """On SQLite: `insert_new` of those whose id is not in the other tables either."""
     # The transaction is exclusive: what is not there now will not be there in a moment.
-    inserted = _insert_all(connection, table, rows, _if_unknown(table, *elsewhere))
+    there = ids_in(connection, (str(row[0]) for row in rows), table)
+    fresh = [row for row in rows if row[0] not in there]
+    _insert_all(connection, table, fresh)
+    return {str(row[0]) for row in fresh}
+
+
+def put_unknown(connection: Connection, rows: Sequence[Values], *elsewhere: Table) -> set[str]:
+    """On SQLite: `insert_new` into `waiting` of those whose id none of the other tables has, without a look before."""
+    inserted = _insert_all(connection, waiting, rows, _if_unknown(*elsewhere))
     if inserted == len(rows):
         return {str(row[0]) for row in rows}
     # New rows have the highest row ids. No RETURNING: each row of an answer is a wait of its own.
-    ids = connection.exec_driver_sql(_latest_of(table), (inserted,)).scalar_one()
-    return set(json.loads(ids))
+    return set(json.loads(connection.exec_driver_sql(_LATEST, (inserted,)).scalar_one()))
 
 
 def add_up(connection: Connection, table: Table, rows: Sequence[Values]) -> None:
@@ -175,7 +182,7 @@ def chunks(task_ids: Iterable[str]) -> Iterator[list[str]]:
         yield ids[at : at + _CHUNK]
 
 
-def _insert_all(connection: Connection, table: Table, rows: Sequence[Values], rule: str) -> int:
+def _insert_all(connection: Connection, table: Table, rows: Sequence[Values], rule: str = "") -> int:
     """How many went in. Padded with rows of nothing to a power of two, so that there are few statements to compile."""
     width, inserted = len(table.c), 0
     for some in _pieces(table, rows):
@@ -208,15 +215,9 @@ def _insert_of(table: Table, length: int, rule: str) -> str:
 
 
 @cache
-def _if_unknown(table: Table, *elsewhere: Table) -> str:
+def _if_unknown(*elsewhere: Table) -> str:
     absent = (f"AND NOT EXISTS (SELECT 1 FROM {each.name} WHERE {_key(each)[0]} = column1)" for each in elsewhere)  # noqa: S608  # our own names
-    return f"{' '.join(absent)} ON CONFLICT ({_key(table)[0]}) DO NOTHING"
-
-
-@cache
-def _latest_of(table: Table) -> str:
-    key = _key(table)[0]
-    return f"SELECT json_group_array({key}) FROM (SELECT {key} FROM {table.name} ORDER BY rowid DESC LIMIT ?)"  # noqa: S608  # our own names
+    return f"{' '.join(absent)} ON CONFLICT (task_id) DO NOTHING"
 
 
 @cache

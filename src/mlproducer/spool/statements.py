@@ -68,7 +68,7 @@ from mlproducer.ports import (
     Settlement,
     SpoolRow,
 )
-from mlproducer.spool.bulk import among, chunks, ids_in, insert_new, insert_unknown, is_postgresql, remember, run_for
+from mlproducer.spool.bulk import among, chunks, ids_in, insert_new, is_postgresql, put_unknown, remember, run_for
 from mlproducer.spool.columns import (
     audit_columns,
     dead_columns,
@@ -132,12 +132,12 @@ def _put_first(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
 
 def _put_last(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
     """On SQLite: nobody else writes meanwhile, so all may be decided within the INSERT. Mostly no id is known."""
-    new = insert_unknown(tx.connection, waiting, _values(rows), dead_letters, records)
+    new = put_unknown(tx.connection, _values(rows), dead_letters, records)
     known = rows.keys() - new
     if known:
         claims = known - ids_in(tx.connection, known, waiting, dead_letters)
         _delete(tx, records, claims, _UNCONFIRMED)
-        new |= insert_unknown(tx.connection, waiting, _values({each: rows[each] for each in claims}), records)
+        new |= put_unknown(tx.connection, _values({each: rows[each] for each in claims}), records)
     return new
 
 
