@@ -1,12 +1,15 @@
 """What an outage costs: accepting into the spool while the broker is away, and draining once it is back.
 
     .venv/bin/python bench/outage.py [--tasks 40000] [--rounds 3] [--spool URL] [--json]
+    .venv/bin/python bench/outage.py --curve 40000 1000000
 
 A private RabbitMQ, 1 KiB of text a task, a durable quorum queue. Each round, on a spool of its own:
 
 - `accept`: 1,000 concurrent `publish` calls with no broker at the address, each from a `Task` to a committed row;
 - `drain`: a producer with the broker takes over; from its first confirm until the spool is empty;
 - `direct`: 1,000 concurrent `publish` calls, confirmed by the broker.
+
+`--curve` fills a spool of its own with so many tasks each time, and drains it for half a minute.
 
 `--spool` names a PostgreSQL or Redis to use instead of a SQLite file per round; it must be empty.
 """
@@ -66,6 +69,34 @@ async def drain(settings: Settings, count: int) -> float:
         return count / (time.perf_counter() - started)
 
 
+async def drain_for(settings: Settings, seconds: float, *, warm: float = 3.0) -> tuple[int, float]:
+    """How many tasks waited when it began to count, and at which rate they left; up to `seconds`, or all but 2,000."""
+    async with Producer(settings) as producer:
+        if not await producer.connected(20):
+            raise SystemExit(f"no broker: {producer.status().last_error}")
+        await asyncio.sleep(warm)
+        samples = [(time.perf_counter(), producer.status().spool_tasks)]
+        while samples[-1][0] - samples[0][0] < seconds and samples[-1][1] > 2_000:
+            await asyncio.sleep(1.1)  # the size is measured once a second
+            samples.append((time.perf_counter(), producer.status().spool_tasks))
+        (began, before), (ended, after) = samples[0], samples[-1]
+        return before, (before - after) / (ended - began)
+
+
+async def curve(url: str, folder: Path, counts: list[int]) -> None:
+    for n, count in enumerate(counts):
+        settings = Settings.load(
+            rabbitmq_url=url,
+            ml_data_dir=folder / f"curve{n}",
+            ml_log_level="error",
+            ml_spool_max_tasks=2 * max(counts),
+            ml_spool_max_bytes=2**40,
+        )
+        accepted = await accept(settings, count)
+        waiting, rate = await drain_for(settings, 30)
+        print(f"{count:9,} accepted at {accepted:6,.0f}/s; from {waiting:9,} on drained at {rate:6,.0f}/s", flush=True)
+
+
 async def direct(settings: Settings, count: int) -> float:
     async with Producer(settings) as producer:
         if not await producer.connected(20):
@@ -102,10 +133,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--spool", default="")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--curve", type=int, nargs="+", metavar="TASKS")
     options = parser.parse_args()
     gc.collect()
     gc.freeze()
     with tempfile.TemporaryDirectory() as name, PrivateRabbit(Path(name) / "broker") as rabbit:
+        if options.curve:
+            asyncio.run(curve(rabbit.url, Path(name), options.curve))
+            return
         rates = asyncio.run(measure(rabbit.url, Path(name), options.tasks, options.rounds, options.spool))
     if options.json:
         print(json.dumps(rates))
