@@ -55,6 +55,7 @@ def test_a_broker_killed_together_with_its_producer_loses_nothing(
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(300)  # ten starts of a broker
 def test_a_broker_killed_ten_times_under_load_loses_nothing(
     node: PrivateRabbit, producers: Producers, tmp_path: Path
 ) -> None:
@@ -62,6 +63,7 @@ def test_a_broker_killed_ten_times_under_load_loses_nothing(
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(300)  # ten starts of a broker
 def test_broker_and_producer_killed_ten_times_in_any_order_lose_nothing(
     node: PrivateRabbit, producers: Producers, tmp_path: Path
 ) -> None:

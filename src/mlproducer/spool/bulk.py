@@ -32,6 +32,7 @@ from sqlalchemy import (
     Text,
     any_,
     bindparam,
+    delete,
     func,
     select,
     union_all,
@@ -139,6 +140,17 @@ def run_for(
     chosen = _of_ids(statement, column, postgresql=is_postgresql(connection))
     for chunk in chunks(ids):
         yield connection.execute(chosen, {_IDS: _listed(connection, chunk)})
+
+
+def delete_ids(connection: Connection, table: Table, ids: Iterable[str], *where: ColumnElement[bool]) -> None:
+    """`where`: constants."""
+    for _ in run_for(connection, _deletion(table, *where), table.c[_key(table)[0]], ids):
+        pass
+
+
+@cache
+def _deletion(table: Table, *where: ColumnElement[bool]) -> Delete:
+    return delete(table).where(*where)
 
 
 def ids_in(connection: Connection, ids: Iterable[str], *tables: Table) -> set[str]:

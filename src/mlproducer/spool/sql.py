@@ -26,7 +26,7 @@ from mlproducer.ports import (
     Tally,
     WaitingEntry,
 )
-from mlproducer.spool import counters, queries, statements
+from mlproducer.spool import counters, queries, repairs, statements
 from mlproducer.spool.commands import CLAIM, CONFIRM, COUNT, PUT, RUN, SETTLE
 from mlproducer.spool.file import open_file
 from mlproducer.spool.listening import Listening
@@ -114,10 +114,10 @@ class SqlSpool:
         return await self._read(lambda connection: queries.count_dead_rows(connection, where))
 
     async def replay(self, audit: Audit) -> int:
-        return int(await self._run(lambda tx: statements.replay_rows(tx, audit)))
+        return int(await self._run(lambda tx: repairs.replay_rows(tx, audit)))
 
     async def purge(self, audit: Audit) -> int:
-        return int(await self._run(lambda tx: statements.purge_rows(tx, audit)))
+        return int(await self._run(lambda tx: repairs.purge_rows(tx, audit)))
 
     async def audits(self, *, limit: int, offset: int = 0) -> Sequence[Audit]:
         return await self._read(lambda connection: queries.audit_rows(connection, limit, offset))

@@ -30,35 +30,28 @@ they do, PostgreSQL ends one, and `writer` runs that one again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, assert_never
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
-    Delete,
     RowMapping,
     Select,
-    Table,
     Update,
     bindparam,
     delete,
     func,
     insert,
-    literal,
     or_,
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 
 from mlproducer.core.digest import content_digest
 from mlproducer.errors import SpoolUnavailable
 from mlproducer.ports import (
     LEASE_BYTES,
     Again,
-    Audit,
     Bury,
     DeadLetter,
     Done,
@@ -68,9 +61,18 @@ from mlproducer.ports import (
     Settlement,
     SpoolRow,
 )
-from mlproducer.spool.bulk import among, chunks, ids_in, insert_new, is_postgresql, put_unknown, remember, run_for
+from mlproducer.spool.bulk import (
+    among,
+    chunks,
+    delete_ids,
+    ids_in,
+    insert_new,
+    is_postgresql,
+    put_unknown,
+    remember,
+    run_for,
+)
 from mlproducer.spool.columns import (
-    audit_columns,
     dead_columns,
     history_text,
     record_from,
@@ -80,7 +82,7 @@ from mlproducer.spool.columns import (
     waiting_values,
 )
 from mlproducer.spool.queries import find_row
-from mlproducer.spool.schema import audits, dead_letters, records, waiting
+from mlproducer.spool.schema import dead_letters, records, waiting
 from mlproducer.spool.transaction import Transaction
 
 _AGAIN: Final = (
@@ -102,7 +104,6 @@ _TOKENS_AT_ONCE: Final = select(func.json_group_object(waiting.c.task_id, waitin
 """On SQLite, where each row of an answer is a wait of its own (see `bulk`)."""
 _RECORDS: Final = select(records).order_by(records.c.task_id).with_for_update()
 _UNCONFIRMED: Final = records.c.confirmed_at.is_(None)
-_KEPT: Final = ("task_id", "task_type", "routing_key", "properties", "body", "size", "expires_at", "eta", "accepted_at")
 _TURNS: Final = 5
 """How often a claim looks again at an id that others move at the same moments."""
 
@@ -123,9 +124,9 @@ def _put_first(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
     """Insert, then look."""
     new = insert_new(tx.connection, waiting, _values(rows))
     if new:
-        _delete(tx, records, new, _UNCONFIRMED)
+        delete_ids(tx.connection, records, new, _UNCONFIRMED)
         taken = ids_in(tx.connection, new, dead_letters, records)
-        _delete(tx, waiting, taken)
+        delete_ids(tx.connection, waiting, taken)
         new -= taken
     return new
 
@@ -136,7 +137,7 @@ def _put_last(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
     known = rows.keys() - new
     if known:
         claims = known - ids_in(tx.connection, known, waiting, dead_letters)
-        _delete(tx, records, claims, _UNCONFIRMED)
+        delete_ids(tx.connection, records, claims, _UNCONFIRMED)
         new |= put_unknown(tx.connection, _values({each: rows[each] for each in claims}), records)
     return new
 
@@ -266,11 +267,11 @@ def _claim(tx: Transaction, claims: Sequence[tuple[Record, float]]) -> set[str]:
     locked = run_for(tx.connection, _RECORDS, records.c.task_id, now_of)
     there = {found["task_id"]: record_from(found) for result in locked for found in result.mappings()}
     over = {task_id for task_id, record in there.items() if _is_over(record, now_of[task_id])}
-    _delete(tx, records, over)
+    delete_ids(tx.connection, records, over)
     fresh = [record_values(claim) for claim, _ in claims if claim.task_id not in there or claim.task_id in over]
     taken = insert_new(tx.connection, records, fresh)
     kept = ids_in(tx.connection, taken, waiting, dead_letters)
-    _delete(tx, records, kept)
+    delete_ids(tx.connection, records, kept)
     return taken - kept
 
 
@@ -280,7 +281,7 @@ def confirm_rows(tx: Transaction, confirmed: Sequence[Record]) -> None:
     for record in confirmed:
         first.setdefault(record.task_id, record)
     remember(tx.connection, [record_values(record) for record in first.values()])
-    _delete(tx, records, ids_in(tx.connection, first, waiting, dead_letters))
+    delete_ids(tx.connection, records, ids_in(tx.connection, first, waiting, dead_letters))
 
 
 def release_claim(tx: Transaction, task_id: str, token: str) -> None:
@@ -288,45 +289,10 @@ def release_claim(tx: Transaction, task_id: str, token: str) -> None:
     tx.connection.execute(claim)
 
 
-def replay_rows(tx: Transaction, audit: Audit) -> int:
-    """Moved inside the database: the bodies of many letters need not pass through this process."""
-
-    def move(chunk: list[str]) -> set[str]:
-        values = {"due_at": audit.at, "free_at": audit.at, "attempts": 0, "cause": "replayed", "text": "", "alone": 0}
-        chosen = select(
-            *(dead_letters.c[name] for name in _KEPT),
-            *(literal(value) for value in values.values()),
-            dead_letters.c.history,
-            literal(1),
-        ).where(among(tx.connection, dead_letters.c.task_id, chunk))
-        columns = (*_KEPT, *values, "history", "counted")
-        new = postgresql.insert(waiting) if is_postgresql(tx.connection) else sqlite.insert(waiting)
-        # An id that waits as well (the outbox does not ask whether it is dead) stays dead until that one is done.
-        moving = new.from_select(columns, chosen.order_by(dead_letters.c.task_id)).on_conflict_do_nothing()
-        moved = tx.connection.execute(moving.returning(waiting.c.task_id, waiting.c.size))
-        sizes: dict[str, int] = {found[0]: found[1] for found in moved}
-        _delete(tx, dead_letters, sizes)
-        tx.count(tasks=len(sizes), size=sum(sizes.values()), dead=-len(sizes))
-        tx.added = tx.added or bool(sizes)
-        return set(sizes)
-
-    return _audited(tx, audit, move)
-
-
-def purge_rows(tx: Transaction, audit: Audit) -> int:
-    def remove(chunk: list[str]) -> set[str]:
-        chosen = delete(dead_letters).where(among(tx.connection, dead_letters.c.task_id, chunk))
-        found = set(tx.connection.execute(chosen.returning(dead_letters.c.task_id)).scalars())
-        tx.count(dead=-len(found))
-        return found
-
-    return _audited(tx, audit, remove)
-
-
 def forget_records(tx: Transaction, now: float, limit: int) -> int:
     query = select(records.c.task_id).where(records.c.keep_until <= now).order_by(records.c.keep_until).limit(limit)
     over = tx.connection.execute(query.with_for_update(skip_locked=True)).scalars().all()
-    _delete(tx, records, over)
+    delete_ids(tx.connection, records, over)
     return len(over)
 
 
@@ -340,19 +306,8 @@ def _is_over(record: Record, now: float) -> bool:
     return record.confirmed_at is None and (record.held_until or 0.0) <= now
 
 
-def _delete(tx: Transaction, table: Table, ids: Iterable[str], *where: ColumnElement[bool]) -> None:
-    """`where`: constants."""
-    for _ in run_for(tx.connection, _deletion(table, *where), table.c.task_id, ids):
-        pass
-
-
-@cache
-def _deletion(table: Table, *where: ColumnElement[bool]) -> Delete:
-    return delete(table).where(*where)
-
-
 def _remove(tx: Transaction, rows: Sequence[SpoolRow]) -> None:
-    _delete(tx, waiting, [row.envelope.task_id for row in rows])
+    delete_ids(tx.connection, waiting, [row.envelope.task_id for row in rows])
     tx.count(tasks=-len(rows), size=-sum(row.envelope.size for row in rows))
 
 
@@ -361,7 +316,7 @@ def _bury(tx: Transaction, letters: Sequence[DeadLetter]) -> None:
         return
     # Letters of these ids may be there: the outbox does not ask whether an id is dead. The newer takes its place.
     older = ids_in(tx.connection, [letter.envelope.task_id for letter in letters], dead_letters)
-    _delete(tx, dead_letters, older)
+    delete_ids(tx.connection, dead_letters, older)
     tx.connection.execute(insert(dead_letters), [dead_columns(letter) for letter in letters])
     tx.count(dead=len(letters) - len(older))
 
@@ -390,15 +345,3 @@ def _again_columns(row: SpoolRow, again: Again) -> dict[str, object]:
         "alone_": int(again.alone),
         "history_": history_text(again.history),
     }
-
-
-def _audited(tx: Transaction, audit: Audit, act: Callable[[list[str]], set[str]]) -> int:
-    """Do it to the ids, chunk by chunk, and note in the same transaction which were found."""
-    asked = dict.fromkeys(audit.task_ids)
-    found: set[str] = set()
-    for chunk in chunks(asked):
-        found |= act(chunk)
-    if found:
-        in_order = tuple(task_id for task_id in asked if task_id in found)
-        tx.connection.execute(insert(audits).values(audit_columns(audit, in_order)))
-    return len(found)
