@@ -26,6 +26,8 @@ def is_late(error: asyncio.CancelledError) -> bool:
 
 
 class Deadlines:
+    """Cancels what is not done in time."""
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._heap: list[tuple[float, int, asyncio.Future[Any]]] = []

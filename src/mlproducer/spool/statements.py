@@ -113,15 +113,15 @@ def put_rows(tx: Transaction, rows: Sequence[SpoolRow]) -> list[bool]:
     first: dict[str, SpoolRow] = {}
     for row in rows:
         first.setdefault(row.envelope.task_id, row)
-    new = _put_first(tx, first) if is_postgresql(tx.connection) else _put_last(tx, first)
+    new = _put_then_look(tx, first) if is_postgresql(tx.connection) else _put_where_unknown(tx, first)
     if new:
         tx.count(tasks=len(new), size=sum(first[task_id].envelope.size for task_id in new))
         tx.added = True
     return [row.envelope.task_id in new and first[row.envelope.task_id] is row for row in rows]
 
 
-def _put_first(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
-    """Insert, then look."""
+def _put_then_look(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
+    """On PostgreSQL: see the top of this module."""
     new = insert_new(tx.connection, waiting, _values(rows))
     if new:
         delete_ids(tx.connection, records, new, _UNCONFIRMED)
@@ -131,14 +131,14 @@ def _put_first(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
     return new
 
 
-def _put_last(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
+def _put_where_unknown(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
     """On SQLite: nobody else writes meanwhile, so all may be decided within the INSERT. Mostly no id is known."""
     new = put_unknown(tx.connection, _values(rows), dead_letters, records)
     known = rows.keys() - new
     if known:
-        claims = known - ids_in(tx.connection, known, waiting, dead_letters)
-        delete_ids(tx.connection, records, claims, _UNCONFIRMED)
-        new |= put_unknown(tx.connection, _values({each: rows[each] for each in claims}), records)
+        recorded = known - ids_in(tx.connection, known, waiting, dead_letters)
+        delete_ids(tx.connection, records, recorded, _UNCONFIRMED)
+        new |= put_unknown(tx.connection, _values({each: rows[each] for each in recorded}), records)
     return new
 
 
