@@ -156,8 +156,13 @@ class _Service(http.server.BaseHTTPRequestHandler):
 
 
 def _receipt(task_id: str, kind: str, after: float | None) -> dict[str, Any]:
-    at = None if after is None else 100.0 + after
-    return {"task_id": task_id, "task_type": kind, "accepted_at": 100.0, "confirmed_at": at}
+    now = time.time()
+    return {
+        "task_id": task_id,
+        "task_type": kind,
+        "accepted_at": now,
+        "confirmed_at": None if after is None else now + after,
+    }
 
 
 @pytest.fixture
@@ -182,6 +187,25 @@ def test_a_run_is_complete_when_every_task_is_confirmed_and_done(service: tuple[
     assert story.latency(0.5) == pytest.approx(0.010)
     assert story.latency(0.99) == pytest.approx(2.0)
     assert told == sorted(told)
+
+
+def test_tasks_of_an_earlier_run_are_known_and_done_as_they_were_then() -> None:
+    story = Story(shares=1)
+    then = {"accepted_at": story.began - 60, "confirmed_at": story.began - 50}
+    now = {"accepted_at": story.began + 1, "confirmed_at": story.began + 3}
+    kind = {"task_type": "embed_vectors"}
+    story.answered({"receipts": [{"task_id": "old", **kind, **then}, {"task_id": "new", **kind, **now}]})
+    assert story.known == {"old"}
+    assert story.latency(0.99) == pytest.approx(2.0), "what took ten seconds was another run's"
+
+
+def test_what_was_noted_before_is_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    assert dict(follow(path).earlier()) == {}
+    path.write_text('{"task_id": "old", "state": "done"}\n{"task_id": "bad", "state": "failed"}\n')
+    results = follow(path)
+    assert dict(results.earlier()) == {"old": True, "bad": False}
+    assert list(results.fresh()) == []
 
 
 def test_a_refused_share_is_told_and_the_run_is_not_complete(service: tuple[Client, Results]) -> None:

@@ -121,6 +121,7 @@ def _report(client: Client, story: Story, running: Running) -> None:
         {
             "shares": story.shares,
             "accepted": story.accepted,
+            "known": len(story.known),
             "confirmed": len(story.confirmed),
             "processed": len(story.processed),
             "failed": len(story.failed),

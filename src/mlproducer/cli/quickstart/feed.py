@@ -26,10 +26,14 @@ class Story:
     """What is known of the run. Times are seconds."""
 
     shares: int
+    began: float = field(default_factory=time.time)
+    """Unix time."""
     published: int = 0
     """Shares that the service answered, well or badly."""
     types: dict[str, str] = field(default_factory=dict)
     """Task type of each accepted task id."""
+    known: set[str] = field(default_factory=set)
+    """Those of an earlier run: the same share is the same task, and is not published again."""
     confirmed: dict[str, float] = field(default_factory=dict)
     """From accept to confirm."""
     processed: set[str] = field(default_factory=set)
@@ -53,14 +57,16 @@ class Story:
         return self.settled and not self.refused and not self.failed and self.accepted > 0
 
     def latency(self, share: float) -> float | None:
-        """The percentile of accept → confirm, in seconds."""
-        return percentile(list(self.confirmed.values()), share)
+        """The percentile of accept → confirm, in seconds, of this run's tasks."""
+        return percentile([span for task_id, span in self.confirmed.items() if task_id not in self.known], share)
 
     def answered(self, answer: dict[str, Any]) -> None:
         """A share's receipts."""
         self.published += 1
         for receipt in answer["receipts"]:
             self.types[receipt["task_id"]] = receipt["task_type"]
+            if receipt["accepted_at"] < self.began:
+                self.known.add(receipt["task_id"])
             self.receipt(receipt)
 
     def receipt(self, receipt: dict[str, Any]) -> None:
@@ -82,7 +88,7 @@ def publish_and_follow(
     `show` is told the story as it grows; `check` raises when a program that we need has ended.
     """
     story = Story(len(shares))
-    noted: dict[str, bool] = {}
+    earlier, noted = dict(results.earlier()), dict[str, bool]()
     moved = asked = time.monotonic()
     before = 0
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="shares") as pool:
@@ -91,6 +97,8 @@ def publish_and_follow(
             while not story.settled and time.monotonic() - moved < STALL:
                 waiting = _collect(waiting, story)
                 noted.update(results.fresh())
+                for task_id in story.known & earlier.keys():
+                    story.result(task_id, done=earlier.pop(task_id))
                 for task_id in story.types.keys() & noted.keys():
                     story.result(task_id, done=noted.pop(task_id))
                 if time.monotonic() - asked > _ASK_AGAIN:

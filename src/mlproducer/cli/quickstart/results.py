@@ -15,6 +15,13 @@ class Results:
     path: Path
     offset: int
 
+    def earlier(self) -> Iterator[tuple[str, bool]]:
+        """What is in it from before, as `fresh` has it; to be asked for first."""
+        if self.offset:
+            with self.path.open("rb") as file:
+                for line in file.read(self.offset).rpartition(b"\n")[0].splitlines():
+                    yield _read(line)
+
     def fresh(self) -> Iterator[tuple[str, bool]]:
         """Task id and whether it was done, for each whole line since the last call."""
         if not self.path.exists():
@@ -25,8 +32,12 @@ class Results:
                 if not line.endswith(b"\n"):
                     break
                 self.offset += len(line)
-                note = json.loads(line)
-                yield note["task_id"], note["state"] == "done"
+                yield _read(line)
+
+
+def _read(line: bytes) -> tuple[str, bool]:
+    note = json.loads(line)
+    return note["task_id"], note["state"] == "done"
 
 
 def follow(path: Path) -> Results:

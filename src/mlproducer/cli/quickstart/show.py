@@ -116,6 +116,11 @@ class Screen:
         p50, p99 = story.latency(0.50), story.latency(0.99)
         if p50 is not None and p99 is not None:
             self.out.say(f"accept → confirm  [bold]p50 {span(p50)}[/bold]  [bold]p99 {span(p99)}[/bold]")
+        if story.known:
+            self.out.say(
+                f"{plural(len(story.known), 'task')} known from an earlier run: the same share is the same task, "
+                "and is not published again. Remove the data folder to see them go once more"
+            )
         for text in story.refused[:5]:
             self.out.say(f"[red]refused[/red] {escape(text)}")
         if story.failed:
