@@ -21,7 +21,7 @@ from http_bench import embed
 from mlproducer import Settings
 from mlproducer.http.server import Service
 from mlproducer.monitoring.rules import as_yaml, document
-from mlproducer.testing.rabbitmq import PrivateRabbit
+from mlproducer.testing.rabbitmq import PrivateRabbit, PrivateRabbitError
 from private_prometheus import PrivatePrometheus, scraping
 
 SCALE: Final = 1 / 60
@@ -155,8 +155,10 @@ async def test_alerts_are_silent_in_calm_and_fire_for_a_queue_that_is_gone_and_a
         await asyncio.to_thread(w.prometheus.until, "ml_producer_tasks_confirmed_total > 20")
         await w.check(fire=(), silent=ALERTS)
         assert await w.firing() == set()
-        await asyncio.to_thread(own_rabbit.ctl, "delete_queue", "ml.embed")
+        deleting = asyncio.create_task(keep_deleted(own_rabbit, "ml.embed"))
         await w.until_firing("MLProducerUnroutable", "MLProducerDeadLetters")
+        deleting.cancel()
+        await asyncio.wait([deleting])
         await asyncio.to_thread(own_rabbit.kill)
         await w.until_firing(*OUTAGE)
         await w.check(
@@ -199,6 +201,14 @@ async def test_every_alert_fires_for_its_fault_and_ends_with_it(own_rabbit: Priv
         await w.until_firing("MLProducerTasksMissing")
         (found,) = await w.answers("instance:ml_producer_tasks_missing:sum")
         assert found["value"][1] == "1"
+
+
+async def keep_deleted(rabbit: PrivateRabbit, queue: str) -> None:
+    """A producer that reconnects, as on a busy machine it may at any time, declares its queues anew."""
+    while True:
+        with contextlib.suppress(PrivateRabbitError):  # it is gone already
+            await asyncio.to_thread(rabbit.ctl, "delete_queue", queue)
+        await asyncio.sleep(3)
 
 
 def lose_one(file: Path) -> None:
