@@ -35,10 +35,9 @@ class Gauges:
         self._guard = guard
         self._clock = clock
         self._tell = tell
-        # Tasks and bytes, since the start.
+        # Since the last measurement: rows on their way or there, and those of them that are over.
         self._put_tasks = self._put_bytes = 0
         self._over_tasks = self._over_bytes = 0
-        self._seen_tasks = self._seen_bytes = 0
         self._purges = Purges(spool, lambda count: tell(TasksPurged(count)))
         self._audit_at = 0.0
         self._forget_at = 0.0
@@ -84,11 +83,11 @@ class Gauges:
     @property
     def spooled_tasks(self) -> int:
         """An upper estimate between two measurements: rows drained meanwhile still count."""
-        return self.size.tasks + self._put_tasks - self._seen_tasks
+        return self.size.tasks + self._put_tasks
 
     @property
     def spooled_bytes(self) -> int:
-        return self.size.bytes + self._put_bytes - self._seen_bytes
+        return self.size.bytes + self._put_bytes
 
     def oldest_age(self) -> float:
         """Seconds since the acceptance of the oldest task that waits; 0 if none does."""
@@ -117,7 +116,7 @@ class Gauges:
         """`audits`: a purge was made just now, so look for it."""
         # Race: a put lands while we read, and is in the reading or is not. So only those that were over before it are
         # taken to be in it; the others may count twice for one second, on the safe side, and never not at all.
-        over = self._over_tasks, self._over_bytes
+        tasks, over = self._over_tasks, self._over_bytes
         started = self._clock.monotonic()
         try:
             # Before the sizes: what is purged between the two looks purged a moment too late, never too early.
@@ -131,7 +130,10 @@ class Gauges:
             self.wake()
         self.spool_error = ""
         self.seconds = self._clock.monotonic() - started
-        self._seen_tasks, self._seen_bytes = over
+        self._put_tasks -= tasks
+        self._over_tasks -= tasks
+        self._put_bytes -= over
+        self._over_bytes -= over
         size = self.size
         self._tell(SpoolMeasured(size.tasks, size.bytes, self.oldest_age(), size.dead, self.overdue()))
         self._tell(FlightMeasured(self._broker.view().in_flight, self._guard.failures, self._link.attempts))

@@ -48,17 +48,19 @@ class Intake:
                 if receipt is not None:
                     self._gauges.not_put(size)
                     return receipt
-        except (SpoolUnavailable, TaskConflict) as error:
+        except SpoolUnavailable as error:
+            self._gauges.write_failed(str(error))
             # Else a store that is away for long would look full, and its callers be told so.
             self._gauges.not_put(size)
-            if isinstance(error, SpoolUnavailable):
-                self._gauges.write_failed(str(error))
-                accepting.committing = False
+            accepting.committing = False
             raise
-        except asyncio.CancelledError as error:
+        except TaskConflict:
+            self._gauges.not_put(size)
+            raise
+        except BaseException as error:
             # The put was cancelled: the store leaves the row out, or commits it whole. Nobody can say which.
             self._gauges.put(size)
-            if not is_late(error):
+            if not (isinstance(error, asyncio.CancelledError) and is_late(error)):
                 raise
             raise NotInTime(
                 "the spool did not commit the task before the deadline (ML_ACCEPT_TIMEOUT, or the call's own timeout): "

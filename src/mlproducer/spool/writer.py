@@ -139,7 +139,8 @@ class Writer:
 
     def _look(self, patience: float) -> None:
         began = self._began
-        self._looking = self._thread.is_alive() and (began is not None or not self._batches.empty())
+        more = bool(self._kept) or not self._batches.empty()
+        self._looking = self._thread.is_alive() and (began is not None or more)
         if self._looking:
             self._loop.call_later(_LOOK_SECONDS, self._look, patience)
         if began is not None and time.monotonic() - began > patience:
@@ -174,11 +175,13 @@ class Writer:
             if batch is None:
                 return group, True
             more_rows, more_size = batch.command.weigh(batch.items)
-            if size + more_size > LARGEST_GROUP_BYTES and (group or len(batch.items) > 1):
-                self._kept += [batch] if group else batch.halves()
+            if size + more_size > LARGEST_GROUP_BYTES:
                 if group:
+                    self._kept.append(batch)
                     return group, False
-                continue
+                if len(batch.items) > 1:
+                    self._kept += batch.halves()
+                    continue
             group.append(batch)
             rows += more_rows
             size += more_size
