@@ -204,7 +204,9 @@ async def test_every_alert_fires_for_its_fault_and_ends_with_it(own_rabbit: Priv
 
 
 async def keep_deleted(rabbit: PrivateRabbit, queue: str) -> None:
-    """A producer that reconnects, as on a busy machine it may at any time, declares its queues anew."""
+    """RabbitMQ may close the connection of who publishes to a queue that is being deleted (541 INTERNAL_ERROR, seen once).
+    The producer reconnects then, and declares its queues anew.
+    """
     while True:
         with contextlib.suppress(PrivateRabbitError):  # it is gone already
             await asyncio.to_thread(rabbit.ctl, "delete_queue", queue)
