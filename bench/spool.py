@@ -30,7 +30,8 @@ from contextlib import closing
 from pathlib import Path
 
 from mlproducer.ids import new_task_id
-from mlproducer.ports import DeadFilter, Done, Spool, SpoolRow
+from mlproducer.ports import Spool
+from mlproducer.rows import DeadFilter, Done, SpoolRow
 from mlproducer.spool import open_spool
 from mlproducer.task import Envelope
 

@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlproducer import Producer, Settings, Task
-from mlproducer.ports import Lease
+from mlproducer.rows import Lease
 from mlproducer.testing.broker import FakeBroker
 from mlproducer.wiring import Overrides
 

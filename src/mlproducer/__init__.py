@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         TaskTooLarge,
     )
     from mlproducer.outbox import Outbox
-    from mlproducer.ports import DeadFilter
+    from mlproducer.rows import DeadFilter
     from mlproducer.settings import Settings
     from mlproducer.status import Health, Status
     from mlproducer.task import Receipt, Task, TaskState

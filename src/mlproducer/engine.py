@@ -25,7 +25,8 @@ from mlproducer.delivery.pipeline import Pipeline, publish_one
 from mlproducer.delivery.replay import Step
 from mlproducer.delivery.stream import Refusal, Stream
 from mlproducer.envelope.encode import parse_task
-from mlproducer.ports import Audit, DeadEntry, DeadFilter, DeadLetter, Spool, SpoolRow, WaitingEntry
+from mlproducer.ports import Spool
+from mlproducer.rows import Audit, DeadEntry, DeadFilter, DeadLetter, SpoolRow, WaitingEntry
 from mlproducer.status import CheckStatus, Health, Status
 from mlproducer.task import Receipt, Task
 

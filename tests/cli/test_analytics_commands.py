@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from mlproducer.cli.analytics import _ratio
 from mlproducer.cli.app import app
 from mlproducer.core.results import ResultStatus, TaskResult, tallies_of
-from mlproducer.ports import CountKey, Tally
+from mlproducer.rows import CountKey, Tally
 from mlproducer.settings import Settings
 from mlproducer.wiring import SystemClock, spool_for
 

@@ -21,7 +21,7 @@ from mlproducer.cli.sweep import sweep
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.ports import Again, Attempted, Bury, DeadFilter, SpoolRow
+from mlproducer.rows import Again, Attempted, Bury, DeadFilter, SpoolRow
 from mlproducer.settings import Settings
 from mlproducer.task import Task
 from mlproducer.wiring import spool_for

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from mlproducer.errors import SettingsError, SpoolUnavailable
-from mlproducer.ports import Again, Bury, Record, SpoolRow
+from mlproducer.rows import Again, Bury, Record, SpoolRow
 from mlproducer.spool import open_spool
 from mlproducer.spool.columns import outbox_columns
 from mlproducer.spool.migrations import VERSION

@@ -16,7 +16,8 @@ from msgspec.structs import asdict, replace
 
 from depth import histories
 from mlproducer.errors import SettingsError, SpoolUnavailable
-from mlproducer.ports import Again, Bury, DeadEntry, DeadFilter, Done, Lease, Spool, SpoolRow, Verdict
+from mlproducer.ports import Spool
+from mlproducer.rows import Again, Bury, DeadEntry, DeadFilter, Done, Lease, SpoolRow, Verdict
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.spool.redis import RedisSpool
 from mlproducer.spool.redis.address import Address, Persistence
@@ -362,7 +363,7 @@ async def test_many_producers_on_one_spool_store_an_id_once(server: PrivateRedis
 
 DRAIN = """
 import asyncio, sys
-from mlproducer.ports import Done
+from mlproducer.rows import Done
 from mlproducer.spool.redis import RedisSpool
 from mlproducer.testing.spool_contract import NOW
 

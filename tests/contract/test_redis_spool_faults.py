@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from mlproducer.core.digest import content_digest
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.ports import Done, Lease
+from mlproducer.rows import Done, Lease
 from mlproducer.spool.redis import RedisSpool
 from mlproducer.spool.redis.address import Persistence
 from mlproducer.spool.redis.look import Facts, read_facts, refusal, warning

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from depth import histories
 from mlproducer.core.digest import content_digest
-from mlproducer.ports import (
+from mlproducer.ports import Spool
+from mlproducer.rows import (
     Again,
     Attempted,
     Audit,
@@ -26,7 +27,6 @@ from mlproducer.ports import (
     Known,
     Lease,
     Record,
-    Spool,
     SpoolRow,
     Verdict,
 )

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Connection, event
 
 from mlproducer.errors import SettingsError, SpoolUnavailable
-from mlproducer.ports import Again, Bury, DeadFilter, DeadLetter, SpoolRow
+from mlproducer.rows import Again, Bury, DeadFilter, DeadLetter, SpoolRow
 from mlproducer.spool import open_spool
 from mlproducer.spool.columns import outbox_columns
 from mlproducer.spool.migrations import STEPS, VERSION

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlproducer.core.budget import Budget, BudgetState, Limits, budget_of, first_hour_of_day
-from mlproducer.ports import CountKey
+from mlproducer.rows import CountKey
 
 MIDNIGHT = 24 * 20_000
 NOON = MIDNIGHT + 12

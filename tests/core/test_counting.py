@@ -18,7 +18,7 @@ from mlproducer.core.counting import (
     quantile,
     spread_of,
 )
-from mlproducer.ports import CountKey
+from mlproducer.rows import CountKey
 
 KEYS = [CountKey(hour, name, "dead", label) for hour in range(3) for name in "ab" for label in ("", "x")]
 COUNTS = st.dictionaries(st.sampled_from(KEYS), st.integers(1, 10**12), max_size=8)

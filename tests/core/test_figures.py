@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mlproducer.core.counting import Kind, merged
 from mlproducer.core.figures import costs_of, delivery_of, hourly_of, latency_of, summary_of, window_of
-from mlproducer.ports import CountKey, Counts
+from mlproducer.rows import CountKey, Counts
 
 HOUR = 500_000
 WINDOW = window_of(HOUR, 3)

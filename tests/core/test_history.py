@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from mlproducer.core.digest import DIGEST_SIZE, content_digest
 from mlproducer.core.history import HISTORY_KEPT, TEXT_KEPT, attempted, with_attempt
 from mlproducer.outcome import Nacked, NotSent, NotSentCause, Returned, Unsure, UnsureCause
-from mlproducer.ports import Attempted, History
+from mlproducer.rows import Attempted, History
 from mlproducer.task import Envelope
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlproducer.core.replay import CHUNK, Cursor, as_of, chunk_of, in_words, rest
-from mlproducer.ports import DeadEntry, DeadFilter
+from mlproducer.rows import DeadEntry, DeadFilter
 
 RATES = st.floats(0.01, 1e5)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mlproducer.core.counting import merged
 from mlproducer.core.results import MOST_COST, ResultStatus, TaskResult, amount_of, nanos, plain, tallies_of
-from mlproducer.ports import CountKey
+from mlproducer.rows import CountKey
 
 HOUR = 500_000
 AT = HOUR * 3_600 + 12.5

@@ -17,7 +17,7 @@ from mlproducer.core.results import ResultStatus, TaskResult
 from mlproducer.errors import SpoolUnavailable
 from mlproducer.events import SpoolFailed
 from mlproducer.outcome import Nacked, Returned
-from mlproducer.ports import Tally
+from mlproducer.rows import Tally
 from mlproducer.spool.memory import MemorySpool
 
 NOW = 0.05

@@ -12,7 +12,8 @@ from engine_bench import Bench, bench, embed, until
 from mlproducer import NotInTime, SpoolUnavailable, TaskConflict, TaskState
 from mlproducer.events import SpoolFailed, TaskAccepted, TaskDeadLettered
 from mlproducer.outcome import Nacked
-from mlproducer.ports import Audit, DeadLetter, Record, Spool
+from mlproducer.ports import Spool
+from mlproducer.rows import Audit, DeadLetter, Record
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.task import Receipt
 

@@ -10,7 +10,7 @@ import pytest
 from engine_bench import bench, embed, until
 from mlproducer import NotInTime, SpoolFull, SpoolUnavailable, TaskState
 from mlproducer.events import TaskRefused
-from mlproducer.ports import SpoolRow, SpoolSize
+from mlproducer.rows import SpoolRow, SpoolSize
 from mlproducer.spool.memory import MemorySpool
 
 

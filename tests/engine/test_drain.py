@@ -16,7 +16,7 @@ from mlproducer import SpoolUnavailable, TaskState
 from mlproducer.envelope.encode import attempt_properties
 from mlproducer.events import SpoolFailed, TaskDeadLettered, TaskRetried
 from mlproducer.outcome import Nacked, NotSent, Outcome, Returned, Unsure, UnsureCause
-from mlproducer.ports import DeadLetter, Lease, Settlement, SpoolRow
+from mlproducer.rows import DeadLetter, Lease, Settlement, SpoolRow
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.task import Envelope
 

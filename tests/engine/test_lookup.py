@@ -6,7 +6,7 @@ import pytest
 
 from mlproducer.delivery.lookup import dead_letter, receipt_of, waiting_task
 from mlproducer.errors import NotFound
-from mlproducer.ports import Audit, DeadLetter, Known, Record, SpoolRow
+from mlproducer.rows import Audit, DeadLetter, Known, Record, SpoolRow
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.task import Envelope, Receipt, TaskState
 

@@ -21,7 +21,7 @@ from mlproducer import (
 )
 from mlproducer.events import BreakerChanged, BreakerState, ConfirmsTimedOut, TaskDeadLettered, TaskRefused
 from mlproducer.outcome import Nacked, Outcome, Returned, Unsure, UnsureCause
-from mlproducer.ports import SpoolSize
+from mlproducer.rows import SpoolSize
 from mlproducer.spool.sql import SqliteSpool
 
 

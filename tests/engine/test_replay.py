@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from mlproducer.core.replay import CHUNK, Chosen
 from mlproducer.delivery.replay import MAX_BY, Replayer, Step
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.ports import Audit, Bury, DeadFilter, SpoolRow
+from mlproducer.rows import Audit, Bury, DeadFilter, SpoolRow
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.task import Envelope
 

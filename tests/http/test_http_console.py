@@ -23,7 +23,7 @@ from mlproducer.http.console.assets import assets
 from mlproducer.http.console.pulse import Pulse
 from mlproducer.http.sessions import LIFETIME, MOST, Sessions
 from mlproducer.outcome import Returned
-from mlproducer.ports import DeadFilter
+from mlproducer.rows import DeadFilter
 from mlproducer.testing.clock import ManualClock
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from mlproducer.errors import SpoolUnavailable
 from mlproducer.http import dead_letters
 from mlproducer.http.dead_letters import MAX_TAKEN
 from mlproducer.outcome import Nacked, Returned
-from mlproducer.ports import DeadFilter
+from mlproducer.rows import DeadFilter
 
 DLQ = "/api/ml/dlq"
 REPLAY = f"{DLQ}/replay"

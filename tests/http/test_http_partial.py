@@ -10,7 +10,7 @@ import pytest
 
 from http_bench import assert_problem, http_bench
 from mlproducer import SpoolUnavailable
-from mlproducer.ports import SpoolSize
+from mlproducer.rows import SpoolSize
 from mlproducer.spool.memory import MemorySpool
 
 

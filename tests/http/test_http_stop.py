@@ -18,7 +18,7 @@ from http_bench import FAST, embed, embed_line
 from mlproducer import Producer, Settings, SettingsError
 from mlproducer.http import batch
 from mlproducer.http.server import Service
-from mlproducer.ports import Bury, DeadFilter, Record, SpoolRow
+from mlproducer.rows import Bury, DeadFilter, Record, SpoolRow
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.task import Envelope
 from mlproducer.testing.broker import FakeBroker

@@ -8,7 +8,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from mlproducer.ports import DeadFilter, Record
+from mlproducer.rows import DeadFilter, Record
 from mlproducer.spool.sql import SqliteSpool
 from mlproducer.testing.spool_contract import NOW, row
 
@@ -19,7 +19,7 @@ ROUNDS = 10
 PROGRAM = """
 import asyncio, os, random, signal, sys, time
 from pathlib import Path
-from mlproducer.ports import Again, Bury
+from mlproducer.rows import Again, Bury
 from mlproducer.spool.sql import SqliteSpool
 from mlproducer.testing.spool_contract import DONE, NOW, row
 

@@ -15,7 +15,8 @@ from sqlalchemy import Engine, Executable, create_engine, delete, select, text
 
 from mlproducer import InvalidTask, Outbox, Settings, SpoolUnavailable, Task, TaskConflict, TaskTooLarge
 from mlproducer.core.digest import content_digest
-from mlproducer.ports import Bury, Done, Record, Spool, SpoolRow
+from mlproducer.ports import Spool
+from mlproducer.rows import Bury, Done, Record, SpoolRow
 from mlproducer.spool import open_spool
 from mlproducer.spool.schema import dead_letters, records, totals, waiting
 from mlproducer.task import Envelope

@@ -24,7 +24,7 @@ from mlproducer.events import (
     TaskDeadLettered,
 )
 from mlproducer.outcome import Returned
-from mlproducer.ports import Audit, DeadFilter
+from mlproducer.rows import Audit, DeadFilter
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.telemetry.books import SpoolFacts
 from mlproducer.telemetry.metrics import Metrics

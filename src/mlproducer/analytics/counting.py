@@ -21,7 +21,8 @@ from mlproducer.core.counting import HOUR, Kind, growth, hour_of
 from mlproducer.errors import SpoolUnavailable
 from mlproducer.events import Event, SpoolFailed, TaskDeadLettered, TaskRefused, TaskRetried, TaskSpooled
 from mlproducer.outcome import NotSentCause, UnsureCause
-from mlproducer.ports import Clock, Counters, CountKey, Listener, Tally
+from mlproducer.ports import Clock, Counters, Listener
+from mlproducer.rows import CountKey, Tally
 
 MOST_HOURS: Final = 72
 """Of a store that is away; the oldest go first."""

@@ -20,7 +20,8 @@ from mlproducer.core.figures import (
     summary_of,
     window_of,
 )
-from mlproducer.ports import Clock, Counters, Counts
+from mlproducer.ports import Clock, Counters
+from mlproducer.rows import Counts
 
 MOST_HOURS: Final = 720
 TRANSCRIPTION: Final = "transcribe"

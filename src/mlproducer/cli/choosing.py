@@ -13,7 +13,7 @@ import typer
 from mlproducer.cli.output import ExitCode, fail
 from mlproducer.core.replay import Chosen
 from mlproducer.delivery.replay import checked_by
-from mlproducer.ports import DeadFilter
+from mlproducer.rows import DeadFilter
 
 _AGE: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}

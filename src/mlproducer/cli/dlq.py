@@ -30,7 +30,8 @@ from mlproducer.cli.sweep import Swept, sweep
 from mlproducer.core.replay import Chosen
 from mlproducer.delivery.lookup import dead_letter
 from mlproducer.delivery.views import audit_view, dead_view, dead_whole
-from mlproducer.ports import Audit, DeadEntry, DeadFilter, DeadLetter, Spool
+from mlproducer.ports import Spool
+from mlproducer.rows import Audit, DeadEntry, DeadFilter, DeadLetter
 from mlproducer.settings import Settings
 
 app = typer.Typer(help="The dead letter queue: tasks that need a person.", no_args_is_help=True)

@@ -14,7 +14,7 @@ from mlproducer.cli.shown import show_whole
 from mlproducer.cli.store import looking_at
 from mlproducer.delivery.lookup import waiting_task
 from mlproducer.delivery.views import waiting_view, waiting_whole
-from mlproducer.ports import SpoolRow, SpoolSize, WaitingEntry
+from mlproducer.rows import SpoolRow, SpoolSize, WaitingEntry
 from mlproducer.settings import Settings
 
 app = typer.Typer(help="The retry queue: tasks that wait in the spool.", no_args_is_help=True)

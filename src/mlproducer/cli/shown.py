@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from mlproducer.cli.output import Output, when
-from mlproducer.ports import History
+from mlproducer.rows import History
 
 
 def show_whole(out: Output, fields: Iterable[tuple[str, str]], history: History, message: dict[str, Any]) -> None:

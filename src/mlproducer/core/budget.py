@@ -13,7 +13,7 @@ from typing import Final
 
 from mlproducer.core.counting import HOUR, Kind
 from mlproducer.core.results import amount_of
-from mlproducer.ports import Counts
+from mlproducer.rows import Counts
 
 DAY_HOURS: Final = 24
 

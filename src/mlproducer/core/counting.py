@@ -17,7 +17,7 @@ from enum import StrEnum
 from math import inf
 from typing import Final, TypeVar
 
-from mlproducer.ports import CountKey, Counts
+from mlproducer.rows import CountKey, Counts
 
 Key = TypeVar("Key")
 

@@ -22,7 +22,7 @@ from mlproducer.core.counting import (
     spread_of,
 )
 from mlproducer.core.results import ResultStatus, amount_of
-from mlproducer.ports import CountKey, Counts
+from mlproducer.rows import CountKey, Counts
 
 Part = TypeVar("Part")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from mlproducer.outcome import NotSent, Outcome, Returned
-from mlproducer.ports import Attempted, History
+from mlproducer.rows import Attempted, History
 
 HISTORY_KEPT: Final = 20
 TEXT_KEPT: Final = 300

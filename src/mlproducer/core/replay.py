@@ -25,7 +25,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from mlproducer.ports import DeadEntry, DeadFilter
+from mlproducer.rows import DeadEntry, DeadFilter
 
 CHUNK: Final = 500
 """Dead letters in one transaction: enough that commits cost little, few enough that others get their turn."""

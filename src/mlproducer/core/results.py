@@ -17,7 +17,7 @@ from typing import Final
 from msgspec import Struct
 
 from mlproducer.core.counting import MICROS, WORK_BOUNDS, Kind, bucket_of, hour_of
-from mlproducer.ports import CountKey, Tally
+from mlproducer.rows import CountKey, Tally
 
 MOST_COST: Final = Decimal(10_000)
 """Of one report: so that a sum of one hour stays far from what 64 bits hold."""

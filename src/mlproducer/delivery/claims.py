@@ -25,7 +25,8 @@ from mlproducer.delivery.deadlines import Deadlines, is_late
 from mlproducer.delivery.receipts import Accepting
 from mlproducer.errors import NotInTime, SpoolUnavailable, TaskConflict
 from mlproducer.events import SpoolFailed
-from mlproducer.ports import Clock, DeadLetter, Known, Listener, Record, Spool, SpoolRow
+from mlproducer.ports import Clock, Listener, Spool
+from mlproducer.rows import DeadLetter, Known, Record, SpoolRow
 from mlproducer.task import Envelope, Receipt, TaskState
 
 LOOK_AGAIN: Final = 0.05

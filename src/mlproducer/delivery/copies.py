@@ -13,7 +13,8 @@ from mlproducer.delivery.guard import Guard
 from mlproducer.envelope.dead import dead_copy
 from mlproducer.events import BreakerState
 from mlproducer.outcome import Confirmed, Nacked, NotSent, NotSentCause, Outcome, Returned
-from mlproducer.ports import Again, Broker, Bury, Clock, Lease, Settlement
+from mlproducer.ports import Broker, Clock
+from mlproducer.rows import Again, Bury, Lease, Settlement
 
 
 class Copies:

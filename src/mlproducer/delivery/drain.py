@@ -24,20 +24,8 @@ from mlproducer.delivery.verdicts import NO_ATTEMPT, Verdicts
 from mlproducer.errors import SpoolUnavailable
 from mlproducer.events import BreakerState, SpoolFailed, TaskConfirmed, TaskDeadLettered, TaskRetried
 from mlproducer.outcome import NotSent, NotSentCause, Outcome
-from mlproducer.ports import (
-    Again,
-    Broker,
-    Bury,
-    Clock,
-    Done,
-    Lease,
-    Listener,
-    Settle,
-    Settlement,
-    Spool,
-    SpoolRow,
-    Verdict,
-)
+from mlproducer.ports import Broker, Clock, Listener, Settle, Spool
+from mlproducer.rows import Again, Bury, Done, Lease, Settlement, SpoolRow, Verdict
 
 Told = Callable[[SpoolRow, Verdict], None]
 

@@ -10,7 +10,8 @@ from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.purges import Purges
 from mlproducer.errors import SpoolUnavailable
 from mlproducer.events import FlightMeasured, SpoolFailed, SpoolMeasured, TasksPurged
-from mlproducer.ports import Broker, Clock, Listener, Spool, SpoolSize
+from mlproducer.ports import Broker, Clock, Listener, Spool
+from mlproducer.rows import SpoolSize
 
 GAUGE_INTERVAL: Final = 1.0
 """Seconds. A scraper asks every 5 to 60 s; one second keeps the console honest and costs one indexed read."""

@@ -11,7 +11,8 @@ from mlproducer.delivery.deadlines import Deadlines, is_late
 from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.receipts import Accepting
 from mlproducer.errors import NotInTime, SpoolFull, SpoolUnavailable, TaskConflict
-from mlproducer.ports import Clock, Spool, SpoolRow
+from mlproducer.ports import Clock, Spool
+from mlproducer.rows import SpoolRow
 from mlproducer.task import Receipt
 
 RETRY_AFTER: Final = 5.0

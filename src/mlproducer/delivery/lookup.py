@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import assert_never
 
 from mlproducer.errors import NotFound
-from mlproducer.ports import DeadLetter, Known, Record, Spool, SpoolRow
+from mlproducer.ports import Spool
+from mlproducer.rows import DeadLetter, Known, Record, SpoolRow
 from mlproducer.task import Receipt, TaskState
 
 

@@ -19,18 +19,8 @@ from mlproducer.delivery.receipts import ReceiptBook
 from mlproducer.delivery.replay import Replayer, Step
 from mlproducer.errors import NotFound, SpoolUnavailable
 from mlproducer.events import Event, TaskConfirmed, TasksReplayed
-from mlproducer.ports import (
-    Audit,
-    Broker,
-    Clock,
-    DeadEntry,
-    DeadFilter,
-    DeadLetter,
-    Listener,
-    Spool,
-    SpoolRow,
-    WaitingEntry,
-)
+from mlproducer.ports import Broker, Clock, Listener, Spool
+from mlproducer.rows import Audit, DeadEntry, DeadFilter, DeadLetter, SpoolRow, WaitingEntry
 from mlproducer.status import CheckStatus, Health, Status
 from mlproducer.task import Receipt, TaskState
 

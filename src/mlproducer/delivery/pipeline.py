@@ -27,7 +27,8 @@ from mlproducer.delivery.verdicts import Verdicts
 from mlproducer.errors import BlobStoreUnavailable, InvalidTask, NotAccepting, NotInTime, RefusedTask
 from mlproducer.events import TaskAccepted, TaskConfirmed, TaskRefused, TaskSpooled
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome, Unsure, UnsureCause
-from mlproducer.ports import Again, Broker, Bury, Clock, Done, Listener, Settle, SpoolRow, Verdict
+from mlproducer.ports import Broker, Clock, Listener, Settle
+from mlproducer.rows import Again, Bury, Done, SpoolRow, Verdict
 from mlproducer.task import Envelope, Receipt, Task, TaskState
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from mlproducer.ports import Audit, Spool
+from mlproducer.ports import Spool
+from mlproducer.rows import Audit
 
 PAGE: Final = 20
 """Audits read at once; each has up to a chunk's worth of ids."""

@@ -16,7 +16,7 @@ from msgspec import Struct
 from mlproducer.core.lifecycle import Move, advance
 from mlproducer.delivery.traces import CallTrace
 from mlproducer.errors import TaskConflict
-from mlproducer.ports import Record
+from mlproducer.rows import Record
 from mlproducer.task import Envelope, Receipt, TaskState
 
 

@@ -17,7 +17,8 @@ from typing import Final, Literal, assert_never
 from msgspec import Struct
 
 from mlproducer.core.replay import Chosen, Cursor, as_of, chunk_of, in_words, rest
-from mlproducer.ports import Audit, Clock, DeadFilter, DeadLetter, Spool
+from mlproducer.ports import Clock, Spool
+from mlproducer.rows import Audit, DeadFilter, DeadLetter
 
 MAX_BY: Final = 128
 """Characters of a name in an audit."""

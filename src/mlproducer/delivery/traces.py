@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from mlproducer.ports import Lease, Settle, SpoolRow
+from mlproducer.ports import Settle
+from mlproducer.rows import Lease, SpoolRow
 from mlproducer.task import Envelope, Task
 
 

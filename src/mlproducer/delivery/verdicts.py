@@ -7,7 +7,8 @@ from typing import Final, assert_never
 from mlproducer.core.history import attempted, with_attempt
 from mlproducer.core.retry import Dead, RetryPolicy, Settled, Wait, decide
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
-from mlproducer.ports import Again, Bury, Clock, Done, History, SpoolRow, Verdict
+from mlproducer.ports import Clock
+from mlproducer.rows import Again, Bury, Done, History, SpoolRow, Verdict
 from mlproducer.task import Envelope
 
 NO_ATTEMPT: Final = frozenset(

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec.structs import asdict
 
 from mlproducer.envelope.encode import describe
-from mlproducer.ports import Audit, DeadEntry, DeadLetter, History, SpoolRow, WaitingEntry
+from mlproducer.rows import Audit, DeadEntry, DeadLetter, History, SpoolRow, WaitingEntry
 from mlproducer.task import Envelope
 
 

@@ -30,7 +30,7 @@ from mlproducer.http.describe import GUARDED, body, either, problems, success
 from mlproducer.http.holder import get_producer, get_stopping
 from mlproducer.http.problems import UNEXPECTED, Fault, InvalidRequest, Problem, ProblemRoute, problem_of
 from mlproducer.http.views import answer
-from mlproducer.ports import DeadFilter
+from mlproducer.rows import DeadFilter
 from mlproducer.task import Identifier
 from mlproducer.wiring import Producer
 

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 
-from mlproducer.ports import DeadFilter
 from mlproducer.reliability.judge import Judge
 from mlproducer.reliability.reader import Reader
 from mlproducer.reliability.stage import Stage, Trial, until, whole
+from mlproducer.rows import DeadFilter
 
 SETTINGS: Final[Mapping[str, float]] = {"ml_retry_first": 0.1, "ml_retry_cap": 0.4, "ml_drain_poll": 0.1}
 ROOM: Final = 5

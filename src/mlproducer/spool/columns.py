@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from sqlalchemy import RowMapping
 
-from mlproducer.ports import Audit, DeadEntry, DeadLetter, History, Record, SpoolRow, WaitingEntry
+from mlproducer.rows import Audit, DeadEntry, DeadLetter, History, Record, SpoolRow, WaitingEntry
 from mlproducer.spool.schema import waiting
 from mlproducer.task import Envelope
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
-from mlproducer.ports import Bury, Known, Record, Settlement, SpoolRow, Tally
+from mlproducer.rows import Bury, Known, Record, Settlement, SpoolRow, Tally
 from mlproducer.spool.counters import count_tallies
 from mlproducer.spool.statements import claim_rows, confirm_rows, put_rows, settle_rows
 from mlproducer.spool.transaction import Transaction

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from sqlalchemy import BigInteger, Connection, cast, delete, func, literal, select
 
 from mlproducer.core.counting import merged
-from mlproducer.ports import CountKey, Counts, Tally
+from mlproducer.rows import CountKey, Counts, Tally
 from mlproducer.spool.bulk import add_up, among, chunks, insert_new
 from mlproducer.spool.columns import storable
 from mlproducer.spool.schema import counted

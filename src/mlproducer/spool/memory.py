@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from typing_extensions import TypeIs
 
 from mlproducer.core.digest import content_digest
-from mlproducer.ports import (
+from mlproducer.rows import (
     LEASE_BYTES,
     Again,
     Audit,

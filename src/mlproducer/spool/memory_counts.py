@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlproducer.core.counting import merged, over_all_hours
-from mlproducer.ports import CountKey, Counts, Tally
+from mlproducer.rows import CountKey, Counts, Tally
 
 
 class MemoryCounters:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Select, func, select, text
 
-from mlproducer.ports import Audit, DeadEntry, DeadFilter, Known, SpoolSize, WaitingEntry
+from mlproducer.rows import Audit, DeadEntry, DeadFilter, Known, SpoolSize, WaitingEntry
 from mlproducer.spool.columns import (
     DEAD_SHOWN,
     WAITING_SHOWN,

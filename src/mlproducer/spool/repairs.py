@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import delete, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from mlproducer.ports import Audit
+from mlproducer.rows import Audit
 from mlproducer.spool.bulk import among, chunks, delete_ids, is_postgresql
 from mlproducer.spool.columns import audit_columns
 from mlproducer.spool.schema import audits, dead_letters, waiting

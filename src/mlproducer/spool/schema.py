@@ -96,7 +96,7 @@ audits = Table(
     Column("task_ids", Text, nullable=False),
 )
 
-# Sums by hour, to which all instances add. See `ports.CountKey`.
+# Sums by hour, to which all instances add. See `rows.CountKey`.
 counts = Table(
     "mlproducer_counts",
     metadata,

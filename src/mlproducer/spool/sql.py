@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, exc
 
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.ports import (
+from mlproducer.rows import (
     Audit,
     Counts,
     DeadEntry,

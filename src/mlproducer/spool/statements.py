@@ -49,18 +49,7 @@ from sqlalchemy import (
 
 from mlproducer.core.digest import content_digest
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.ports import (
-    LEASE_BYTES,
-    Again,
-    Bury,
-    DeadLetter,
-    Done,
-    Known,
-    Lease,
-    Record,
-    Settlement,
-    SpoolRow,
-)
+from mlproducer.rows import LEASE_BYTES, Again, Bury, DeadLetter, Done, Known, Lease, Record, Settlement, SpoolRow
 from mlproducer.spool.bulk import (
     among,
     chunks,

@@ -46,7 +46,8 @@ from mlproducer.envelope.headers import headers_of
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.events import ConnectionChanged, ConnectionState, Event
 from mlproducer.outcome import Confirmed, NotSent, Outcome, Returned, Unsure
-from mlproducer.ports import Lease, Settle, SpoolRow
+from mlproducer.ports import Settle
+from mlproducer.rows import Lease, SpoolRow
 from mlproducer.task import Envelope, Task
 from mlproducer.telemetry.redact import redact_text
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 import pytest
 
 from mlproducer.core.counting import merged, over_all_hours
-from mlproducer.ports import CountingSpool, CountKey, Counts, Tally
+from mlproducer.ports import CountingSpool
+from mlproducer.rows import CountKey, Counts, Tally
 
 MakeCounters = Callable[[], CountingSpool]
 HOUR = 500_000

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from mlproducer.core.digest import content_digest
-from mlproducer.ports import (
+from mlproducer.ports import Spool
+from mlproducer.rows import (
     LEASE_BYTES,
     Again,
     Attempted,
@@ -23,7 +24,6 @@ from mlproducer.ports import (
     Done,
     Lease,
     Record,
-    Spool,
     SpoolRow,
     Verdict,
     WaitingEntry,

@@ -37,7 +37,8 @@ from mlproducer.engine import Parts
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.errors import BrokerError
 from mlproducer.events import Event
-from mlproducer.ports import Broker, Clock, Counters, Listener, Spool, SpoolRow, Verdict
+from mlproducer.ports import Broker, Clock, Counters, Listener, Spool
+from mlproducer.rows import SpoolRow, Verdict
 from mlproducer.settings import Settings
 from mlproducer.spool.memory_counts import MemoryCounters
 from mlproducer.telemetry.logger import event_logger

@@ -22,7 +22,7 @@ from pydantic_core import to_json
 from mlproducer.delivery.views import dead_view, waiting_view
 from mlproducer.errors import NotAccepting, SpoolUnavailable
 from mlproducer.http.console.verdict import Level, Verdict, verdict
-from mlproducer.ports import WaitingEntry
+from mlproducer.rows import WaitingEntry
 from mlproducer.wiring import Producer
 
 BEAT: Final = 1.0

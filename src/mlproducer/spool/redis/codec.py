@@ -18,7 +18,7 @@ from typing import Any, Final
 from msgspec import Struct, msgpack
 
 from mlproducer.core.digest import content_digest
-from mlproducer.ports import (
+from mlproducer.rows import (
     Attempted,
     Audit,
     Bury,

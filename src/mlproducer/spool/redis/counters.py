@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from mlproducer.core.counting import merged, over_all_hours
-from mlproducer.ports import CountKey, Counts, Tally
+from mlproducer.rows import CountKey, Counts, Tally
 from mlproducer.spool.redis.codec import number
 from mlproducer.spool.redis.lua import Script
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from mlproducer.errors import SettingsError, SpoolUnavailable
-from mlproducer.ports import (
+from mlproducer.rows import (
     LEASE_BYTES,
     Again,
     Audit,
