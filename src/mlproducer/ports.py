@@ -139,7 +139,7 @@ class Spool(Protocol):
         """
         ...
 
-    async def claim(self, claim: Record, *, now: float) -> Known | None:
+    def claim(self, claim: Record, *, now: float) -> Awaitable[Known | None]:
         """Take the id for an attempt of ours, before anything is published. None: it is ours until `held_until`.
 
         Else what is there: a row, a dead letter, a confirmed record, or a claim of another that still holds at

@@ -165,7 +165,7 @@ async def test_a_claim_that_meets_a_claim_in_its_midst_is_told_of_it(
 ) -> None:
     with transaction(postgres_schema_url) as other:
         other.execute("INSERT INTO mlproducer_records VALUES ('a', 't', '', 0, 9e9, NULL, 0, 8e9, 'theirs')")
-        asked = asyncio.create_task(pair[0].claim(claim("a"), now=NOW))
+        asked = asyncio.ensure_future(pair[0].claim(claim("a"), now=NOW))
         assert await is_waiting(asked)
     assert await asked == Record("a", "t", b"", 0.0, 9e9, held_until=8e9, token="theirs")
 
@@ -176,7 +176,7 @@ async def test_a_claim_that_meets_one_that_is_then_released_wins(
     await pair[0].claim(claim("a", token="theirs"), now=NOW)
     with transaction(postgres_schema_url) as other:
         other.execute("DELETE FROM mlproducer_records")
-        asked = asyncio.create_task(pair[0].claim(claim("a"), now=NOW))
+        asked = asyncio.ensure_future(pair[0].claim(claim("a"), now=NOW))
         assert await is_waiting(asked)
     assert await asked is None
     assert await pair[1].find("a") == claim("a")

@@ -66,7 +66,6 @@ _UNCONFIRMED: Final = (
     + " WHERE mlproducer_records.confirmed_at IS NULL"
 )
 
-
 _LATEST: Final = (
     "SELECT json_group_array(task_id) FROM (SELECT task_id FROM mlproducer_waiting ORDER BY rowid DESC LIMIT ?)"
 )

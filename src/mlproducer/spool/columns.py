@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import RowMapping
 
 from mlproducer.rows import Audit, DeadEntry, DeadLetter, History, Record, SpoolRow, WaitingEntry
-from mlproducer.spool.schema import waiting
+from mlproducer.spool.schema import dead_letters, waiting
 from mlproducer.task import Envelope
 
 record_values: Final = msgspec.structs.astuple
@@ -27,11 +27,8 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "?")
 
 
-def waiting_values(row: SpoolRow, *, counted: bool = True) -> tuple[object, ...]:
-    """In the order of `schema.waiting`: one of them is made for every task of an outage. `counted=False` is for the
-    outbox: see `outbox_columns`.
-    """
-    task = row.envelope
+def _envelope_values(task: Envelope) -> tuple[object, ...]:
+    """In the order of `schema`'s columns of an envelope."""
     return (
         task.task_id,
         task.task_type,
@@ -41,6 +38,15 @@ def waiting_values(row: SpoolRow, *, counted: bool = True) -> tuple[object, ...]
         task.size,
         task.expires_at,
         task.eta,
+    )
+
+
+def waiting_values(row: SpoolRow, *, counted: bool = True) -> tuple[object, ...]:
+    """In the order of `schema.waiting`: one of them is made for every task of an outage. `counted=False` is for the
+    outbox: see `outbox_columns`.
+    """
+    return (
+        *_envelope_values(row.envelope),
         row.accepted_at,
         row.due_at,
         row.due_at,  # free_at
@@ -66,24 +72,17 @@ def outbox_columns(envelope: Envelope, now: float) -> dict[str, object]:
 
 
 def dead_columns(letter: DeadLetter) -> dict[str, object]:
-    task = letter.envelope
-    return {
-        "task_id": task.task_id,
-        "task_type": task.task_type,
-        "routing_key": task.routing_key,
-        "properties": task.properties,
-        "body": task.body,
-        "size": task.size,
-        "expires_at": task.expires_at,
-        "eta": task.eta,
-        "accepted_at": letter.accepted_at,
-        "died_at": letter.died_at,
-        "attempts": letter.attempts,
-        "reason": letter.reason,
-        "code": letter.code,
-        "text": storable(letter.text),
-        "history": history_text(letter.history),
-    }
+    values = (
+        *_envelope_values(letter.envelope),
+        letter.accepted_at,
+        letter.died_at,
+        letter.attempts,
+        letter.reason,
+        letter.code,
+        storable(letter.text),
+        history_text(letter.history),
+    )
+    return dict(zip(dead_letters.c.keys(), values, strict=True))
 
 
 def audit_columns(audit: Audit, found: tuple[str, ...]) -> dict[str, object]:

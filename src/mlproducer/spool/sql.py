@@ -79,8 +79,8 @@ class SqlSpool:
     def put(self, row: SpoolRow) -> asyncio.Future[bool]:
         return self._writes().ask(PUT, row)
 
-    async def claim(self, claim: Record, *, now: float) -> Known | None:
-        return await self._writes().ask(CLAIM, (claim, now))
+    def claim(self, claim: Record, *, now: float) -> asyncio.Future[Known | None]:
+        return self._writes().ask(CLAIM, (claim, now))
 
     async def confirm(self, record: Record) -> None:
         await self._writes().ask(CONFIRM, record)
