@@ -28,7 +28,6 @@ FAST: dict[str, object] = {
     "ml_retry_first": 0.02,
     "ml_retry_cap": 0.05,
     "ml_drain_poll": 0.02,
-    "ml_confirm_timeout": 1.0,
     "ml_shutdown_timeout": 0.2,
 }
 
