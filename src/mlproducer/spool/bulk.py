@@ -222,7 +222,7 @@ def _pieces(table: Table, rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
 def _insert_of(table: Table, length: int, rule: str) -> str:
     marks = f"({', '.join('?' for _ in table.c)})"
     given = f"SELECT * FROM (VALUES {', '.join([marks] * length)}) WHERE column1 IS NOT NULL"  # noqa: S608  # our own names
-    return f"INSERT INTO {table.name} ({_names(table)}) {given} {rule}"  # our own names
+    return f"INSERT INTO {table.name} ({_names(table)}) {given} {rule}"
 
 
 @cache
