@@ -100,14 +100,14 @@ class Broker(Protocol):
         ...
 
     async def check(self) -> None:
-        """A passive declare of the exchange on the control channel, within the check's timeout.
+        """A passive declare of the exchange. A broker that confirms meanwhile may take longer than the check's timeout.
 
         Raises: BrokerError.
         """
         ...
 
     async def queue_depths(self) -> dict[str, int]:
-        """Ready messages by queue name, for the queues that exist. Raises: BrokerError."""
+        """Ready messages by queue name, for the queues that exist and answer in time. Raises: BrokerError."""
         ...
 
     def view(self) -> LinkView: ...

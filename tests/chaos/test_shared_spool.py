@@ -32,7 +32,7 @@ def drain_together(rabbit: PrivateRabbit, spool: str, folder: Path, processes: i
         assert in_spool(spool)[0] == put.accepted.keys()
 
         began = time.monotonic()
-        drains = [server.start(settings, wait=True, drain=True, confirms=True) for server in servers]
+        drains = [server.start(settings, wait=True, drain=True, events=True) for server in servers]
         told = [drain.ended() for drain in drains]
         drained = time.monotonic() - began
     where = final_places(url, spool)
@@ -42,6 +42,9 @@ def drain_together(rabbit: PrivateRabbit, spool: str, folder: Path, processes: i
         f"{rows} rows: put in {filled:.1f} s ({rows / filled:,.0f}/s), drained by {processes} in {drained:.1f} s "
         f"({rows / drained:,.0f}/s, start and end included), shares {shares}"
     )
+    # A confirm that came too late, or a connection that failed, would be a reason to publish a task again.
+    assert [drain.failures for drain in told] == [[]] * processes
+    assert [drain.unsure for drain in told] == [{}] * processes
     assert where.queues == Counter(put.accepted.keys()), "each is in the queue, and once"
     assert published == where.queues, "and one producer says so"
     assert min(shares) > rows / processes / 10, "they worked at the same time"

@@ -8,6 +8,8 @@ whatever became of the process:
     accepted ID STATE TIME         a caller has the receipt
     refused ID ERROR SECONDS WORDS it was refused, how long after the call, and why
     confirmed ID                   an event: confirmed by the broker, perhaps from the spool
+    unsure ID CAUSE                an event: published, and the broker did not answer
+    failed WORDS                   an event: the connection failed
     drained                        nothing waits in the spool
     stopped                        politely, after SIGTERM or when the orders were done
 
@@ -32,7 +34,8 @@ import redis.asyncio  # noqa: F401  # see above
 from forking import serve
 from mlproducer import Producer, Receipt, Settings, Task
 from mlproducer.errors import RefusedTask
-from mlproducer.events import Event, TaskConfirmed
+from mlproducer.events import AttemptSettled, ConnectionFailed, Event, TaskConfirmed
+from mlproducer.outcome import Unsure
 
 CHOSEN = "chosen-"
 """Ids that a caller chose begin so."""
@@ -46,7 +49,7 @@ class Child:
 
     `callers` call all the time, `rest` seconds after each answer; every third chooses its ids, and first those of
     `again`. `repeat` ids are called once each, and `fill` random ones. `text` is the payload's length.
-    `wait`: for the broker, before the first call. `drain`: end when the spool is empty. `confirms`: tell them.
+    `wait`: for the broker, before the first call. `drain`: end when the spool is empty. `events`: tell those above.
     """
 
     def __init__(self, orders: dict[str, Any]) -> None:
@@ -61,7 +64,7 @@ class Child:
     async def run(self) -> None:
         orders = self._orders
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop.set)
-        listeners = [self._hear] if orders.get("confirms") else []
+        listeners = [self._hear] if orders.get("events") else []
         async with Producer(Settings.load(**orders["settings"]), listeners=listeners) as producer:
             if orders.get("wait"):
                 await producer.connected(20)
@@ -80,8 +83,13 @@ class Child:
         self.say("stopped")
 
     def _hear(self, event: Event) -> None:
-        if isinstance(event, TaskConfirmed):
-            self.say("confirmed", event.task_id)
+        match event:
+            case TaskConfirmed(task_id=task_id):
+                self.say("confirmed", task_id)
+            case AttemptSettled(task_id=task_id, outcome=Unsure(cause=cause)):
+                self.say("unsure", task_id, cause.value)
+            case ConnectionFailed(text=text):
+                self.say("failed", text)
 
     async def _call(self, producer: Producer, *, chosen: bool) -> None:
         while not self._stop.is_set():

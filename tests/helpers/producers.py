@@ -43,6 +43,10 @@ class Told:
     """State → how many."""
     refused: list[Refusal] = field(default_factory=list)
     confirmed: list[str] = field(default_factory=list)
+    unsure: dict[str, str] = field(default_factory=dict)
+    """Task id → why the broker gave no answer to an attempt."""
+    failures: list[str] = field(default_factory=list)
+    """Of the connection, in words."""
     marks: set[str] = field(default_factory=set)
 
     def add(self, line: str) -> None:
@@ -60,6 +64,11 @@ class Told:
                 self.refused.append(Refusal(task_id, error, float(seconds), words))
             case "confirmed":
                 self.confirmed.append(rest)
+            case "unsure":
+                task_id, cause = rest.split()
+                self.unsure[task_id] = cause
+            case "failed":
+                self.failures.append(rest)
             case _:
                 self.marks.add(what)
 
@@ -70,6 +79,8 @@ class Told:
         self.receipts += other.receipts
         self.refused += other.refused
         self.confirmed += other.confirmed
+        self.unsure |= other.unsure
+        self.failures += other.failures
 
     @property
     def unanswered(self) -> set[str]:

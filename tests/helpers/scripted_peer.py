@@ -38,13 +38,15 @@ class Published:
 
 @dataclass
 class Peer:
-    """What one server saw, and its hands. `silent` makes it answer nothing more."""
+    """What one server saw, and its hands. `silent` makes it answer nothing more, until `speak`."""
 
     tune: commands.Connection.Tune = field(default_factory=lambda: commands.Connection.Tune(2047, 131072, 0))
     mechanisms: str = "PLAIN EXTERNAL"
     logins: list[tuple[str, str]] = field(default_factory=list)
     published: list[Published] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
+    methods: list[tuple[int, base.Frame]] = field(default_factory=list)
+    """Those that want an answer, and their channels."""
     heartbeats: int = 0
     silent: bool = False
     writer: asyncio.StreamWriter | None = None
@@ -52,6 +54,14 @@ class Peer:
     port: int = 0
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     _tags: dict[int, int] = field(default_factory=dict)
+    _unanswered: list[tuple[int, base.Frame]] = field(default_factory=list)
+
+    def speak(self) -> None:
+        """Answer what it was asked while it was silent, and from now on at once."""
+        self.silent = False
+        for channel, method in self._unanswered:
+            self.send(channel, ANSWERS[type(method)]())
+        self._unanswered.clear()
 
     def send(self, channel: int, *values: frame.FrameTypes) -> None:
         assert self.writer is not None
@@ -120,10 +130,17 @@ class Peer:
             case body.ContentBody(value=part):
                 self.published[-1].body += part
                 self.arrived.set()
-            case base.Frame() if not self.silent:
-                self.send(channel, ANSWERS[type(value)]())
+            case base.Frame():
+                self._asked(channel, value)
             case _:
                 pass
+
+    def _asked(self, channel: int, method: base.Frame) -> None:
+        self.methods.append((channel, method))
+        if self.silent:
+            self._unanswered.append((channel, method))
+        else:
+            self.send(channel, ANSWERS[type(method)]())
 
 
 @dataclass

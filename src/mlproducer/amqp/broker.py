@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Callable, Coroutine
 
 from mlproducer.amqp.alone import Alone
-from mlproducer.amqp.channel import Channel
 from mlproducer.amqp.config import AmqpConfig, Credentials, Endpoint
 from mlproducer.amqp.connection import Connection
 from mlproducer.amqp.faults import NOT_FOUND, ChannelClosed, connect_failed, no_credentials
@@ -117,10 +116,12 @@ class AmqpBroker:
             # A broker that blocks us reads nothing, so a question would only look like a dead link. It goes on
             # sending heartbeats, and those are watched.
             return
+        question = refusal(connection, lambda channel: exchange_is_there(channel, self._config.exchange))
         try:
-            async with asyncio.timeout(self._config.check_timeout):
-                why = await refusal(connection, lambda channel: exchange_is_there(channel, self._config.exchange))
+            why = await connection.patiently(question, self._config.check_timeout)
         except TimeoutError as exc:
+            if not self._unblocked.is_set():
+                return  # it began to block us after the question
             raise ConnectionLost(
                 f"{self._endpoint.node}: the health check got no answer within ML_HEALTH_TIMEOUT",
                 error_type=ErrorType.TIMEOUT,
@@ -136,16 +137,16 @@ class AmqpBroker:
         depths: dict[str, int] = {}
         if not self._unblocked.is_set():
             return depths  # see `check`
-        try:
-            async with asyncio.timeout(self._config.check_timeout):
-                for queue in self._config.queues:
-                    found = await depth(connection, queue)
-                    if found is not None:
-                        depths[queue] = found
-        except TimeoutError as exc:
-            raise ConnectionLost(
-                f"{self._endpoint.node}: no answer about the queues", error_type=ErrorType.TIMEOUT
-            ) from exc
+
+        async def ask() -> None:
+            for queue in self._config.queues:
+                found = await depth(connection, queue)
+                if found is not None:
+                    depths[queue] = found
+
+        # A queue that does not answer, for one whose leader is lost, is no fault of the connection.
+        with contextlib.suppress(TimeoutError):
+            await connection.patiently(ask(), self._config.check_timeout)
         return depths
 
     def view(self) -> LinkView:
@@ -211,11 +212,14 @@ class AmqpBroker:
 
         channel = connection.add(make)
         try:
-            async with asyncio.timeout(self._config.check_timeout):
-                await channel.start()
+            await connection.patiently(channel.start(), self._config.check_timeout)
         except BaseException:
-            connection.forget(channel)
+            connection.release(channel)
             raise
+        # Race: it is open, which wakes us for a later turn of the loop, and before that it ends after all.
+        if channel.end is not None:
+            connection.release(channel)
+            raise channel.end
         return channel
 
     # What channels and connection report
@@ -230,8 +234,8 @@ class AmqpBroker:
 
     def _emptied(self, channel: PublishingChannel) -> None:
         self._retired.discard(channel)
-        if self._connection is not None and channel.end is None:
-            self._spawn(self._close_channel(self._connection, channel))
+        if self._connection is not None:
+            self._connection.release(channel)
 
     def _channel_closed(self, channel: PublishingChannel, why: ChannelClosed) -> None:
         self._retired.discard(channel)
@@ -250,19 +254,11 @@ class AmqpBroker:
         # A blocked broker reads nothing from us: asking it for a channel would look like a dead link.
         await self._unblocked.wait()
         try:
-            async with asyncio.timeout(self._config.check_timeout):
-                if topology:
-                    await self._verify(connection)
-                self._publishing = await self._open_publishing(connection)
+            if topology:
+                await connection.patiently(self._verify(connection), self._config.check_timeout)
+            self._publishing = await self._open_publishing(connection)
         except (TimeoutError, ChannelClosed, BrokerError) as exc:
             connection.abort(connect_failed(self._endpoint.node, exc, tls=self._endpoint.tls is not None))
-
-    async def _close_channel(self, connection: Connection, channel: Channel) -> None:
-        # The connection's own watch finds out whether it is dead; a channel that was closed meanwhile is closed.
-        with contextlib.suppress(TimeoutError, ChannelClosed, BrokerError):
-            async with asyncio.timeout(self._config.check_timeout):
-                await channel.close()
-        connection.forget(channel)
 
     def _blocked_changed(self, blocked: bool, reason: str) -> None:  # noqa: FBT001  # the fact itself
         if blocked:

@@ -24,6 +24,7 @@ class Channel:
         self._send = send
         self._calls: deque[tuple[type[base.Frame], asyncio.Future[base.Frame]]] = deque()
         self._end: ChannelClosed | BrokerError | None = None
+        self._closing: asyncio.Future[base.Frame] | None = None
         self.reusable = False
         """Both ends know that it is closed, and no frame of it is under way: its number may be used again."""
 
@@ -37,12 +38,7 @@ class Channel:
 
         Raises: ChannelClosed, if the broker closes the channel instead; BrokerError, if the connection ends.
         """
-        if self._end is not None:
-            raise self._end
-        waiter: asyncio.Future[base.Frame] = asyncio.get_running_loop().create_future()
-        self._calls.append((answer, waiter))
-        self.send(method)
-        found = await waiter
+        found = await self._ask(method, answer)
         assert isinstance(found, answer)  # noqa: S101  # checked where it was received
         return found
 
@@ -74,8 +70,21 @@ class Channel:
 
     async def close(self) -> None:
         """Close it from our end. Does nothing if it is closed already."""
-        if self._end is None:
-            await self.call(commands.Channel.Close(200, "done", 0, 0), commands.Channel.CloseOk)
+        if self._end is not None:
+            return
+        if self._closing is None:
+            self._closing = self._ask(commands.Channel.Close(200, "done", 0, 0), commands.Channel.CloseOk)
+        # Race: who closes it gives up, and somebody else closes it again. A second close would come to a channel that
+        # is closed, for which the broker ends the connection (504); so both wait for the answer to the first.
+        await asyncio.shield(self._closing)
+
+    def _ask(self, method: base.Frame, answer: type[base.Frame]) -> asyncio.Future[base.Frame]:
+        if self._end is not None:
+            raise self._end
+        waiter: asyncio.Future[base.Frame] = asyncio.get_running_loop().create_future()
+        self._calls.append((answer, waiter))
+        self.send(method)
+        return waiter
 
     def _answer(self, value: base.Frame) -> None:
         if not self._calls or not isinstance(value, self._calls[0][0]):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from importlib.metadata import version
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from pamqp import base, commands, frame, heartbeat
 from pamqp.common import FieldTable
 
 from mlproducer.amqp.channel import Channel
 from mlproducer.amqp.config import AmqpConfig, Credentials, Endpoint
-from mlproducer.amqp.faults import closed_by_broker, not_amqp, silent_end
+from mlproducer.amqp.faults import ChannelClosed, closed_by_broker, not_amqp, silent_end
 from mlproducer.amqp.publishing import PublishingChannel
 from mlproducer.amqp.wire import Wire
 from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost, ErrorType
@@ -35,6 +36,7 @@ MAX_CHANNELS: Final = 65_535
 """A channel number is two octets on the wire."""
 
 C = TypeVar("C", bound=Channel)
+T = TypeVar("T")
 
 
 class Connection:
@@ -59,6 +61,8 @@ class Connection:
         self._channel_max = MAX_CHANNELS
         self._last_number = 0
         self._free_numbers: deque[int] = deque()
+        self._goodbyes: set[asyncio.Task[None]] = set()
+        self._confirms = 0
         self.error: BrokerError | None = None
         self.server: Mapping[str, object] = {}
         """What the broker says of itself: `product`, `version`, and more."""
@@ -130,6 +134,35 @@ class Connection:
             if channel.reusable:
                 self._free_numbers.append(channel.number)
 
+    def release(self, channel: Channel) -> None:
+        """Close it, if it is open, and forget it. A broker that has yet to answer on it may do so first."""
+        if channel.end is not None or not self.alive:
+            self.forget(channel)
+            return
+        job = asyncio.get_running_loop().create_task(self._goodbye(channel))
+        self._goodbyes.add(job)
+        job.add_done_callback(self._goodbyes.discard)
+
+    async def patiently(self, work: Coroutine[Any, Any, T], silence: float) -> T:
+        """Wait for an answer of the broker, which may come late: behind thousands of publishes a channel takes many
+        seconds to open, and a queue to be counted. A broker that confirms all the while is busy, and not dead.
+
+        Raises: TimeoutError, once `silence` seconds brought neither the answer nor a confirm; and what `work` raises.
+        """
+        job = asyncio.get_running_loop().create_task(work)
+        try:
+            while True:
+                confirms = self._confirms
+                await asyncio.wait({job}, timeout=silence)
+                if job.done():  # also where we, and not the broker, stood still for so long
+                    return job.result()
+                if self._confirms == confirms:
+                    raise TimeoutError
+        finally:
+            if not job.done():
+                job.cancel()
+                await asyncio.gather(job, return_exceptions=True)
+
     async def close(self) -> None:
         """Say goodbye and wait for the answer. The caller bounds the time and then aborts."""
         if self.alive:
@@ -144,11 +177,13 @@ class Connection:
     # What the wire calls
 
     def acked(self, channel: int, tag: int, multiple: bool) -> None:  # noqa: FBT001  # the protocol's own flag
+        self._confirms += 1
         found = self._channels.get(channel)
         if isinstance(found, PublishingChannel):
             found.acked(tag, multiple)
 
     def nacked(self, channel: int, tag: int, multiple: bool) -> None:  # noqa: FBT001  # the protocol's own flag
+        self._confirms += 1
         found = self._channels.get(channel)
         if isinstance(found, PublishingChannel):
             found.nacked(tag, multiple)
@@ -198,6 +233,11 @@ class Connection:
 
     def _send(self, data: bytes) -> None:
         self._wire.send(data)
+
+    async def _goodbye(self, channel: Channel) -> None:
+        with contextlib.suppress(ChannelClosed, BrokerError):
+            await channel.close()
+        self.forget(channel)
 
     async def _handshake(self, credentials: Credentials) -> None:
         try:

@@ -83,9 +83,6 @@ class PublishingChannel(Channel):
         """Open it and turn confirms on. Raises: ChannelClosed, BrokerError."""
         await self.call(commands.Channel.Open(), commands.Channel.OpenOk)
         await self.call(commands.Confirm.Select(), commands.Confirm.SelectOk)
-        # Race: the answer wakes us for the next turn of the loop, and in this turn the channel ends after all.
-        if self.end is not None:
-            raise self.end
 
     def publish(self, envelope: Envelope, settle: Settle, deadline: float) -> None:
         """Write one mandatory message; `settle` is called exactly once."""

@@ -115,5 +115,5 @@ async def refusal(connection: Connection, step: Step) -> ChannelClosed | None:
     except ChannelClosed as why:
         return why
     finally:
-        connection.forget(channel)
+        connection.release(channel)
     return None
