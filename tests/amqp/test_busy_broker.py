@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from pamqp import commands
@@ -16,6 +18,15 @@ from scripted_peer import Link, Peer, linked, settle
 
 SILENCE = 0.5
 """The check's timeout, in seconds."""
+
+
+@asynccontextmanager
+async def unanswered() -> AsyncIterator[tuple[Peer, Link, asyncio.Task[None]]]:
+    """A check that a connected peer, silent from now on, was asked for."""
+    peer = Peer()
+    async with linked(peer, check_timeout=SILENCE) as link:
+        peer.silent = True
+        yield peer, link, asyncio.create_task(link.broker.check())
 
 
 async def confirm_for(peer: Peer, link: Link, seconds: float) -> None:
@@ -37,10 +48,7 @@ def channels_left_open(peer: Peer) -> Counter[int]:
 
 
 async def test_a_check_waits_for_a_broker_that_confirms() -> None:
-    peer = Peer()
-    async with linked(peer, check_timeout=SILENCE) as link:
-        peer.silent = True
-        check = asyncio.create_task(link.broker.check())
+    async with unanswered() as (peer, link, check):
         await confirm_for(peer, link, 3 * SILENCE)
         assert not check.done()
         peer.speak()
@@ -51,20 +59,14 @@ async def test_a_check_waits_for_a_broker_that_confirms() -> None:
 
 
 async def test_a_check_fails_once_the_confirms_end() -> None:
-    peer = Peer()
-    async with linked(peer, check_timeout=SILENCE) as link:
-        peer.silent = True
-        check = asyncio.create_task(link.broker.check())
+    async with unanswered() as (peer, link, check):
         await confirm_for(peer, link, 2 * SILENCE)
         with pytest.raises(ConnectionLost, match="ML_HEALTH_TIMEOUT"):
             await asyncio.wait_for(check, 10)
 
 
 async def test_a_check_that_a_memory_alarm_overtakes_is_no_failure() -> None:
-    peer = Peer()
-    async with linked(peer, check_timeout=SILENCE) as link:
-        peer.silent = True
-        check = asyncio.create_task(link.broker.check())
+    async with unanswered() as (peer, link, check):
         await settle()
         peer.send(0, commands.Connection.Blocked("low on memory"))
         await asyncio.wait_for(check, 10)

@@ -218,7 +218,6 @@ class AmqpBroker:
             raise
         # Race: it is open, which wakes us for a later turn of the loop, and before that it ends after all.
         if channel.end is not None:
-            connection.release(channel)
             raise channel.end
         return channel
 

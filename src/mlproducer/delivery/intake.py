@@ -59,7 +59,7 @@ class Intake:
             self._gauges.not_put(size)
             raise
         except BaseException as error:
-            # The put was cancelled: the store leaves the row out, or commits it whole. Nobody can say which.
+            # Cancelled, or failed as nobody thought of: the row is left out, or committed whole. Nobody can say which.
             self._gauges.put(size)
             if not (isinstance(error, asyncio.CancelledError) and is_late(error)):
                 raise
