@@ -178,6 +178,7 @@ class SpoolMeasured(Struct, frozen=True, gc=False):
     tasks: int
     bytes: int
     oldest_age: float
+    """Since the task that is late for longest was due for the first time; 0 if none is late."""
     dead: int
     overdue: float = 0.0
     """Since the first task that nobody is publishing became due; 0 if none is."""

@@ -155,7 +155,10 @@ class SpoolSize(Struct, frozen=True, gc=False):
 
     tasks: int
     bytes: int
-    oldest_accepted_at: float | None
+    first_due_at: float | None
+    """The earliest moment at which one that waits was due for the first time; it may lie ahead. A new row's `due_at`,
+    and of a replay the audit's `at`; a retry keeps it. So it says for how long the spool has not done what it should.
+    """
     dead: int
     next_due_at: float | None
     """When the next row that nobody holds becomes due, or a held row's lease ends; None if there is none."""

@@ -118,7 +118,7 @@ class Settings(BaseSettings):
         4 * 1024 * 1024 * 1024, validation_alias=_env("ML_SPOOL_MAX_BYTES")
     )
     ml_spool_max_age: Annotated[float, Field(gt=0)] = Field(604_800.0, validation_alias=_env("ML_SPOOL_MAX_AGE"))
-    """Seconds. While the oldest task waits longer, the spool takes no new one: nobody looks after it."""
+    """Seconds. While a task has been due for longer, the spool takes no new one: nobody looks after it."""
     ml_spool_low_mark: Annotated[float, Field(gt=0, le=1)] = Field(0.9, validation_alias=_env("ML_SPOOL_LOW_MARK"))
     """A full spool opens again under this share of its limits, so that it does not flap."""
     ml_spool_overflow: Literal["reject", "wait"] = Field("reject", validation_alias=_env("ML_SPOOL_OVERFLOW"))

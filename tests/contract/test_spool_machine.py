@@ -66,6 +66,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.records: dict[str, Record] = {}
         self.audits: list[Audit] = []
         self.held: dict[str, tuple[str, float]] = {}
+        self.first_due: dict[str, float] = {}
         self.leases: list[Lease] = []
         self.now = 0.0
         self.spool: Spool = MemorySpool()
@@ -106,7 +107,7 @@ class SpoolMachine(RuleBasedStateMachine):
         assert self.run(self.spool.put(new)) is is_new
         if is_new:
             self.records.pop(task_id, None)
-            self.rows[task_id] = new
+            self.rows[task_id], self.first_due[task_id] = new, due_at
 
     @rule(ids=st.lists(IDS, max_size=4), due_at=TIMES)
     def put_together(self, ids: list[str], due_at: float) -> None:
@@ -117,7 +118,7 @@ class SpoolMachine(RuleBasedStateMachine):
         assert sorted(stored) == sorted({each for each in ids if self.is_free(each)})
         for each in stored:
             self.records.pop(each, None)
-            self.rows[each] = row(each, due_at=due_at)
+            self.rows[each], self.first_due[each] = row(each, due_at=due_at), due_at
 
     def claimed(self, task_id: str, token: str, lasting: float, kept: float) -> Record:
         digest = content_digest(row(task_id).envelope)
@@ -265,6 +266,7 @@ class SpoolMachine(RuleBasedStateMachine):
             self.rows[each] = SpoolRow(
                 letter.envelope, letter.accepted_at, self.now, cause="replayed", history=letter.history
             )
+            self.first_due[each] = self.now
 
     @rule(ids=st.lists(IDS, max_size=4))
     def purge(self, ids: list[str]) -> None:
@@ -298,7 +300,7 @@ class SpoolMachine(RuleBasedStateMachine):
         size = self.run(self.spool.measure())
         assert (size.tasks, size.dead) == (len(self.rows), len(self.letters))
         assert size.bytes == sum(each.envelope.size for each in self.rows.values())
-        assert size.oldest_accepted_at == min((each.accepted_at for each in self.rows.values()), default=None)
+        assert size.first_due_at == min((self.first_due[each] for each in self.rows), default=None)
         assert size.next_due_at == min(map(self.free_at, self.rows), default=None)
 
     @invariant()

@@ -229,6 +229,19 @@ async def test_an_older_file_is_brought_up_with_its_rows_and_dead_letters_whole(
 
 
 @OLDER
+async def test_in_an_older_file_too_a_task_is_due_from_its_eta_on(tmp_path: Path, older: tuple[str, ...]) -> None:
+    path = tmp_path / "s.db"
+    ahead = "UPDATE waiting SET eta = 9e9, due_at = 9e9, free_at = 9e9, token = NULL"
+    for statements, first_due in ((older, 1.0), ((*older, ahead), 9e9)):
+        path.unlink(missing_ok=True)
+        _write(path, statements)
+        spool = SqliteSpool(path)
+        await spool.open()
+        assert (await spool.measure()).first_due_at == first_due
+        await spool.close()
+
+
+@OLDER
 async def test_an_older_file_becomes_the_same_as_a_new_one(tmp_path: Path, older: tuple[str, ...]) -> None:
     _write(tmp_path / "old.db", older)
     schemas = []

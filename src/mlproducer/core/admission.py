@@ -61,8 +61,8 @@ class SpoolGate:
         self._closed = False
 
     def check(self, tasks: int, size: int, age: float, adding: int) -> str | None:
-        """None admits a task of `adding` bytes to a spool of `tasks` and `size` bytes whose oldest task has waited for
-        `age` seconds; else why not.
+        """None admits a task of `adding` bytes to a spool of `tasks` and `size` bytes whose oldest task was first
+        due `age` seconds ago; else why not.
         """
         low = self._low_mark
         if (
@@ -89,5 +89,5 @@ class SpoolGate:
         if tasks + 1 > self._max_tasks or size + adding > self._max_bytes:
             return f"the spool holds {tasks:,} of {self._max_tasks:,} tasks and {size:,} of {self._max_bytes:,} bytes"
         if age > self._max_age:
-            return f"the oldest task in the spool has waited for {age:,.0f} s, more than {self._max_age:,.0f}"
+            return f"a task in the spool has been due for {age:,.0f} s, more than {self._max_age:,.0f}"
         return None

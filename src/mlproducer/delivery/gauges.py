@@ -91,9 +91,9 @@ class Gauges:
         return self.size.bytes + self._put_bytes
 
     def oldest_age(self) -> float:
-        """Seconds since the acceptance of the oldest task that waits; 0 if none does."""
-        oldest = self.size.oldest_accepted_at
-        return 0.0 if oldest is None else max(0.0, self._clock.now() - oldest)
+        """Seconds for which a task has waited that it was not told to wait; 0 if none has. See `SpoolSize`."""
+        due = self.size.first_due_at
+        return 0.0 if due is None else max(0.0, self._clock.now() - due)
 
     async def next(self, limit: float) -> None:
         """Wait for the next measurement, at most `limit` seconds."""

@@ -81,7 +81,6 @@ class Operations:
     def status(self) -> Status:
         view, health = self._broker.view(), self.health()
         gauges = self._gauges
-        oldest = gauges.size.oldest_accepted_at
         return Status(
             accepting=self._pipeline.accepting,
             ready=self._ready(health, connected=view.connected),
@@ -96,7 +95,7 @@ class Operations:
             in_flight=view.in_flight,
             spool_tasks=gauges.spooled_tasks,
             spool_bytes=gauges.spooled_bytes,
-            spool_oldest_age=None if oldest is None else max(0.0, self._clock.now() - oldest),
+            spool_oldest_age=None if gauges.size.first_due_at is None else gauges.oldest_age(),
             dead=gauges.size.dead,
             last_confirm_at=self._last_confirm.at,
             uptime=self._clock.monotonic() - self._started,

@@ -148,7 +148,7 @@ def _spools() -> list[Panel]:
             link=link,
         ),
         graph(
-            Words("Retry queue, oldest task", "Since its acceptance.", "MLProducerRetryQueueOld"),
+            Words("Retry queue, oldest task", "Since it was first due.", "MLProducerRetryQueueOld"),
             Query("{{instance}}", latest("retry_queue_oldest_age_seconds", *_EACH)),
             unit="s",
             link=link,

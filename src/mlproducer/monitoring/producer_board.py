@@ -265,7 +265,7 @@ def _queues() -> list[Panel]:
         graph(
             Words(
                 "Retry queue, oldest task",
-                "Since its acceptance. Tasks with an eta wait on purpose. The alert begins at 15 minutes.",
+                "Since it was first due: at its acceptance, its eta or its replay. The alert begins at 15 minutes.",
                 "MLProducerRetryQueueOld",
             ),
             Query("{{instance}}", latest("retry_queue_oldest_age_seconds", "instance")),

@@ -142,13 +142,13 @@ def _spool_alerts(lasts: Durations) -> list[Alert]:
         ),
         Alert(
             "MLProducerRetryQueueOld",
-            # A task that waits for its eta is old and on time: so one must be due, too.
+            # One that is retried at the broker is old too, but somebody is at it.
             f"ml_producer_retry_queue_oldest_age_seconds > {OLD_SECONDS * lasts.scale:g}"
             f" and ml_producer_retry_queue_overdue_seconds > {60 * lasts.scale:g}",
             60,
             "warning",
             "Tasks wait for long",
-            "The oldest task in the spool of {{ $labels.instance }} was accepted {{ $value | humanizeDuration }} ago.",
+            "A task in the spool of {{ $labels.instance }} was first due {{ $value | humanizeDuration }} ago.",
         ),
         Alert(
             "MLProducerSpoolNearlyFull",

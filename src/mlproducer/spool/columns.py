@@ -57,6 +57,7 @@ def waiting_values(row: SpoolRow, *, counted: bool = True) -> tuple[object, ...]
         int(row.alone),
         history_text(row.history),
         int(counted),
+        row.due_at,  # first_due_at
     )
 
 

@@ -35,6 +35,7 @@ from mlproducer.spool.memory_counts import MemoryCounters
 @dataclass(slots=True)
 class _Held:
     row: SpoolRow
+    first_due_at: float
     token: str = ""
     until: float = 0.0
 
@@ -77,7 +78,7 @@ class MemorySpool(MemoryCounters):
         if known is not None and not _is_claim(known):
             return False
         self._records.pop(task_id, None)
-        self._rows[task_id] = _Held(row)
+        self._rows[task_id] = _Held(row, row.due_at)
         return True
 
     async def claim(self, claim: Record, *, now: float) -> Known | None:
@@ -118,7 +119,7 @@ class MemorySpool(MemoryCounters):
         return SpoolSize(
             tasks=len(rows),
             bytes=sum(row.envelope.size for row in rows),
-            oldest_accepted_at=min((row.accepted_at for row in rows), default=None),
+            first_due_at=min((held.first_due_at for held in self._rows.values()), default=None),
             dead=len(self._dead),
             next_due_at=min((held.free_at for held in self._rows.values()), default=None),
         )
@@ -141,7 +142,7 @@ class MemorySpool(MemoryCounters):
         found = self._take_dead(audit)
         for letter in found:
             row = SpoolRow(letter.envelope, letter.accepted_at, audit.at, cause="replayed", history=letter.history)
-            self._rows[letter.envelope.task_id] = _Held(row)
+            self._rows[letter.envelope.task_id] = _Held(row, row.due_at)
         return len(found)
 
     async def purge(self, audit: Audit) -> int:
@@ -177,7 +178,7 @@ class MemorySpool(MemoryCounters):
                 )
             case Again(due_at, attempts, cause, text, alone, history):
                 again = SpoolRow(row.envelope, row.accepted_at, due_at, attempts, cause, text, alone, history)
-                self._rows[task_id] = _Held(again)
+                self._rows[task_id] = _Held(again, held.first_due_at)
             case Bury(died_at, attempts, reason, code, text, history):
                 del self._rows[task_id]
                 letter = DeadLetter(row.envelope, row.accepted_at, died_at, attempts, reason, code, text, history)

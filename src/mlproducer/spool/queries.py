@@ -23,7 +23,7 @@ from mlproducer.spool.columns import (
 from mlproducer.spool.schema import audits, dead_letters, records, totals, waiting
 
 _PLACES: Final = ((waiting, row_from), (dead_letters, letter_from), (records, record_from))
-_OLDEST: Final = select(func.min(waiting.c.accepted_at))
+_FIRST_DUE: Final = select(func.min(func.coalesce(waiting.c.first_due_at, waiting.c.accepted_at)))
 _NEXT_FREE: Final = select(func.min(waiting.c.free_at))
 _SUMS: Final = select(
     func.coalesce(func.sum(totals.c.tasks), 0),
@@ -39,10 +39,10 @@ _UNCOUNTED: Final = (
 def measure_rows(connection: Connection) -> SpoolSize:
     tasks, size, dead = connection.execute(_SUMS).one()
     more_tasks, more_size = connection.execute(_UNCOUNTED).one()
-    oldest = connection.execute(_OLDEST).scalar()
+    first_due = connection.execute(_FIRST_DUE).scalar()
     free = connection.execute(_NEXT_FREE).scalar()
     # Sums of big integers come as decimals from PostgreSQL.
-    return SpoolSize(int(tasks + more_tasks), int(size + more_size), oldest, int(dead), free)
+    return SpoolSize(int(tasks + more_tasks), int(size + more_size), first_due, int(dead), free)
 
 
 def find_row(connection: Connection, task_id: str) -> Known | None:

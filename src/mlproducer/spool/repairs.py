@@ -27,8 +27,9 @@ def replay_rows(tx: Transaction, audit: Audit) -> int:
             *(literal(value) for value in values.values()),
             dead_letters.c.history,
             literal(1),
+            literal(audit.at),
         ).where(among(tx.connection, dead_letters.c.task_id, chunk))
-        columns = (*_KEPT, *values, "history", "counted")
+        columns = (*_KEPT, *values, "history", "counted", "first_due_at")
         new = postgresql.insert(waiting) if is_postgresql(tx.connection) else sqlite.insert(waiting)
         # An id that waits as well (the outbox does not ask whether it is dead) stays dead until that one is done.
         moving = new.from_select(columns, chosen.order_by(dead_letters.c.task_id)).on_conflict_do_nothing()

@@ -55,6 +55,8 @@ waiting = Table(
     # 0: not in the totals yet. The outbox inserts so: a totals row changed in the user's transaction would be locked
     # for as long as that lasts. `measure` adds what is not counted, and the first lease of a row counts it in.
     Column("counted", Integer, nullable=False),
+    # When it was due for the first time. Null: an outbox of an older version put it, when it was accepted.
+    Column("first_due_at", Double),
 )
 
 dead_letters = Table(

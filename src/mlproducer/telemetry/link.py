@@ -102,7 +102,7 @@ class StoreMetrics:
         self._tasks = board.gauge("retry_queue_size", "Tasks that wait in the spool.")
         self._bytes = board.gauge("retry_queue_bytes", "Bytes of the tasks that wait in the spool.")
         self._oldest = board.gauge(
-            "retry_queue_oldest_age_seconds", "Since the acceptance of the oldest task in the spool."
+            "retry_queue_oldest_age_seconds", "Since the task that is late for longest was first due."
         )
         self._dead = board.gauge("dlq_size", "Dead letters that are kept.")
         self._failed = board.counter("spool_errors", "Times that the spool could not be read or written.")

@@ -152,7 +152,7 @@ class SpoolContract:
         assert await settle(spool, lease, DONE)
         size = await spool.measure()
         assert (size.tasks, size.bytes, size.dead) == (0, 0, 0)
-        assert size.oldest_accepted_at is None
+        assert size.first_due_at is None
         assert size.next_due_at is None
 
     async def test_again_keeps_the_row_for_later_with_what_was_learnt(self, spool: Spool) -> None:
@@ -224,8 +224,23 @@ class SpoolContract:
         await spool.put(row("a", due_at=NOW + 3, size=100))
         await spool.put(row("b", due_at=NOW + 2, size=50))
         size = await spool.measure()
-        assert (size.tasks, size.bytes, size.oldest_accepted_at) == (2, 100 + 50 + 20, NOW - 5)
+        assert (size.tasks, size.bytes, size.first_due_at) == (2, 100 + 50 + 20, NOW + 2)
         assert size.next_due_at == NOW + 2
+
+    async def test_age_counts_from_when_a_row_was_first_due(self, spool: Spool) -> None:
+        await spool.put(row("told to wait", due_at=NOW + 1_000))
+        assert (await spool.measure()).first_due_at == NOW + 1_000, "and not from its acceptance"
+        await spool.put(row("a", due_at=NOW - 2))
+        (lease,) = await spool.lease(1, now=NOW, until=NOW + 60)
+        assert (await spool.measure()).first_due_at == NOW - 2, "under way, but not away"
+        assert await settle(spool, lease, Again(NOW + 9, 1, "nacked", "", alone=False))
+        assert (await spool.measure()).first_due_at == NOW - 2, "a retry makes nothing younger"
+
+    async def test_a_dead_letter_that_is_replayed_is_due_from_then_on(self, spool: Spool) -> None:
+        await self._buried(spool, "a")
+        await spool.put(row("b", due_at=NOW + 9))
+        await spool.replay(audit("a", at=NOW + 7))
+        assert (await spool.measure()).first_due_at == NOW + 7
 
     async def test_many_callers_at_once_are_all_answered(self, spool: Spool) -> None:
         stored = await asyncio.gather(*(spool.put(row(f"t{n}")) for n in range(3_000)))

@@ -23,8 +23,8 @@ PUT: Final = Script(
     + PAIR
     + """
 local answer, new, size = {}, {}, 0
-local content, entry, at, accepted_at, expires_at, claimed = {}, {}, {}, {}, {}, {}
-for n = 2, #args, 6 do
+local content, entry, at, expires_at, claimed = {}, {}, {}, {}, {}
+for n = 2, #args, 5 do
   local id = args[n]
   local record = call('HEXISTS', records, id) == 1
   local there = new[id] or call('HEXISTS', rows, id) == 1 or call('HEXISTS', dead, id) == 1
@@ -35,8 +35,7 @@ for n = 2, #args, 6 do
     pair(entry, id, args[n + 1])
     pair(content, id, args[n + 2])
     pair(at, args[n + 3], id)
-    pair(accepted_at, args[n + 4], id)
-    if args[n + 5] ~= '' then pair(expires_at, args[n + 5], id) end
+    if args[n + 4] ~= '' then pair(expires_at, args[n + 4], id) end
     if record then claimed[#claimed + 1] = id end
     size = size + #args[n + 2] - 4
   end
@@ -46,7 +45,7 @@ if #entry > 0 then
   call('HSET', rows, unpack(entry))
   call('ZADD', free, unpack(at))
   call('ZADD', due, unpack(at))
-  call('ZADD', accepted, unpack(accepted_at))
+  call('ZADD', accepted, unpack(at))
   if #expires_at > 0 then call('ZADD', expires, unpack(expires_at)) end
   if #claimed > 0 then
     call('HDEL', records, unpack(claimed))
@@ -59,7 +58,7 @@ end
 return answer
 """,
 )
-"""args: who puts; then for each row: id, entry, content, due_at, accepted_at, expires_at or ''. 1 for each stored."""
+"""args: who puts; then for each row: id, entry, content, due_at, expires_at or ''. 1 for each stored."""
 
 CLAIM: Final = Script(
     ("rows", "bodies", "dead", "records", "claims", "kept"),
@@ -232,7 +231,7 @@ for _, id in ipairs(ids) do
   call('HSET', rows, id, string.sub(entry, 1, 4 + kept) .. told)
   call('ZADD', free, at, id)
   call('ZADD', due, at, id)
-  call('ZADD', accepted, task[2], id)
+  call('ZADD', accepted, at, id)
   if task[3] then call('ZADD', expires, task[3], id) end
   size = size + call('HSTRLEN', bodies, id) - 4
 end

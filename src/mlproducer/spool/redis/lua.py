@@ -4,7 +4,7 @@ The keys, all under one hash tag (`{prefix}:…`), and so in one slot of a clust
 
     rows       hash  id → entry of a waiting row      free      zset  id by when it may be leased next
     bodies     hash  id → content, waiting or dead    due       zset  id by `due_at`, for lists
-    tokens     hash  id → token of its lease          accepted  zset  id by `accepted_at`, for the oldest age
+    tokens     hash  id → token of its lease          accepted  zset  id by when it was first due (see below)
     dead       hash  id → entry of a dead letter      expires   zset  id by `expires_at`, of those that have one
     records    hash  id → record                      died      zset  id by -`died_at`: newest first, then by id
     claims     hash  id → when it ends, and its token kept      zset  id of a record by `keep_until`
@@ -13,6 +13,9 @@ The keys, all under one hash tag (`{prefix}:…`), and so in one slot of a clust
 
 Entries, records and audits are opaque here but for what `codec` promises: an entry is a length, that many bytes that
 stay with a task when it is replayed, and the rest that is told anew; content is four bytes longer than a task's size.
+
+`accepted` has its name from its first use, which producers of an older version on the same server still have for it:
+they add by the time of acceptance.
 
 `free` is `due_at`, or the end of the lease while somebody holds the row; `expires` likewise is not before that end.
 

@@ -120,7 +120,6 @@ class RedisSpool:
             codec.row_entry(row),
             codec.content(task),
             number(row.due_at),
-            number(row.accepted_at),
             optional(task.expires_at),
         )
 
@@ -171,11 +170,11 @@ class RedisSpool:
         return held
 
     async def measure(self) -> SpoolSize:
-        tasks, size, oldest, dead, next_due = await self._link.run(queries.MEASURE, [])
+        tasks, size, first_due, dead, next_due = await self._link.run(queries.MEASURE, [])
         return SpoolSize(
             tasks,
             int(size),
-            None if oldest is None else float(oldest),
+            None if first_due is None else float(first_due),
             dead,
             None if next_due is None else float(next_due),
         )
