@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import uvloop
 from hypothesis import settings
 
 from depth import DEPTH
@@ -26,6 +29,23 @@ __all__ = [
 
 settings.register_profile("depth", max_examples=50 * DEPTH, deadline=None)
 settings.load_profile("depth")
+
+
+HERE = Path(__file__).parent
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+ON_EACH_LOOP = ("amqp", "engine", "integration/test_faults.py", "integration/test_tls.py")
+"""Their tests run on each event loop: sockets, TLS and timers are what a loop has of its own. The other integration
+tests wait for Celery workers, or for child processes with loops of their own.
+"""
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if item.path.relative_to(HERE).as_posix().startswith(ON_EACH_LOOP):
+        return LOOPS
+    return {"asyncio": LOOPS["asyncio"]}
 
 
 @pytest.fixture(scope="session")

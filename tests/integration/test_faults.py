@@ -35,6 +35,8 @@ FAST: dict[str, object] = {
 }
 CLOSE_ALL = 'rabbit_networking:close_connections(rabbit_networking:connections(), "expired by the test").'
 """What `rabbitmqctl close_all_connections` does."""
+ONE_LOOP = pytest.mark.asyncio(loop_factories=["asyncio"])
+"""Slow, and of frames alone, which tests/amqp tries on every event loop; what breaks a socket is tried here too."""
 
 
 def embed(n: object) -> Task:
@@ -137,6 +139,7 @@ async def test_a_broker_that_restarts_politely_loses_none(node: PrivateRabbit, v
     await trial.lose_nothing()
 
 
+@ONE_LOOP
 async def test_a_broker_paused_for_15_s_makes_tasks_unsure_and_they_are_spooled_within_the_confirm_timeout(
     node: PrivateRabbit, vhost: str, tmp_path: Path
 ) -> None:
@@ -182,6 +185,7 @@ async def test_a_memory_alarm_spools_at_once_and_its_end_drains(
     await trial.lose_nothing()
 
 
+@ONE_LOOP
 async def test_a_deleted_queue_sends_tasks_through_their_attempts_to_the_dlq_and_back_by_replay(
     vhost: str, tmp_path: Path
 ) -> None:
@@ -204,6 +208,7 @@ async def test_a_deleted_queue_sends_tasks_through_their_attempts_to_the_dlq_and
     assert not where.dead
 
 
+@ONE_LOOP
 async def test_a_queue_that_rejects_publishes_nacks_and_the_tasks_end_in_the_dlq(vhost: str, tmp_path: Path) -> None:
     async def small_queue(channel: aio_pika.abc.AbstractChannel) -> None:
         arguments: dict[str, Any] = {"x-max-length": 5, "x-overflow": "reject-publish"}
@@ -222,6 +227,7 @@ async def test_a_queue_that_rejects_publishes_nacks_and_the_tasks_end_in_the_dlq
     await trial.lose_nothing()
 
 
+@ONE_LOOP
 @pytest.mark.parametrize("wrong", ["password", "vhost"])
 async def test_a_wrong_login_spools_and_says_why_without_the_password(vhost: str, tmp_path: Path, wrong: str) -> None:
     login, _, place = vhost.rpartition("@")
@@ -263,6 +269,7 @@ async def test_a_connection_closed_by_an_operator_is_made_again_and_nothing_is_l
     await trial.lose_nothing()
 
 
+@ONE_LOOP
 async def test_a_message_over_the_brokers_limit_is_dead_lettered_and_harms_no_other(
     node: PrivateRabbit, vhost: str, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from pamqp import exceptions, frame, header, heartbeat
 
@@ -112,8 +112,8 @@ class Wire(asyncio.Protocol):
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  # what create_connection gives
-        self._transport = transport
+        # Told and not asked: the transports of other event loops, such as uvloop, are of no class of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
         self.send(header.ProtocolHeader().marshal())
 
     def connection_lost(self, exc: Exception | None) -> None:
