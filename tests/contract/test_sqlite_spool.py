@@ -56,25 +56,6 @@ async def test_leases_of_a_dead_owner_end_when_the_next_one_opens_the_file(tmp_p
     await second.close()
 
 
-async def test_a_second_owner_is_refused_and_told_which_setting_to_change(tmp_path: Path) -> None:
-    first, second = SqliteSpool(tmp_path / "s.db"), SqliteSpool(tmp_path / "s.db")
-    await first.open()
-    with pytest.raises(SpoolUnavailable, match="ML_DATA_DIR"):
-        await second.open()
-    await first.close()
-    await second.open()
-    await second.close()
-
-
-async def test_two_names_of_one_file_have_one_owner(tmp_path: Path) -> None:
-    (tmp_path / "link.db").symlink_to(tmp_path / "s.db")
-    first, second = SqliteSpool(tmp_path / "s.db"), SqliteSpool(tmp_path / "link.db")
-    await first.open()
-    with pytest.raises(SpoolUnavailable, match="another producer"):
-        await second.open()
-    await first.close()
-
-
 @pytest.mark.parametrize("after", [0.0, 0.001, 0.01, 0.05])
 async def test_a_cancelled_open_does_not_keep_the_file(tmp_path: Path, after: float) -> None:
     first = SqliteSpool(tmp_path / "s.db")

@@ -130,8 +130,15 @@ def letter_from(found: RowMapping) -> DeadLetter:
     )
 
 
+def token_of(who: str, token: str) -> str:
+    """As it is stored: with whose it is, so that others can end what a dead process held."""
+    return f"{who}-{token}"
+
+
 def record_from(found: RowMapping) -> Record:
-    return Record(**{name: found[name] for name in Record.__struct_fields__})
+    values = {name: found[name] for name in Record.__struct_fields__}
+    values["token"] = values["token"].partition("-")[2]  # as the claim had it
+    return Record(**values)
 
 
 def audit_from(found: RowMapping) -> Audit:

@@ -1,15 +1,12 @@
-"""The SQLite file: who owns it, how it is opened, and what its faults mean in words.
-
-One process owns the file: it holds a lock beside it for as long as it lives, which the kernel lets go of when it dies,
-however it dies. So whoever gets the lock knows that leases in the file are of a dead owner, and ends them.
-"""
+"""The SQLite file: how it is opened, and what its faults mean in words. `sharing` knows who else uses it."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import stat
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,8 +14,9 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
 
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.spool.migrations import check_for_visitor, migrate, version_of
-from mlproducer.spool.statements import release_all
+from mlproducer.spool.migrations import VERSION, check, check_for_visitor, migrate, version_of
+from mlproducer.spool.sharing import Membership, Turn
+from mlproducer.spool.statements import claims_of, release_all, release_held_by
 from mlproducer.spool.transaction import Transaction
 
 _BUSY_MS: Final = 5_000
@@ -57,27 +55,50 @@ _HINTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class SqliteStore:
-    """An opened and migrated spool file: a `store.Store`. `close` ends the ownership too."""
+    """An opened and migrated spool file: a `store.Store`."""
 
     path: Path
     writing: Engine
     reading: Engine
-    lock: int | None
-    """The descriptor whose lock says that we own the file; None for a visitor."""
+    turns: Turn
+    membership: Membership | None
+    """None for a visitor, which holds nothing that others would have to wait for."""
     identity: tuple[int, int]
-    who: str = field(default_factory=lambda: secrets.token_hex(4))
-    slot: int = 0
+    visitor: str = field(default_factory=lambda: secrets.token_hex(8))
+    slot: int = 0  # one for all: they write one after the other
     patience: float | None = None  # its waits are bounded: see `_BUSY_MS`
 
     @property
     def name(self) -> str:
         return str(self.path)
 
+    @property
+    def who(self) -> str:
+        return self.visitor if self.membership is None else self.membership.who
+
     def close(self) -> None:
         self.reading.dispose()
         self.writing.dispose()
-        if self.lock is not None:
-            os.close(self.lock)  # and with it goes the lock
+        self.turns.close()
+        if self.membership is not None:
+            self.membership.close()
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Who is alone does not ask for it: each wait gives the interpreter's lock to the event loop, for
+        milliseconds. Who came within the last second is met by SQLite's own lock.
+        """
+        alone = self.membership is not None and self.membership.alone
+        return nullcontext() if alone else self.turns.taken()
+
+    def released(self, dead: Sequence[str]) -> None:
+        """That is committed."""
+        if self.membership is not None:
+            self.membership.released(dead)
+
+    def look(self, connection: Connection) -> tuple[Sequence[str], Sequence[str]]:
+        """Whose leases and claims are to be released now, because their process ended; and the ids of those claims."""
+        dead = () if self.membership is None else self.membership.look()
+        return dead, (claims_of(connection, dead) if dead else ())
 
     def cut(self, engine: Engine) -> None:
         """Nothing is far away here."""
@@ -96,7 +117,8 @@ class SqliteStore:
         """SQLite goes on writing to a file that was moved or removed, and says that all is well."""
         try:
             if _identity(self.path) == self.identity:
-                return self._short_of_room()
+                lost = self.membership and self.membership.refusal
+                return lost or self._short_of_room()
         except OSError:
             pass  # it is not there
         return (
@@ -119,37 +141,64 @@ class SqliteStore:
 
 
 def open_file(path: Path, *, owner: bool) -> SqliteStore:
-    """Blocks on the disk. Raises: SpoolUnavailable; then nothing stays open."""
-    try:
-        # Two names of one file (a symbolic link) must meet at one lock.
-        path = path.resolve()
-        if not owner and not path.exists():
-            raise SpoolUnavailable(
-                f"there is no spool at {path}: is ML_SPOOL_URL or ML_DATA_DIR another one for the producer?"
-            )
-        lock = _own(path) if owner else None
-    except OSError as error:
-        raise _unusable(path, error) from error
-    writing = _engine(path, owner=owner, begin="BEGIN IMMEDIATE", cache=_WRITING_CACHE)
-    reading = _engine(path, owner=owner, begin="BEGIN", cache=_READING_CACHE)
-    try:
-        with writing.begin() as connection:
-            if owner:
-                migrate(connection)
-                release_all(Transaction(connection))
-            else:
-                check_for_visitor(version_of(connection))
-        return SqliteStore(path, writing, reading, lock, _identity(path))
-    except BaseException as error:
-        reading.dispose()
-        writing.dispose()
-        if lock is not None:
-            os.close(lock)
-        if isinstance(error, exc.SQLAlchemyError):
+    """Blocks on the disk, and on others who just open it. Raises: SpoolUnavailable; then nothing stays open."""
+    with ExitStack() as opened:
+        try:
+            path = path.resolve()  # a symbolic link's log and locks would lie beside the link
+            if not owner and not path.exists():
+                raise SpoolUnavailable(
+                    f"there is no spool at {path}: is ML_SPOOL_URL or ML_DATA_DIR another one for the producer?"
+                )
+            store = _open(path, opened, owner=owner)
+        except exc.SQLAlchemyError as error:
             raise explain(path, error) from error
-        if isinstance(error, OSError):
+        except OSError as error:
             raise _unusable(path, error) from error
-        raise
+        opened.pop_all()
+        return store
+
+
+def _open(path: Path, opened: ExitStack, *, owner: bool) -> SqliteStore:
+    """What it opens is for `opened` to close."""
+    if owner:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    turns = Turn(path)
+    opened.callback(turns.close)
+    membership = Membership(path) if owner else None
+    if membership is not None:
+        opened.callback(membership.close)
+        _make(path)
+    _refuse_names(path)
+    writing = _engine(path, owner=owner, begin="BEGIN IMMEDIATE", cache=_WRITING_CACHE)
+    opened.callback(writing.dispose)
+    reading = _engine(path, owner=owner, begin="BEGIN", cache=_READING_CACHE)
+    opened.callback(reading.dispose)
+    store = SqliteStore(path, writing, reading, turns, membership, _identity(path))
+    if membership is None:
+        with turns.taken(), store.writing.begin() as connection:
+            check_for_visitor(version_of(connection))
+    else:
+        _bring_up(store, membership)
+    return store
+
+
+def _bring_up(store: SqliteStore, membership: Membership) -> None:
+    """Tables as they are to be, and nothing held in the name of the dead."""
+    # In turn: while SQLite changes the journal's mode it lets nobody into the file, and others would not wait for that.
+    with store.turns.taken(), store.writing.begin() as connection:
+        found = version_of(connection)
+        if not found:
+            migrate(connection)
+    check(found)
+    if 0 < found < VERSION:
+        words = f"the spool {store.path} was written by an older mlproducer (its schema is version {found})"
+        with membership.exclusive(words), store.turns.taken(), store.writing.begin() as connection:
+            migrate(connection)
+            release_all(Transaction(connection))
+    with store.turns.taken(), store.writing.begin() as connection:
+        dead, claims = store.look(connection)
+        release_held_by(Transaction(connection), dead, claims)
+    membership.released(dead)
 
 
 def explain(path: Path, error: Exception) -> SpoolUnavailable:
@@ -167,28 +216,25 @@ def explain(path: Path, error: Exception) -> SpoolUnavailable:
     return told
 
 
-def _own(path: Path) -> int:
-    """The lock, the folder and the file, for this user only: tasks hold users' content."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Only under the lock, and never opened if it is there: POSIX drops all of a process's locks on a file, such as
-        # those of a visitor's SQLite in this process, when any of its descriptors of that file is closed.
-        if not path.exists():
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        found = path.stat()
-        if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & 0o077:
-            path.chmod(0o600)
-    except BlockingIOError:
-        os.close(lock)
+def _make(path: Path) -> None:
+    """The file, for this user only: tasks hold users' content."""
+    # Never opened if it is there: POSIX drops all of a process's locks on a file, such as those of another producer's
+    # SQLite in this process, when any of its descriptors of that file is closed.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    found = path.stat()
+    if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & 0o077:
+        path.chmod(0o600)
+
+
+def _refuse_names(path: Path) -> None:
+    """SQLite keeps its log beside the name: two names have two logs for one file, which destroy it."""
+    names = path.stat().st_nlink
+    if names > 1:
         raise SpoolUnavailable(
-            f"another producer uses the spool {path}: give each its own ML_DATA_DIR or ML_SPOOL_URL"
-        ) from None
-    except OSError:
-        os.close(lock)
-        raise
-    return lock
+            f"the spool {path} has {names} names (hard links), and to use it by two of them would destroy it: remove "
+            "the others, or copy it and name the copy in ML_SPOOL_URL"
+        )
 
 
 def _unusable(path: Path, error: OSError) -> SpoolUnavailable:

@@ -170,6 +170,10 @@ class PostgresStore:
         self.reading.dispose()
         self.writing.dispose()
 
+    def turn(self) -> contextlib.AbstractContextManager[None]:
+        """The server lets many write at once."""
+        return contextlib.nullcontext()
+
     def cut(self, engine: Engine) -> None:
         self.sockets[engine].cut()
 

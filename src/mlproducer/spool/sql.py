@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
-import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
+from msgspec.structs import replace
 from sqlalchemy import Connection, exc
 
 from mlproducer.errors import SpoolUnavailable
@@ -27,28 +28,30 @@ from mlproducer.rows import (
     WaitingEntry,
 )
 from mlproducer.spool import counters, queries, repairs, statements
+from mlproducer.spool.columns import token_of
 from mlproducer.spool.commands import CLAIM, CONFIRM, COUNT, PUT, RUN, SETTLE
-from mlproducer.spool.file import open_file
+from mlproducer.spool.file import SqliteStore, open_file
 from mlproducer.spool.listening import Listening
-from mlproducer.spool.server import Address, open_server, parse
+from mlproducer.spool.server import Address, PostgresStore, open_server, parse
 from mlproducer.spool.store import Store
 from mlproducer.spool.transaction import Transaction
 from mlproducer.spool.writer import Writer
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Store)
 
 
-class SqlSpool:
+class SqlSpool(Generic[S]):
     """`ports.CountingSpool` in a database that `opening` opens, on a thread; `name` is for people."""
 
-    def __init__(self, name: str, opening: Callable[[], Store]) -> None:
+    def __init__(self, name: str, opening: Callable[[], S]) -> None:
         self._name = name
         self._opening = opening
-        self._store: Store | None = None
+        self._store: S | None = None
         self._writer: Writer | None = None
         self._added: Callable[[], None] | None = None
         self._reading: set[asyncio.Future[Any]] = set()
-        self._tokens = (f"{prefix}-{n}" for prefix in [secrets.token_hex(8)] for n in itertools.count(1))
+        self._leases = itertools.count(1)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name} {'open' if self._writer is not None else 'closed'}>"
@@ -80,16 +83,19 @@ class SqlSpool:
         return self._writes().ask(PUT, row)
 
     def claim(self, claim: Record, *, now: float) -> asyncio.Future[Known | None]:
-        return self._writes().ask(CLAIM, (claim, now))
+        # Its token tells whose it is, so that others can release it when we are dead.
+        token = token_of(self._opened().who, claim.token)
+        return self._writes().ask(CLAIM, (replace(claim, token=token), now))
 
     async def confirm(self, record: Record) -> None:
         await self._writes().ask(CONFIRM, record)
 
     async def release(self, task_id: str, token: str) -> None:
-        await self._run(lambda tx: statements.release_claim(tx, task_id, token))
+        whole = token_of(self._opened().who, token)
+        await self._run(lambda tx: statements.release_claim(tx, task_id, whole))
 
     async def lease(self, limit: int, *, now: float, until: float, expired: bool = False) -> Sequence[Lease]:
-        token = next(self._tokens)
+        token = token_of(self._opened().who, str(next(self._leases)))
         leases: list[Lease] = await self._run(
             lambda tx: statements.lease_rows(tx, limit, now, until, token, expired=expired)
         )
@@ -139,6 +145,11 @@ class SqlSpool:
             raise SpoolUnavailable(f"the spool {self._name} is not open")
         return self._writer
 
+    def _opened(self) -> S:
+        if self._store is None:
+            raise SpoolUnavailable(f"the spool {self._name} is not open")
+        return self._store
+
     async def _run(self, work: Callable[[Transaction], Any]) -> Any:  # noqa: ANN401  # its own result
         return await self._writes().ask(RUN, work)
 
@@ -148,9 +159,7 @@ class SqlSpool:
         await asyncio.to_thread(_end, writer, store)
 
     async def _read(self, query: Callable[[Connection], T]) -> T:
-        store = self._store
-        if store is None:
-            raise SpoolUnavailable(f"the spool {self._name} is not open")
+        store = self._opened()
 
         def read() -> T:
             with store.reading.begin() as connection:
@@ -176,18 +185,30 @@ class SqlSpool:
             reading.exception()  # its caller may be gone
 
 
-class SqliteSpool(SqlSpool):
-    """In one file, WAL mode, every commit on disk (`synchronous=FULL`). It has one owner, which puts and leases.
+class SqliteSpool(SqlSpool[SqliteStore]):
+    """In one file, WAL mode, every commit on disk (`synchronous=FULL`), that processes of one machine share.
 
-    `owner=False` reads, replays and purges next to an owner. Nobody else puts rows unheard, but for the outbox, and
-    of that the file cannot tell: `watch` never calls.
+    `owner=False` reads, replays and purges, with or without them. The file cannot tell of what others put: `watch`
+    never calls.
     """
 
     def __init__(self, path: Path, *, owner: bool = True) -> None:
         super().__init__(str(path), lambda: open_file(path, owner=owner))
 
+    async def measure(self) -> SpoolSize:
+        """And look after the dead: what they held is free again, a second after they died."""
+        store = self._opened()
+        size, dead, claims = await self._read(
+            lambda connection: (queries.measure_rows(connection), *store.look(connection))
+        )
+        if dead:
+            with contextlib.suppress(SpoolUnavailable):  # a full disk, perhaps; the next look comes
+                await self._run(lambda tx: statements.release_held_by(tx, dead, claims))
+                store.released(dead)
+        return size
 
-class PostgresSpool(SqlSpool):
+
+class PostgresSpool(SqlSpool[PostgresStore]):
     """In a database that many instances share. `owner=False` makes no tables; else it is the same.
 
     Raises: SettingsError, if `url` is none or the driver is not installed.
@@ -218,6 +239,6 @@ def _end(writer: Writer, store: Store) -> None:
     store.close()
 
 
-def _close_unwanted(opening: asyncio.Future[Store]) -> None:
+def _close_unwanted(opening: asyncio.Future[S]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from sqlalchemy import Engine
@@ -40,6 +41,10 @@ class Store(Protocol):
     @property
     def patience(self) -> float | None:
         """Seconds after which a call is `cut`; None if the store itself ends what takes too long."""
+        ...
+
+    def turn(self) -> AbstractContextManager[None]:
+        """What to hold while a transaction writes. Blocks for a bounded time."""
         ...
 
     def cut(self, engine: Engine) -> None:

@@ -236,7 +236,7 @@ class Writer:
 
     def _commit(self, group: Sequence[_Batch], perform: Callable[[Transaction, Sequence[_Batch]], None]) -> None:
         if group:
-            with self._store.writing.begin() as connection:
+            with self._store.turn(), self._store.writing.begin() as connection:
                 tx = Transaction(connection)
                 perform(tx, group)
                 tx.finish(self._store.slot, self._store.who)
