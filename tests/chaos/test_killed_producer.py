@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -112,16 +113,19 @@ def test_a_producer_killed_a_hundred_times_loses_nothing_it_accepted(
     one_owner(node, producers, tmp_path, 100)
 
 
-def many_owners(node: PrivateRabbit, folder: Path, spool: str, kills: int) -> None:
-    """Two producers at a time on one spool: when one is killed, the other one publishes and drains."""
+def many_owners(node: PrivateRabbit, folder: Path, spool: str, kills: int, *, at_once: int = 2) -> None:
+    """Producers at the same time on one spool: when one is killed, the others publish and drain."""
     url = node.add_vhost(f"killed-{uuid4().hex[:8]}")
-    trial = Trial(url, spool, {**FAST, **SHARED, "ml_data_dir": folder, "ml_spool_url": spool})
-    with Producers(folder) as one, Producers(folder) as other:
+    trial = Trial(
+        url, spool or folder / "mlproducer.db", {**FAST, **SHARED, "ml_data_dir": folder, "ml_spool_url": spool}
+    )
+    with ExitStack() as stack:
+        starters = [stack.enter_context(Producers(folder)) for _ in range(at_once)]
         try:
-            _kill_in_turn(trial, [one, other], kills, node)
+            _kill_in_turn(trial, starters.copy(), kills, node)
         finally:
             node.memory_alarm(on=False)
-        trial.judge(one)
+        trial.judge(starters[0])
 
 
 def _kill_in_turn(trial: Trial, free: list[Producers], kills: int, node: PrivateRabbit) -> None:
@@ -139,6 +143,19 @@ def _kill_in_turn(trial: Trial, free: list[Producers], kills: int, node: Private
         free.append(starter)
     for _, left in lives:
         trial.end(left)
+
+
+def test_one_of_four_producers_in_one_data_folder_is_killed_and_nothing_is_lost(
+    node: PrivateRabbit, tmp_path: Path
+) -> None:
+    many_owners(node, tmp_path, "", 5, at_once=4)
+
+
+@pytest.mark.chaos
+def test_one_of_four_producers_in_one_data_folder_is_killed_twenty_times_and_nothing_is_lost(
+    node: PrivateRabbit, tmp_path: Path
+) -> None:
+    many_owners(node, tmp_path, "", 20, at_once=4)
 
 
 @pytest.mark.chaos

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
@@ -321,22 +322,39 @@ class SpoolMachine(RuleBasedStateMachine):
 
 
 class SqliteMachine(SpoolMachine):
-    """It may be closed and opened at any point: rows stay, leases end."""
+    """Two share the file, and each call is of either. They may end at any point: rows stay, leases and claims end."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.spool = SqliteSpool(Path(self.folder.name) / "s.db")
+        self.instances: list[Spool] = []
+        self.turns = itertools.count()
+        self.reopened()
+
+    @property
+    def spool(self) -> Spool:
+        return self.instances[next(self.turns) % 2]
+
+    @spool.setter
+    def spool(self, _: Spool) -> None:
+        """The parent's own choice of a store."""
 
     @rule()
     def reopened(self) -> None:
-        self.run(self.spool.close())
-        self.spool = SqliteSpool(Path(self.folder.name) / "s.db")
-        self.run(self.spool.open())
+        self.closed()
+        self.instances = [SqliteSpool(Path(self.folder.name) / "s.db") for _ in range(2)]
+        for each in self.instances:
+            self.run(each.open())
         self.held.clear()
+        self.records = {each.task_id: each for each in self.records.values() if each.confirmed_at is not None}
+
+    def closed(self) -> None:
+        for each in self.instances:
+            self.run(each.close())
 
     def teardown(self) -> None:
-        super().teardown()
+        self.closed()
+        self.runner.close()
         self.folder.cleanup()
 
 

@@ -97,24 +97,15 @@ def _envelope(settings: Settings, types: TaskTypes) -> Finding:
 
 async def _spool(settings: Settings) -> Finding:
     """Opens it as a producer would, makes it where it is missing, and lets go of it."""
+    spool = spool_for(settings)
     try:
+        await spool.open()
         try:
-            return await _opened(settings, owner=True)
-        except SpoolUnavailable as refused:
-            if "another producer" not in str(refused):
-                raise
-            return await _opened(settings, owner=False)
+            size = await spool.measure()
+        finally:
+            await spool.close()
     except SpoolUnavailable as error:
         return Finding("spool", Verdict.FAILED, str(error), "without a spool the producer does not start")
-
-
-async def _opened(settings: Settings, *, owner: bool) -> Finding:
-    spool = spool_for(settings, owner=owner)
-    await spool.open()
-    try:
-        size = await spool.measure()
-    finally:
-        await spool.close()
     detail = f"{plural(size.tasks, 'task')} wait, {plural(size.dead, 'dead letter')}"
     if settings.spool_url.startswith("memory:"):
         todo = "leave ML_SPOOL_URL empty for a file, or name a database"
@@ -122,8 +113,8 @@ async def _opened(settings: Settings, *, owner: bool) -> Finding:
     share = max(size.tasks / settings.ml_spool_max_tasks, size.bytes / settings.ml_spool_max_bytes)
     if share >= 1:
         return Finding("spool", Verdict.FAILED, f"full: {detail}", "see ML_SPOOL_MAX_TASKS and ML_SPOOL_MAX_BYTES")
-    told = "can be written" if owner else "is in use by a running producer"
-    return Finding("spool", Verdict.WARNING if size.dead else Verdict.OK, f"{told}: {detail}", "mlproducer dlq list")
+    verdict = Verdict.WARNING if size.dead else Verdict.OK
+    return Finding("spool", verdict, f"can be written: {detail}", "mlproducer dlq list")
 
 
 def _blobs(settings: Settings) -> Finding:
