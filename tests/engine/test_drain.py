@@ -324,3 +324,32 @@ async def test_a_bug_does_not_end_the_drain_for_good(caplog: pytest.LogCaptureFi
         b.broker.blocked = False
         await until(lambda: b.broker.task_ids() == [receipt.task_id])
     assert "nobody thought of this" in caplog.text, "and it is not kept secret"
+
+
+class Breaking(MemorySpool):
+    """Gives a batch and then fails, before the batch has taken its first step."""
+
+    given = 0
+    broke = 0
+
+    async def lease(self, limit: int, *, now: float, until: float, expired: bool = False) -> Sequence[Lease]:
+        if self.given and not expired:
+            self.given = 0
+            self.broke += 1
+            raise RuntimeError("nobody thought of this")
+        leases = await super().lease(limit, now=now, until=until, expired=expired)
+        self.given = 0 if expired else len(leases)
+        return leases
+
+
+async def test_a_batch_that_ends_before_it_began_gives_its_room_back() -> None:
+    spool = Breaking()
+    b = bench(spool=spool)
+    b.broker.blocked = True
+    async with b.producer as p:
+        await p.connected(1)
+        await p.publish(embed())
+        b.broker.blocked = False
+        p.reset_breaker()  # wakes the drain
+        await until(lambda: bool(spool.broke) and not p._parts.drain.batches)
+        assert p._parts.drain._pace._in_flight == 0

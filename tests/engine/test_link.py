@@ -95,3 +95,37 @@ async def test_health_names_what_is_wrong() -> None:
         (link,) = [check for check in health.checks if check.name == "connection"]
         assert "fake broker is down" in link.detail
         assert "not connected" in p.status().reasons[0]
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), RuntimeError("a bug")])
+async def test_a_connect_that_ends_without_a_word_is_a_failed_one(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An application's credentials that cancel themselves did this: the producer was `connecting` for ever."""
+    b = bench()
+    real = b.broker.connect
+
+    async def ends() -> None:
+        monkeypatch.setattr(b.broker, "connect", real)
+        raise error
+
+    monkeypatch.setattr(b.broker, "connect", ends)
+    async with b.producer as p:
+        assert not await p.connected(5)
+        assert "without an answer" in b.told(ConnectionFailed)[0].text
+        await until(p.is_healthy)
+        assert (await p.publish(embed())).confirmed
+
+
+async def test_who_waits_for_the_first_connect_is_told_when_the_producer_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = bench()
+
+    async def hangs() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(b.broker, "connect", hangs)
+    await b.producer.start()
+    waiting = asyncio.create_task(b.producer.connected(600))
+    await asyncio.sleep(0.01)
+    await b.producer.stop()
+    assert not await asyncio.wait_for(waiting, 10)

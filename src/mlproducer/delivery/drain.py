@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, assert_never
 
 from msgspec import Struct
@@ -202,13 +203,16 @@ class Drain:
     async def _start(self, leases: Sequence[Lease], until: float) -> None:
         loop = asyncio.get_running_loop()
         self._pace.started(len(leases))
-        job = loop.create_task(self._deliver(_Batch(leases, until, loop.create_future())))
+        batch = _Batch(leases, until, loop.create_future())
+        job = loop.create_task(self._deliver(batch))
         self._jobs.add(job)
-        job.add_done_callback(self._ended)
+        job.add_done_callback(partial(self._ended, batch))
         if len(self._jobs) >= LANES:
             await asyncio.wait(self._jobs, return_when=asyncio.FIRST_COMPLETED)
 
-    def _ended(self, job: asyncio.Task[None]) -> None:
+    def _ended(self, batch: _Batch, job: asyncio.Task[None]) -> None:
+        # Here and not in the job: one that is cancelled before its first step would keep its room for ever.
+        self._pace.ended(len(batch.leases), well=batch.answered and batch.done.done())
         self._jobs.discard(job)
         self._wake.set()
         if not job.cancelled() and (error := job.exception()) is not None:
@@ -223,7 +227,6 @@ class Drain:
             await self._copies.publish(batch.settlements, batch.until)
             await self._settle(batch)
         finally:
-            self._pace.ended(len(batch.leases), well=batch.answered)
             if trace is not None:
                 trace.end()
         if not batch.answered:

@@ -28,7 +28,7 @@ from mlproducer.core.supervisor import (
 )
 from mlproducer.core.supervisor import Event as Trigger
 from mlproducer.delivery.guard import Guard
-from mlproducer.errors import BrokerError
+from mlproducer.errors import BrokerError, ConnectionLost
 from mlproducer.events import (
     ConnectionChanged,
     ConnectionFailed,
@@ -122,6 +122,7 @@ class LinkKeeper:
         match effect:
             case OpenLink():
                 self._opening = self._spawn(self._open())
+                self._opening.add_done_callback(self._opened)
             case CloseLink():
                 self._spawn(self._close())
             case StartTimer(delay=delay, attempt=attempt):
@@ -141,16 +142,26 @@ class LinkKeeper:
             await self._broker.connect()
         except BrokerError as error:
             self._failed(error)
-            self.settled.set()
             self._on(ConnectFailed())
             return
         self.last_error = ""
-        self.settled.set()
         # The handshake, the channels and the topology were answered: that is a definite answer of the broker.
         self._guard.success()
         self._on(Connected())
         if self._supervisor.state is SupervisorState.CONNECTED:
             self._connected()
+
+    def _opened(self, job: asyncio.Task[None]) -> None:
+        """A connect must not end without a word: the supervisor waits for it. One whose words did not come was
+        cancelled by the application's code within it (its credentials), or failed as nobody thought of.
+        """
+        self.settled.set()
+        if job is not self._opening or self._supervisor.state is not SupervisorState.CONNECTING:
+            return
+        error = None if job.cancelled() else job.exception()
+        why = "it was cancelled from within" if error is None else f"unexpected {type(error).__name__}"
+        self._failed(ConnectionLost(f"{self._broker.view().node}: the connect ended without an answer: {why}"))
+        self._on(ConnectFailed())
 
     async def _close(self) -> None:
         # Race: asked to stop while connecting. Closing first would find no link, and the connect would then make one

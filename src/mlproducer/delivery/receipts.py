@@ -197,6 +197,8 @@ class ReceiptBook:
                 del self._settled[task_id]
 
     def _release(self, accepting: Accepting) -> None:
-        self._under_way.pop(accepting.envelope.task_id, None)
+        task_id = accepting.envelope.task_id
+        if self._under_way.get(task_id) is accepting:  # else it was abandoned, and the id is another call's by now
+            del self._under_way[task_id]
         if accepting.followers is not None and not accepting.followers.done():
             accepting.followers.set_result(None)

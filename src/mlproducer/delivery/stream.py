@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,40 +31,41 @@ class Refusal:
 
 
 class _Item(Struct, eq=False):
-    """A task on its way through a stream; it is its own settle callback, so that a task costs one object here.
-
-    `outcome` is None for a task that goes the slow way, or (without `accepting`) one whose id is known already.
-    """
+    """A task on its way through a stream; it is its own settle callback, so that a task costs one object here."""
 
     task: Task
-    accepting: Accepting | None
-    arrive: Callable[[_Item], None]
-    outcome: Outcome | None = None
+    accepting: Accepting
+    arrive: Callable[[_Item, Outcome], None]
 
     def __call__(self, outcome: Outcome) -> None:
-        self.outcome = outcome
-        self.arrive(self)
+        self.arrive(self, outcome)
 
 
 class Stream:
     """One run of `publish_many`.
 
     The feeder reads the source and starts attempts while fewer than `window` tasks are between the source and the
-    caller; outcomes arrive by callback; the caller's own pull turns them into receipts, and sends those that need the
-    spool on their way. So a slow caller slows the source, and a source that pauses does not hold back receipts that
-    are there.
+    caller. An outcome comes by callback and becomes a receipt there, or sends its task on the way to the spool: whether
+    or not the caller pulls, what was begun comes to its end. So a slow caller slows the source, a source that pauses
+    does not hold back receipts that are there, and a caller who forgot the stream leaves no task under way.
+
+    What is under way is owned by the stream and not by a coroutine: a job that is cancelled before its first step runs
+    no `finally`.
     """
 
     def __init__(self, pipeline: Pipeline, window: int) -> None:
         self._pipeline = pipeline
         self._window = window
         self._open = 0
-        self._arrived: list[_Item | Refusal] = []
+        self._under_way: set[Accepting] = set()
         self._results: list[Receipt | Refusal] = []
         self._jobs: set[asyncio.Task[None]] = set()
         self._bell = asyncio.Event()
         self._room = asyncio.Event()
         self._closed = False
+        self._failure: BaseException | None = None
+        # Of the call: what the broker's answer leads to belongs to its trace all the same.
+        self._context = copy_context()
 
     async def run(self, tasks: Iterable[Task] | AsyncIterable[Task]) -> AsyncGenerator[Receipt | Refusal, None]:
         """Results in the order in which they settle. An error of the source is raised after all that it gave."""
@@ -71,10 +73,11 @@ class Stream:
         feeder.add_done_callback(lambda _: self._bell.set())
         try:
             while self._open or not feeder.done():
-                if not self._arrived and not self._results:
+                if not self._results:
                     await self._bell.wait()
                 self._bell.clear()
-                self._conclude()
+                if self._failure is not None:
+                    raise self._failure
                 results, self._results = self._results, []
                 for result in results:
                     self._open -= 1
@@ -82,10 +85,7 @@ class Stream:
                     yield result
             await feeder
         finally:
-            self._close()
-            for job in (feeder, *self._jobs):
-                job.cancel()
-            await asyncio.gather(feeder, *self._jobs, return_exceptions=True)
+            await self._close(feeder)
 
     async def _feed(self, tasks: Iterable[Task] | AsyncIterable[Task]) -> None:
         if isinstance(tasks, AsyncIterable):
@@ -106,67 +106,83 @@ class Stream:
         try:
             accepting = pipeline.begin(task)
         except RefusedTask as error:
-            self._arrive(Refusal(task, error))
+            self._give(Refusal(task, error))
             return
-        if accepting is None or accepting.slow:
-            self._arrive(_Item(task, accepting, self._arrive))
+        if accepting is None:
+            # Its id is known, or another task of this stream has it: not waited for here, since that may be a later
+            # turn's.
+            self._spawn(self._known(task))
+            return
+        self._under_way.add(accepting)
+        item = _Item(task, accepting, self._arrive)
+        if accepting.slow:
+            self._spawn(self._slow(item, None))
         elif pipeline.paused() and not await pipeline.writable(accepting):
             accepting.move(Move.PUBLISH)
-            _Item(task, accepting, self._arrive)(NotSent(NotSentCause.DEADLINE))
+            item(NotSent(NotSentCause.DEADLINE))
         else:
-            pipeline.attempt(accepting, _Item(task, accepting, self._arrive))
+            pipeline.attempt(accepting, item)
 
-    def _arrive(self, item: _Item | Refusal) -> None:
-        # Race: the caller abandons the iteration with tasks in flight; their outcomes come here after `_close`.
-        # Nobody holds a receipt for them, so they are let go.
-        if self._closed:
-            self._let_go(item)
-            return
-        self._arrived.append(item)
-        self._bell.set()
-
-    def _conclude(self) -> None:
-        """Confirmed tasks have their receipts at once; each other one goes its own way, and is told by the bell.
-
-        None may be waited for here: a repeated id waits for the receipt of the first, which only this loop gives.
-        They run together, so that the spool commits them in one group.
+    def _arrive(self, item: _Item, outcome: Outcome) -> None:
+        """The outcome of a direct attempt. Those that were not confirmed run together from here, so that the spool
+        commits them in one group.
         """
-        arrived, self._arrived = self._arrived, []
-        for item in arrived:
-            if isinstance(item, Refusal):
-                self._results.append(item)
-            elif item.accepting is not None and type(item.outcome) is Confirmed:
-                self._results.append(self._pipeline.confirmed(item.accepting))
-            else:
-                job = asyncio.get_running_loop().create_task(self._finish(item))
-                self._jobs.add(job)
-                job.add_done_callback(self._jobs.discard)
+        # Race: the caller abandons the iteration with tasks in flight; their outcomes come here after `_close`, which
+        # has let them go.
+        if self._closed:
+            return
+        if type(outcome) is Confirmed:
+            self._under_way.discard(item.accepting)
+            self._give(self._pipeline.confirmed(item.accepting))
+        else:
+            self._spawn(self._slow(item, outcome))
 
-    async def _finish(self, item: _Item) -> None:
-        result = await self._slow(item)
-        self._results.append(result)  # not in one line: the list is another one after the wait
-        self._bell.set()
+    async def _known(self, task: Task) -> None:
+        try:
+            self._give(await publish_one(self._pipeline, task, None))
+        except RefusedTask as error:  # publish_one has told it
+            self._give(Refusal(task, error))
 
-    async def _slow(self, item: _Item) -> Receipt | Refusal:
+    async def _slow(self, item: _Item, outcome: Outcome | None) -> None:
         pipeline, accepting = self._pipeline, item.accepting
         try:
-            if accepting is None:
-                return await publish_one(pipeline, item.task, None)
-            return await pipeline.conclude(accepting, item.outcome)
+            receipt = await pipeline.conclude(accepting, outcome)
         except RefusedTask as error:
-            if accepting is not None:  # else publish_one has told it
-                pipeline.refused(item.task, error, accepting.trace)
-            return Refusal(item.task, error)
-        finally:
-            if accepting is not None:
-                pipeline.abandon(accepting)
+            pipeline.refused(item.task, error, accepting.trace)
+            self._let_go(accepting)
+            self._give(Refusal(item.task, error))
+        else:
+            self._under_way.discard(accepting)
+            self._give(receipt)
 
-    def _close(self) -> None:
+    def _give(self, result: Receipt | Refusal) -> None:
+        self._results.append(result)
+        self._bell.set()
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        job = asyncio.get_running_loop().create_task(work, context=self._context)
+        self._jobs.add(job)
+        job.add_done_callback(self._ended)
+
+    def _ended(self, job: asyncio.Task[None]) -> None:
+        self._jobs.discard(job)
+        if not self._closed and (job.cancelled() or job.exception() is not None):
+            # Nobody thought of it. Its task has no result, so the stream could only wait for it for ever.
+            self._failure = asyncio.CancelledError() if job.cancelled() else job.exception()
+            self._bell.set()
+
+    def _let_go(self, accepting: Accepting) -> None:
+        self._under_way.discard(accepting)
+        self._pipeline.abandon(accepting)
+
+    async def _close(self, feeder: asyncio.Task[None]) -> None:
         self._closed = True
-        for item in self._arrived:
-            self._let_go(item)
-        self._arrived = []
-
-    def _let_go(self, item: _Item | Refusal) -> None:
-        if isinstance(item, _Item) and item.accepting is not None:
-            self._pipeline.abandon(item.accepting)
+        jobs = (feeder, *self._jobs)
+        for job in jobs:
+            job.cancel()
+        try:
+            await asyncio.gather(*jobs, return_exceptions=True)
+        finally:
+            # Also when this is cancelled in its turn.
+            for accepting in tuple(self._under_way):
+                self._let_go(accepting)
