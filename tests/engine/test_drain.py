@@ -338,7 +338,7 @@ class Breaking(MemorySpool):
             self.broke += 1
             raise RuntimeError("nobody thought of this")
         leases = await super().lease(limit, now=now, until=until, expired=expired)
-        self.given = 0 if expired else len(leases)
+        self.given += len(leases)
         return leases
 
 
