@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         SpoolUnavailable,
         TaskConflict,
         TaskTooLarge,
+        WrongLoop,
     )
     from mlproducer.outbox import Outbox
     from mlproducer.rows import DeadFilter
@@ -64,6 +65,7 @@ __all__ = [
     "TaskState",
     "TaskTooLarge",
     "TaskType",
+    "WrongLoop",
 ]
 
 # A name is imported when it is first asked for: a Celery worker that imports `mlproducer.worker` has neither the

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from contextlib import aclosing
 from contextvars import Context
 from dataclasses import dataclass
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, TypeVar
 
 from mlproducer.analytics.consumer import CeleryEvents
 from mlproducer.analytics.counting import Counting
@@ -19,6 +19,7 @@ from mlproducer.delivery.drain import Drain
 from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.health import HealthCheck
+from mlproducer.delivery.home import Home
 from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.operations import Operations
 from mlproducer.delivery.pipeline import Pipeline, publish_one
@@ -29,6 +30,8 @@ from mlproducer.ports import Spool
 from mlproducer.rows import Audit, DeadEntry, DeadFilter, DeadLetter, SpoolRow, WaitingEntry
 from mlproducer.status import CheckStatus, Health, Status
 from mlproducer.task import Receipt, Task
+
+T = TypeVar("T")
 
 
 class _Loop(Protocol):
@@ -64,20 +67,34 @@ class Parts:
 
 
 class Engine:
-    """Publishes tasks and loses none that it accepted. An async context manager, for one event loop."""
+    """Publishes tasks and loses none that it accepted. An async context manager, for one event loop.
+
+    In another process, thread or event loop than `start` ran in, everything here raises `WrongLoop` first.
+    """
 
     def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._operations = parts.operations
+        self._all_parts = parts
+        self._home = Home()
         self._loops: list[asyncio.Task[None]] = []
         self._started = False
+
+    @property
+    def _parts(self) -> Parts:
+        """Whoever needs a part looks first where it is used from. Raises: WrongLoop."""
+        self._home.look()
+        return self._all_parts
+
+    @property
+    def _operations(self) -> Operations:
+        return self._parts.operations
 
     async def __aenter__(self) -> Self:
         await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.stop()
+        if not self._home.forked:  # a child that leaves the block has nothing here to stop
+            await self.stop()
 
     async def start(self) -> None:
         """Open the spool and begin to connect. Does not wait for the broker: until it answers, tasks are spooled.
@@ -85,15 +102,16 @@ class Engine:
         Raises: SpoolUnavailable, if the spool cannot be opened: without it nothing could be promised; RuntimeError, if
         it was started before.
         """
+        parts = self._parts
         if self._started:
             raise RuntimeError("a producer is started once: make another one")
-        parts = self._parts
         await parts.spool.open()
         try:
             await parts.gauges.measure()
         except BaseException:
             await parts.spool.close()  # cancelled: nobody will stop what did not start
             raise
+        self._home.enter()
         self._started = parts.pipeline.accepting = True
         parts.link.start()
         loop = asyncio.get_running_loop()
@@ -126,6 +144,7 @@ class Engine:
         await parts.pipeline.stop()
         await parts.counting.stop(parts.confirm_timeout)
         await parts.spool.close()
+        self._home.leave()
 
     async def connected(self, timeout: float) -> bool:  # noqa: ASYNC109  # one wait, no more
         """Wait until the first connect has succeeded or failed, at most `timeout` seconds; True if it is up."""
@@ -165,23 +184,23 @@ class Engine:
         Yields one `Receipt` or `Refusal` for each task, in the order in which they settle. Abandoning the iteration
         leaves the tasks whose results were not yielded unaccepted (a few may have reached the broker).
         """
-        return Stream(self._parts.pipeline, window).run(tasks)
+        return self._read_here(Stream(self._all_parts.pipeline, window).run(tasks))
 
     async def publish_summarization_task(self, share_id: str, content: str, **given: object) -> Receipt:
         """Summarise `content`. `given`: `options` (a dict for the worker) and any field of `Task`."""
-        return await self.publish(_task("summarize_llm", given, share_id=share_id, content=content))
+        return await self._publish_of_type("summarize_llm", given, share_id=share_id, content=content)
 
     async def publish_transcription_task(self, share_id: str, media: str, **given: object) -> Receipt:
         """Transcribe what `media` refers to (a URL that the worker can fetch). See `publish_summarization_task`."""
-        return await self.publish(_task("transcribe_whisper", given, share_id=share_id, content=media))
+        return await self._publish_of_type("transcribe_whisper", given, share_id=share_id, content=media)
 
     async def publish_embedding_task(self, share_id: str, content: str, **given: object) -> Receipt:
         """Embed `content`. See `publish_summarization_task`."""
-        return await self.publish(_task("embed_vectors", given, share_id=share_id, content=content))
+        return await self._publish_of_type("embed_vectors", given, share_id=share_id, content=content)
 
     async def publish_batch_embedding_task(self, items: Sequence[dict[str, str]], **given: object) -> Receipt:
         """Embed many texts in one task: `items` of `{"share_id": …, "content": …}`, 1 to 1,000."""
-        return await self.publish(_task("embed_vectors_batch", given, items=list(items)))
+        return await self._publish_of_type("embed_vectors_batch", given, items=list(items))
 
     def is_healthy(self) -> bool:
         """New tasks are confirmed directly: connected, not blocked, breaker closed, spool writable."""
@@ -250,7 +269,7 @@ class Engine:
         self, chosen: Chosen, *, by: str = "library", rate: float | None = None, limit: int | None = None
     ) -> AsyncGenerator[Step, None]:
         """`replay`, as it goes: one step before the first chunk, and one after each."""
-        return self._operations.replay(chosen, by, rate, limit)
+        return self._read_here(self._operations.replay(chosen, by, rate, limit))
 
     async def purge(self, chosen: Chosen, *, by: str = "library", limit: int | None = None) -> int:
         """Remove dead letters for good; else as `replay`. Returns how many were found."""
@@ -284,6 +303,19 @@ class Engine:
         """Close the circuit breaker by hand."""
         self._operations.reset_breaker()
 
+    async def _read_here(self, steps: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+        """Nothing of it has begun before it is first read; it may have been made elsewhere."""
+        self._home.look()
+        async with aclosing(steps):
+            async for step in steps:
+                yield step
+
+    async def _publish_of_type(self, task_type: str, given: dict[str, object], **payload: object) -> Receipt:
+        self._home.look()  # before the task is looked at
+        fields = dict(given)
+        payload["options"] = fields.pop("options", {})
+        return await self.publish(parse_task({"task_type": task_type, "payload": payload, **fields}))
+
     async def _idle(self, limit: float) -> None:
         """Wait until no caller waits for a receipt. Polled: this runs once in a life, and 20 ms is no wait there."""
         loop = asyncio.get_running_loop()
@@ -305,9 +337,3 @@ async def _kept(run: Callable[[], Awaitable[None]]) -> None:
             await asyncio.sleep(BEGIN_AGAIN)
         else:
             return
-
-
-def _task(task_type: str, given: dict[str, object], **payload: object) -> Task:
-    fields = dict(given)
-    payload["options"] = fields.pop("options", {})
-    return parse_task({"task_type": task_type, "payload": payload, **fields})

@@ -21,6 +21,7 @@
     │   ├── PayloadMissing         the store has no such payload
     │   ├── PayloadDamaged         what the store has is not what was published
     │   └── OnceUnavailable        nobody can say whether this task was done before
+    ├── WrongLoop                  a producer is used in another process, thread or event loop than it was started in
     ├── SettingsError              a setting is wrong; names it
     └── NotFound                   no such task, share, dead letter or payload
 
@@ -159,6 +160,12 @@ class PayloadDamaged(WorkerError):
 
 class OnceUnavailable(WorkerError):
     """The memory of done tasks cannot be asked now."""
+
+
+class WrongLoop(MLProducerError):
+    """A producer is used elsewhere than it was started: nothing was done. It is a fault of the program, and no refusal
+    of a task: the message names the right way.
+    """
 
 
 class SettingsError(MLProducerError):

@@ -14,6 +14,7 @@ from typing import Final, Protocol, cast
 from pamqp import exceptions, frame, header, heartbeat
 
 from mlproducer.amqp.faults import ended, not_amqp, silent
+from mlproducer.amqp.forks import cut_in_children, forget
 from mlproducer.errors import BrokerError, ConnectionLost, ErrorType
 
 FRAME_END: Final = 0xCE
@@ -77,6 +78,12 @@ class Wire(asyncio.Protocol):
         """Wait until the write buffer is under its low mark, or the connection is over."""
         await self._writable.wait()
 
+    def fileno(self) -> int:
+        """Of its socket, while it is connected."""
+        assert self._transport is not None  # noqa: S101  # asked between connection_made and the end
+        fileno: int = self._transport.get_extra_info("socket").fileno()
+        return fileno
+
     def send(self, data: bytes) -> None:
         """Queue bytes for the end of this turn of the loop; dropped if the connection is over."""
         if self._over:
@@ -114,6 +121,7 @@ class Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Told and not asked: the transports of other event loops, such as uvloop, are of no class of asyncio's.
         self._transport = cast("asyncio.Transport", transport)
+        cut_in_children(self)
         self.send(header.ProtocolHeader().marshal())
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -189,6 +197,7 @@ class Wire(asyncio.Protocol):
         if self._over:
             return
         self._over = True
+        forget(self)
         self._out.clear()
         self._writable.set()
         if self._beat is not None:

@@ -32,6 +32,7 @@ from mlproducer.errors import (
     SpoolUnavailable,
     TaskConflict,
     TaskTooLarge,
+    WrongLoop,
 )
 from mlproducer.http.tracing import in_trace_of
 from mlproducer.shares.processor import ShareIncomplete
@@ -107,6 +108,7 @@ TABLE: Final[tuple[tuple[type[Exception], Kind], ...]] = (
     (AnswersUnread, Kind(408, "answers-unread", "The answers were not read")),
     (WrongMediaType, Kind(415, "wrong-media-type", "The request body is of another kind")),
     (SettingsError, Kind(500, "wrong-setting", "A setting is wrong")),
+    (WrongLoop, Kind(500, "wrong-loop", "The service holds a producer of another event loop")),
 )
 BY_STATUS: Final = {
     404: Kind(404, "no-such-path", "There is nothing at this path"),

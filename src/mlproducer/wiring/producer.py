@@ -42,6 +42,7 @@ class Producer(Engine):
 
     async def start(self) -> None:
         """As `Engine.start`. Raises: SettingsError too, if `ML_METRICS_DIR` cannot be used."""
+        self._home.look()
         if self.settings.ml_metrics_dir is not None:
             self.metrics.share(self.settings.ml_metrics_dir)
         try:
@@ -51,6 +52,7 @@ class Producer(Engine):
             raise
 
     async def stop(self) -> None:
+        self._home.look()
         try:
             await super().stop()
         finally:
