@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
 
 from mlproducer.errors import SpoolUnavailable
+from mlproducer.spool import sharing
 from mlproducer.spool.migrations import VERSION, check, check_for_visitor, migrate, version_of
 from mlproducer.spool.sharing import Membership, Turn
 from mlproducer.spool.statements import claims_of, release_all, release_held_by
@@ -184,21 +186,33 @@ def _open(path: Path, opened: ExitStack, *, owner: bool) -> SqliteStore:
 
 def _bring_up(store: SqliteStore, membership: Membership) -> None:
     """Tables as they are to be, and nothing held in the name of the dead."""
-    # In turn: while SQLite changes the journal's mode it lets nobody into the file, and others would not wait for that.
-    with store.turns.taken(), store.writing.begin() as connection:
-        found = version_of(connection)
-        if not found:
-            migrate(connection)
-    check(found)
-    if 0 < found < VERSION:
-        words = f"the spool {store.path} was written by an older mlproducer (its schema is version {found})"
-        with membership.exclusive(words), store.turns.taken(), store.writing.begin() as connection:
-            migrate(connection)
-            release_all(Transaction(connection))
+    until = time.monotonic() + sharing.PATIENCE
+    while found := _older(store):
+        with membership.try_alone() as alone:
+            if alone:
+                with store.turns.taken(), store.writing.begin() as connection:
+                    migrate(connection)
+                    release_all(Transaction(connection))
+        if not alone and time.monotonic() >= until:
+            raise SpoolUnavailable(
+                f"the spool {store.path} was written by an older mlproducer (its schema is version {found}), and a "
+                "producer of that version uses it: stop that one, then start this one"
+            )
     with store.turns.taken(), store.writing.begin() as connection:
         dead, claims = store.look(connection)
         release_held_by(Transaction(connection), dead, claims)
     membership.released(dead)
+
+
+def _older(store: SqliteStore) -> int:
+    """The version of tables that others may be using; 0 if they are as they are to be. New ones are made."""
+    # In turn: while SQLite changes the journal's mode it lets nobody into the file, and others would not wait for that.
+    with store.turns.taken(), store.writing.begin() as connection:
+        found = version_of(connection)
+        check(found)
+        if not found:
+            migrate(connection)
+    return 0 if found in {0, VERSION} else found
 
 
 def explain(path: Path, error: Exception) -> SpoolUnavailable:

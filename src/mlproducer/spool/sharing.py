@@ -87,14 +87,16 @@ class Membership:
         return self._own.path.stem
 
     @contextmanager
-    def exclusive(self, why: str) -> Iterator[None]:
-        """To change old tables: nobody else lives. Raises: SpoolUnavailable, which says `why`."""
-        if not _within_patience(self._common, shared=False):
-            raise SpoolUnavailable(f"{why}, and a producer of that version uses it: stop that one, then start this one")
+    def try_alone(self) -> Iterator[bool]:
+        """Whether nobody else lives; if so, nobody can begin to before the end. Raises: SpoolUnavailable."""
+        alone = self._common.take()
         try:
-            yield
+            if not alone:
+                # Who tried in vain has lost the lock, and leaves others who try a moment without it.
+                time.sleep(_LOOK_FOR_LOCK * (1 + secrets.randbelow(100) / 100))
+            yield alone
         finally:
-            if not _within_patience(self._common, shared=True):
+            if not _within_patience(self._common):
                 raise SpoolUnavailable(_for_itself(self._path))
 
     def look(self) -> Sequence[str]:
@@ -154,7 +156,7 @@ def _live(path: Path) -> Path:
 def _common(path: Path) -> FileLock:
     while True:
         lock = FileLock(path.with_name(f"{path.name}.lock"))
-        taken = _within_patience(lock, shared=True)
+        taken = _within_patience(lock)
         if taken and lock.in_place():
             return lock
         lock.close()  # or it was removed while we waited
@@ -162,9 +164,9 @@ def _common(path: Path) -> FileLock:
             raise SpoolUnavailable(_for_itself(path))
 
 
-def _within_patience(lock: FileLock, *, shared: bool) -> bool:
+def _within_patience(lock: FileLock) -> bool:
     until = time.monotonic() + PATIENCE
-    while not lock.take(shared=shared):
+    while not lock.take(shared=True):
         if time.monotonic() >= until:
             return False
         time.sleep(_LOOK_FOR_LOCK)

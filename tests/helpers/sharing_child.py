@@ -1,0 +1,71 @@
+"""One process of several on a SQLite spool: `sharing_child.py PATH WHAT`. It says `ready` when the spool is open.
+
+work    after a line on stdin: put rows, then lease and settle until nothing waits; print each id that was settled
+hold    lease all, claim the id `claimed`, and live on
+fork    the same, with a child that was forked meanwhile, and lives on too; print its process id
+close   the same, but let go of the spool
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from mlproducer.spool.sql import SqliteSpool
+from mlproducer.testing.spool_contract import DONE, NOW, claim, row
+
+ROWS = 200
+HOLDS = 3_600.0
+
+
+async def main(path: str, what: str) -> None:
+    spool = SqliteSpool(Path(path))
+    await spool.open()
+    if what == "work":
+        say("ready")
+        sys.stdin.readline()
+        await work(spool)
+        await spool.close()
+        return
+    await spool.lease(100, now=NOW, until=NOW + HOLDS)
+    assert await spool.claim(claim("claimed", until=NOW + HOLDS), now=NOW) is None
+    if what in {"fork", "close"}:
+        child = os.fork()
+        if not child:
+            os.close(1)  # or who reads it would wait for this one too
+            live_on()
+        say(child)
+    if what == "close":
+        await spool.close()
+    say("ready")
+    live_on()
+
+
+async def work(spool: SqliteSpool) -> None:
+    rows = [row(f"{os.getpid()}-{n}") for n in range(ROWS)]
+    for n in range(0, ROWS, 50):  # several groups, so that all are at it at the same time
+        assert all(await asyncio.gather(*map(spool.put, rows[n : n + 50])))
+    while (await spool.measure()).tasks:
+        leases = await spool.lease(40, now=NOW, until=NOW + HOLDS)
+        held = await spool.settle([(lease, DONE) for lease in leases])
+        assert all(held)
+        say(*(lease.row.envelope.task_id for lease in leases))
+
+
+def say(*words: object) -> None:
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+    sys.stdout.flush()
+
+
+def live_on() -> NoReturn:
+    """Until killed, or for as long as a test may last."""
+    time.sleep(120)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
