@@ -30,7 +30,13 @@ Each message says what happened, the likely cause, and the setting to change.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+MAX_FAULTS: Final = 20
+"""Faults that one error names. A vector of a million NaN is one mistake, and nobody reads a million lines."""
 
 
 class ErrorType(StrEnum):
@@ -58,13 +64,37 @@ class RefusedTask(MLProducerError):
     """The task was not accepted; it is nowhere."""
 
 
-class InvalidTask(RefusedTask):
-    """`field` is the dotted path of the fault, such as `payload.options.temperature`."""
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One wrong field: its dotted path, such as `payload.options.temperature`, and what is wrong with it. The path is
+    empty where the fault is of the whole.
+    """
 
-    def __init__(self, message: str, *, field: str | None = None) -> None:
-        super().__init__(message if field is None else f"{field}: {message}")
+    field: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.problem}" if self.field else self.problem
+
+
+class InvalidTask(RefusedTask):
+    """`faults` are all that is wrong; `field` and `problem` are those of the first. `field` is its dotted path, such as
+    `payload.options.temperature`; None where the fault is of the whole.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None, others: Sequence[Fault] = ()) -> None:
+        self.faults = (Fault(field or "", message), *others)
+        super().__init__("; ".join(map(str, self.faults)))
         self.field = field
         self.problem = message
+
+    @classmethod
+    def of(cls, faults: Sequence[Fault]) -> InvalidTask:
+        """Of one fault or more; the first `MAX_FAULTS` are named, and that there are more."""
+        first, *others = faults[:MAX_FAULTS]
+        if len(faults) > MAX_FAULTS:
+            others.append(Fault("", "and there are more faults"))
+        return cls(first.problem, field=first.field or None, others=others)
 
 
 class TaskTooLarge(InvalidTask):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 
 from msgspec import Struct
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import Field
 
 from mlproducer.ids import new_task_id
+from mlproducer.values.given import Content, Given, Moment
 
 MAX_SHORTSTR: Final = 255
 """AMQP 0-9-1 §4.2.5.3: a short string's length is one octet. Ids travel in one."""
@@ -18,18 +19,21 @@ Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21
 """1 to 128 printable ASCII characters without blanks: safe in an AMQP short string, a log line and a URL."""
 
 
-class Task(BaseModel):
+class Task(Given):
     """One unit of work for a Celery worker.
 
-    `payload` becomes the keyword arguments of the Celery task. It is checked against the fields of its task type
-    when the task is published; an unknown type, a missing field or a value that JSON cannot carry is refused there
-    with `InvalidTask`, and then nothing was accepted.
+    `payload` becomes the keyword arguments of the Celery task. Beside JSON it takes the Python values that a worker
+    gets back as they were (datetime, date, time, Decimal, UUID, bytes) and those that have an obvious form in JSON
+    (Enum, tuple, set, dataclass, pydantic model, scalar of numpy). It is checked against the fields of its task type
+    when the task is published: an unknown type or a missing field is refused there.
+
+    Raises: InvalidTask, naming every fault; then nothing was accepted.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    shape: ClassVar[str] = "a task is a JSON object, such as {'task_type': …, 'payload': {…}}"
 
     task_type: Annotated[str, Field(min_length=1, max_length=64)]
-    payload: dict[str, JsonValue]
+    payload: Content
     backend: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     """Which of the type's routes to take (`api`, `local`); None takes the preferred one from the settings."""
     id: Identifier = Field(default_factory=new_task_id)
@@ -38,9 +42,9 @@ class Task(BaseModel):
     group: Identifier | None = None
     group_index: Annotated[int, Field(ge=0)] | None = None
     priority: Annotated[int, Field(ge=0, le=9)] = 0
-    eta: AwareDatetime | None = None
+    eta: Moment | None = None
     """Not before this moment. The task waits in the spool, not in a worker's memory."""
-    expires: AwareDatetime | None = None
+    expires: Moment | None = None
     """Not after this moment: the broker drops it from the queue, the worker refuses it, the spool buries it."""
     headers: dict[Identifier, Annotated[str, Field(max_length=8192)]] = Field(default_factory=dict)
     """Extra top-level message headers, such as `traceparent`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -36,7 +37,7 @@ async def test_a_task_that_waits_for_an_eta_beyond_the_greatest_age_closes_the_s
     b.broker.blocked = True
     async with b.producer as p:
         await p.connected(1)
-        assert (await p.publish(embed(eta=time.time() + DAY))).state is TaskState.SPOOLED
+        assert (await p.publish(embed(eta=datetime.now(UTC) + timedelta(seconds=DAY)))).state is TaskState.SPOOLED
         await p._parts.gauges.measure()
         await asyncio.sleep(0.1)
         assert p.status().spool_oldest_age == 0.0

@@ -19,10 +19,10 @@ from pamqp.header import ContentHeader
 from pydantic import BaseModel
 
 from mlproducer.envelope.encode import MAX_EXPIRATION_MS, Encoder, attempt_properties, describe
-from mlproducer.envelope.limits import MAX_DEPTH, MAX_INT, MIN_INT
 from mlproducer.envelope.reserved import why_reserved
 from mlproducer.envelope.types import Route, TaskType, TaskTypes
 from mlproducer.task import Envelope, Task
+from mlproducer.values.limits import MAX_DEPTH, MAX_INT, MIN_INT
 
 ORIGIN = "mlproducer@höst"
 TYPES = TaskTypes.builtin()

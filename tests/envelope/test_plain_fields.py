@@ -30,13 +30,13 @@ from pydantic import (
     model_validator,
 )
 
-from mlproducer.envelope import encode
+from mlproducer.envelope import arguments
 from mlproducer.envelope.encode import Encoder
-from mlproducer.envelope.limits import MAX_DEPTH
 from mlproducer.envelope.plain import writes_what_it_reads
 from mlproducer.envelope.types import Route, TaskType, TaskTypes
 from mlproducer.errors import InvalidTask
 from mlproducer.task import Envelope, Task
+from mlproducer.values.limits import MAX_DEPTH
 
 BUILTIN = TaskTypes.builtin()
 
@@ -45,7 +45,7 @@ def encoders(fields: type[BaseModel]) -> tuple[Encoder, Encoder]:
     """The encoder, and one that proves nothing: it checks again what each model wrote, as for any model."""
     types = TaskTypes([TaskType("t", {"api": Route("t", "q")}, fields)])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode, "writes_what_it_reads", lambda _fields: False)
+        patch.setattr(arguments, "writes_what_it_reads", lambda _fields: False)
         careful = Encoder(types, "o", 64 * 1024)
     return Encoder(types, "o", 64 * 1024), careful
 

@@ -48,10 +48,12 @@ app.conf.update(
 
 
 def note(what: str, **facts: object) -> None:
-    """One line in one write to a file opened for appending, so that a reader never sees half of it."""
+    """One line in one write to a file opened for appending, so that a reader never sees half of it. What JSON has no
+    form for is noted as its `repr`, with its type.
+    """
     handle = os.open(os.environ["WORKER_NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(handle, json.dumps({"what": what, **facts}).encode() + b"\n")
+        os.write(handle, json.dumps({"what": what, **facts}, default=repr).encode() + b"\n")
     finally:
         os.close(handle)
 

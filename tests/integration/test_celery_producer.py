@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import httpx
 
@@ -65,6 +68,26 @@ async def test_what_the_library_publishes_is_run_with_its_keyword_arguments(work
     ]
     assert notes[receipts[1].task_id]["root_id"] == "r"
     assert notes[receipts[1].task_id]["group"] == "g"
+
+
+async def test_values_that_json_does_not_have_arrive_as_they_were(worker: Worker, tmp_path: Path) -> None:
+    values = {
+        "uuid": UUID(int=7),
+        "datetime": datetime(2030, 1, 31, 12, 30, 15, 250_000, UTC),
+        "offset": datetime(2030, 1, 31, tzinfo=timezone(timedelta(hours=5, minutes=45))),
+        "date": date(2030, 1, 31),
+        "time": dt.time(1, 2, 3),
+        "decimal": Decimal("1.10"),
+        "bytes": b"text",
+        "more_bytes": b"\xff\x00",
+    }
+    async with Producer(settings_for(worker, tmp_path)) as producer:
+        assert await producer.connected(10)
+        receipt = await producer.publish_summarization_task("s-1", "one", options={**values, "nested": [values]})
+    options = (await asyncio.to_thread(worker.done, receipt.task_id))[receipt.task_id]["kwargs"]["options"]
+    # The worker's notes hold the `repr` of what JSON has no form for: type and value.
+    there = {name: repr(value) for name, value in values.items()}
+    assert options == {**there, "nested": [there]}
 
 
 async def test_a_stream_that_the_library_publishes_is_run_whole(worker: Worker, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from mlproducer.cli.lines import Line
 from mlproducer.cli.output import Output, plural
 from mlproducer.cli.settings import masked_url
-from mlproducer.errors import InvalidTask, MLProducerError
+from mlproducer.errors import Fault, InvalidTask, MLProducerError
 from mlproducer.events import Event, TaskDeadLettered
 from mlproducer.settings import Settings
 from mlproducer.task import Receipt
@@ -73,10 +73,14 @@ class Tally:
 
     def refuse(self, number: int, error: MLProducerError) -> None:
         self.refused += 1
-        where, text = (error.field, error.problem) if isinstance(error, InvalidTask) else (None, str(error))
-        text = _FIRST_LINE.sub(r" at column \1", text)
-        self.out.data({"line": number, "state": "refused", "field": where, "error": text})
-        self.out.note(f"line {number}: {f'{where}: ' if where else ''}{text}")
+        faults = error.faults if isinstance(error, InvalidTask) else (Fault("", str(error)),)
+        faults = tuple(Fault(each.field, _FIRST_LINE.sub(r" at column \1", each.problem)) for each in faults)
+        first, *others = faults
+        refused = {"line": number, "state": "refused", "field": first.field or None, "error": first.problem}
+        if others:
+            refused["errors"] = [{"field": each.field, "problem": each.problem} for each in faults]
+        self.out.data(refused)
+        self.out.note(f"line {number}: {'; '.join(map(str, faults))}")
         self._show()
 
     def hear(self, event: Event) -> None:

@@ -28,24 +28,27 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pamqp import encode as amqp
 from pamqp.commands import Basic
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails, PydanticSerializationError, from_json, to_json
+from pydantic_core import from_json, to_json
 
-from mlproducer.envelope.limits import HALF_A_PAIR, MAX_PROPERTIES, check_json, dotted
-from mlproducer.envelope.plain import writes_what_it_reads
-from mlproducer.envelope.reference import KEYWORD
+from mlproducer.envelope.arguments import Fields, arguments
 from mlproducer.envelope.reserved import why_reserved
 from mlproducer.errors import InvalidTask, TaskTooLarge
 from mlproducer.task import Envelope, Task
+from mlproducer.values.given import NEEDS_ZONE, NO_MOMENT
+from mlproducer.values.limits import HALF_A_PAIR, dotted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from mlproducer.envelope.types import Route, TaskType, TaskTypes
 
 MAX_EXPIRATION_MS: Final = 2**32 - 1
 """49.7 days: the largest expiration of older RabbitMQs, whose timers had 32 bits. 3.10 takes up to ten years. Over a
 larger one it closes the channel (406), and every task in flight on it becomes unsure."""
+
+MAX_PROPERTIES: Final = 64 * 1024
+"""Bytes. AMQP sends all properties in one frame (a body is split, a header is not), and RabbitMQ's default frame_max
+is 128 KiB: half of it, so that no default broker refuses what we accepted."""
 
 _EXPIRATION: Final = Basic.Properties.flags["expiration"]
 _FLAGS: Final = sum(
@@ -96,10 +99,7 @@ class _Prepared:
     task_type: str
     queue: str
     headers: bytes
-    validate: Callable[[object], Any]
-    dump: Callable[..., Any]
-    write: Callable[[Any], bytes] | None
-    """The model as JSON text, if what it writes needs no second check (`envelope.plain`)."""
+    fields: Fields
     usual: dict[tuple[int, int], tuple[bytes, bytes, bytes]] = field(default_factory=dict)
     """By length of the id and priority: what stands around the three ids in the properties of a usual task. At most
     128 lengths and 10 priorities, made when they are met."""
@@ -131,7 +131,7 @@ class Encoder:
         prepared = self._prepared.get((task.task_type, task.backend))
         if prepared is None:
             raise self._types.refusal(task)
-        body = _body(prepared, task)
+        body = b"".join((_BODY_HEAD, arguments(prepared.fields, task.payload), _BODY_TAIL))
         expires, eta = task.expires, task.eta
         expires_utc = None if expires is None else _utc(expires, "expires")
         eta_at = None if eta is None else _utc(eta, "eta").timestamp()
@@ -186,45 +186,8 @@ def describe(envelope: Envelope) -> dict[str, Any]:
 
 
 def parse_task(data: object) -> Task:
-    """A task from JSON (bytes or text) or from a mapping.
-
-    Raises: InvalidTask with the path of the first fault; `field` is None where the JSON itself is broken.
-    """
-    if isinstance(data, Task):
-        return data
-    try:
-        if isinstance(data, bytes | bytearray | str):
-            return Task.model_validate_json(data)
-        return Task.model_validate(data)
-    except ValidationError as exc:
-        raise _invalid_task(exc.errors(include_url=False, include_input=False)[0]) from None
-
-
-def _invalid_task(fault: ErrorDetails) -> InvalidTask:
-    loc = fault["loc"]
-    match fault["type"]:
-        case "json_invalid":
-            return InvalidTask(fault["msg"].replace("Invalid JSON", "not valid JSON", 1))
-        case "model_type" | "dict_type" if not loc:
-            return InvalidTask("a task is a JSON object, such as {'task_type': …, 'payload': {…}}")
-    if loc[:1] == ("payload",):
-        # Pydantic puts the kind of each JSON value between the keys: payload, key, "dict", key, "list", 0 …
-        loc = (*loc[:2], *loc[3::2])
-    return InvalidTask(_problem(fault), field=dotted(loc))
-
-
-def _problem(fault: ErrorDetails) -> str:
-    match fault["type"]:
-        case "extra_forbidden":
-            return "unknown field; is it misspelt?"
-        case "missing":
-            return "is missing"
-        case "recursion_loop":
-            return "nested too deep, or refers to itself"
-        case "string_unicode":
-            return HALF_A_PAIR
-        case _:
-            return fault["msg"]
+    """A task from JSON (bytes or text) or from a mapping. Raises: InvalidTask, naming every fault."""
+    return Task.parse(data)
 
 
 def _prepare(each: TaskType, route: Route, origin: str) -> _Prepared:
@@ -247,37 +210,8 @@ def _prepare(each: TaskType, route: Route, origin: str) -> _Prepared:
         task_type=each.name,
         queue=route.queue,
         headers=amqp.field_table(headers)[4:],  # without its length, which depends on the task's part
-        validate=each.fields.__pydantic_validator__.validate_python,
-        dump=each.fields.__pydantic_serializer__.to_python,
-        write=each.fields.__pydantic_serializer__.to_json if writes_what_it_reads(each.fields) else None,
+        fields=Fields.of(each.fields),
     )
-
-
-def _body(prepared: _Prepared, task: Task) -> bytes:
-    """The payload checked by its type's fields, defaults filled in, as the keyword arguments of the message."""
-    # Before the model sees it, because pydantic would write half a surrogate pair in a key as U+FFFD.
-    check_json(task.payload, "payload")
-    if KEYWORD in task.payload:
-        raise InvalidTask("the name is taken: it holds the reference to a stored payload", field=f"payload.{KEYWORD}")
-    try:
-        checked = prepared.validate(task.payload)
-        kwargs = to_json(_dumped(prepared, checked)) if prepared.write is None else prepared.write(checked)
-    except ValidationError as exc:
-        fault = exc.errors(include_url=False, include_input=False)[0]
-        raise InvalidTask(_problem(fault), field=dotted(("payload", *fault["loc"]))) from None
-    except PydanticSerializationError as exc:
-        raise InvalidTask(f"cannot be written as JSON by the fields of its task type: {exc}", field="payload") from None
-    return b"".join((_BODY_HEAD, kwargs, _BODY_TAIL))
-
-
-def _dumped(prepared: _Prepared, checked: object) -> dict[str, Any]:
-    """What the model made of the payload, as plain JSON values, checked again: that is what travels."""
-    kwargs: Any = prepared.dump(checked, mode="json")
-    if type(kwargs) is not dict:
-        # A worker that finds no object in this place stops altogether, with every task that it holds.
-        raise InvalidTask("the fields of its task type do not write an object", field="payload")
-    check_json(kwargs, "payload")
-    return kwargs
 
 
 def _properties(prepared: _Prepared, task: Task, more: Mapping[str, str], expires: datetime | None) -> bytes:
@@ -373,8 +307,10 @@ def _long_string(text: str, field: str) -> bytes:
 
 def _utc(moment: datetime, field: str) -> datetime:
     """In UTC, because not every ISO 8601 reader takes every offset; a naive time is no moment at all."""
+    if not isinstance(moment, datetime):  # of a task that was copied with it, and so was never validated
+        raise InvalidTask(NO_MOMENT, field=field)
     if moment.utcoffset() is None:
-        raise InvalidTask("needs a time zone, such as 2030-01-31T12:00:00+00:00", field=field)
+        raise InvalidTask(NEEDS_ZONE, field=field)
     try:
         return moment.astimezone(UTC)
     except OverflowError:

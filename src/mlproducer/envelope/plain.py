@@ -1,9 +1,9 @@
 """Which fields of a task type write what they read: nothing that was not in the payload, and nothing in another form.
 
-A payload is checked (`limits.check_json`) before the model of its fields sees it. In general what the model makes of
-it is checked again: it may turn "inf" into infinity, 1e19 into an integer of 65 bits, or `" __type__"` into a name
-that kombu acts on. A model of plain texts, numbers taken as they are, and JSON values cannot; what it writes goes out
-unchecked, and is written once instead of twice.
+A payload is checked (`values.limits.check_json`) before the model of its fields sees it. In general what the model
+makes of it is checked again: it may turn "inf" into infinity, 1e19 into an integer of 65 bits, or `" __type__"` into a
+name that kombu acts on. A model of plain texts, numbers taken as they are, and JSON values cannot; what it writes goes
+out unchecked, and is written once instead of twice.
 
 The proof reads pydantic's core schema and goes by what it knows to be harmless. Whatever it does not know (a
 validator, a serialiser, a key that a later pydantic adds) leaves a model with the second check.
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import JsonValue, TypeAdapter
 
-from mlproducer.envelope.limits import KOMBU_TYPE, check_json
 from mlproducer.errors import InvalidTask
+from mlproducer.values.kombu import KOMBU_TYPE
+from mlproducer.values.limits import check_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +29,8 @@ _Schema = dict[str, Any]
 
 _SCALARS: Final = (str, int, float, bool, NoneType)
 _MAX_DEPTH: Final = 16
-"""Levels of schema. Far below `limits.MAX_DEPTH`, so that an empty default cannot be one level too many; and a model
-that holds itself gets here."""
+"""Levels of schema. Far below `values.limits.MAX_DEPTH`, so that an empty default cannot be one level too many; and a
+model that holds itself gets here."""
 
 
 def writes_what_it_reads(model: type[BaseModel]) -> bool:

@@ -42,9 +42,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from mlproducer.envelope.limits import check_json
 from mlproducer.envelope.tasktype import Route, TaskType
 from mlproducer.errors import InvalidTask, SettingsError
+from mlproducer.values.limits import check_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

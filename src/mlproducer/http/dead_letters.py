@@ -23,12 +23,12 @@ from pydantic_core import to_json
 from mlproducer.core.replay import Chosen
 from mlproducer.delivery.replay import Step
 from mlproducer.delivery.views import audit_view, dead_view, dead_whole
-from mlproducer.errors import MLProducerError, NotFound
+from mlproducer.errors import Fault, MLProducerError, NotFound
 from mlproducer.http.auth import caller_name, require_caller
 from mlproducer.http.body import NDJSON, read_model, until
 from mlproducer.http.describe import GUARDED, body, either, problems, success
 from mlproducer.http.holder import get_producer, get_stopping
-from mlproducer.http.problems import UNEXPECTED, Fault, InvalidRequest, Problem, ProblemRoute, problem_of
+from mlproducer.http.problems import UNEXPECTED, InvalidRequest, Problem, ProblemRoute, problem_of
 from mlproducer.http.views import answer
 from mlproducer.rows import DeadFilter
 from mlproducer.task import Identifier

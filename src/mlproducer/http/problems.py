@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect
 
 from mlproducer.errors import (
     BlobStoreUnavailable,
+    Fault,
     InvalidTask,
     MLProducerError,
     NotAccepting,
@@ -62,21 +63,11 @@ class WrongMediaType(MLProducerError):
     """The body is of another kind than the route reads."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """One wrong field: its dotted path, and what is wrong with it."""
-
-    field: str
-    problem: str
-
-
 class InvalidRequest(MLProducerError):
     """Parameters, headers or a body that is no task are wrong."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
-        super().__init__(
-            "; ".join(f"{fault.field}: {fault.problem}" if fault.field else fault.problem for fault in faults)
-        )
+        super().__init__("; ".join(map(str, faults)))
         self.faults = tuple(faults)
 
 
@@ -164,7 +155,7 @@ def problem_of(error: Exception) -> Problem:
             return Problem(kind, kind.title)
     for fits, kind in TABLE:
         if isinstance(error, fits):
-            faults = error.faults if isinstance(error, InvalidRequest) else ()
+            faults = error.faults if isinstance(error, InvalidRequest | InvalidTask) else ()
             return Problem(kind, str(error), _field(error), faults, _retry_after(error), _more(error))
     return Problem(UNEXPECTED, "The log of the service says more.")
 

@@ -20,16 +20,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final
 from uuid import UUID, uuid5
 
-from pydantic import JsonValue
-
-from mlproducer.envelope.limits import check_json
 from mlproducer.errors import InvalidTask
 from mlproducer.shares.media import MediaKind, check_media_url, media_kind
 from mlproducer.shares.share import Share
 from mlproducer.task import Task
+from mlproducer.values.convert import taken
+from mlproducer.values.kombu import coded
 
 NAMESPACE: Final = UUID("8f0c7a52-6d0e-5f4b-9d0b-2c8a4f6f6f11")
 """Ours; never changed, or every share would be processed again."""
@@ -116,11 +115,10 @@ def group_of(share_id: str) -> str:
 
 
 def _task(share: Share, kind: str, content: str, backend: str | None) -> Task:
-    check_json(share.options.worker, "options.worker")  # before the fingerprint, which needs it to be JSON
-    options: dict[str, JsonValue] = dict(share.options.worker)
+    options = taken(share.options.worker, "options.worker")
     if share.options.language is not None:
         options["language"] = share.options.language
-    payload: dict[str, JsonValue] = {"share_id": share.id, "content": content, "options": options}
+    payload = {"share_id": share.id, "content": content, "options": options}
     group = group_of(share.id)
     return Task(
         task_type=kind,
@@ -133,6 +131,6 @@ def _task(share: Share, kind: str, content: str, backend: str | None) -> Task:
     )
 
 
-def _fingerprint(payload: dict[str, JsonValue], backend: str | None) -> str:
+def _fingerprint(payload: dict[str, Any], backend: str | None) -> str:
     """Sorted keys: the order in which a caller's JSON had them is no difference."""
-    return sha256(json.dumps([payload, backend], sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps([coded(payload), backend], sort_keys=True).encode()).hexdigest()

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, Field
 
-from mlproducer.envelope.limits import HALF_A_PAIR, dotted
-from mlproducer.errors import InvalidTask
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+from mlproducer.values.given import Content, Given
+from mlproducer.values.limits import HALF_A_PAIR, encodable
 
 
 def _encodable(text: Text) -> str:
     """Pydantic lets half a surrogate pair through where JSON escapes it; it has no UTF-8 form, so no bytes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(HALF_A_PAIR) from None
+    if not encodable(text):
+        raise ValueError(HALF_A_PAIR)
     return text
 
 
@@ -26,12 +21,10 @@ Text = Annotated[str, AfterValidator(_encodable)]
 Backend = Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class ShareOptions(BaseModel):
+class ShareOptions(Given):
     """What the user wants done. `embed`, `summarize`, `transcribe` allow; whether there is anything to do is the
     plan's question, so a user can leave them on for shares of all kinds.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     language: Annotated[str, Field(min_length=1, max_length=35)] | None = None
     """A hint for the workers, such as `de` or `pt-BR`."""
@@ -41,14 +34,17 @@ class ShareOptions(BaseModel):
     embedding_backend: Backend | None = None
     summarization_backend: Backend | None = None
     transcription_backend: Backend | None = None
-    worker: dict[str, JsonValue] = Field(default_factory=dict)
+    worker: Content = Field(default_factory=dict)
     """Passed on to the workers as it is, within each task's `options`."""
 
 
-class Share(BaseModel):
-    """`id` is the application's own; the same id with other content is the same share, edited."""
+class Share(Given):
+    """`id` is the application's own; the same id with other content is the same share, edited.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    Raises: InvalidTask, naming every fault.
+    """
+
+    shape: ClassVar[str] = "a share is a JSON object, such as {'id': …, 'text': …}"
 
     id: Annotated[Text, Field(min_length=1, max_length=255)]
     url: Annotated[str, Field(max_length=8192)] = ""
@@ -63,32 +59,5 @@ class Share(BaseModel):
 
 
 def parse_share(data: object) -> Share:
-    """A share from JSON (bytes or text) or from a mapping. Raises: InvalidTask with the path of the first fault."""
-    if isinstance(data, Share):
-        return data
-    try:
-        if isinstance(data, bytes | bytearray | str):
-            return Share.model_validate_json(data)
-        return Share.model_validate(data)
-    except ValidationError as exc:
-        raise _invalid(exc.errors(include_url=False, include_input=False)[0]) from None
-
-
-def _invalid(fault: ErrorDetails) -> InvalidTask:
-    loc = fault["loc"]
-    match fault["type"]:
-        case "json_invalid":
-            return InvalidTask(fault["msg"].replace("Invalid JSON", "not valid JSON", 1))
-        case "model_type" if not loc:
-            return InvalidTask("a share is a JSON object, such as {'id': …, 'text': …}")
-        case "extra_forbidden":
-            problem = "unknown field; is it misspelt?"
-        case "missing":
-            problem = "is missing"
-        case "string_unicode":
-            problem = HALF_A_PAIR
-        case "value_error":
-            problem = fault["msg"].removeprefix("Value error, ")
-        case _:
-            problem = fault["msg"]
-    return InvalidTask(problem, field=dotted(loc))
+    """A share from JSON (bytes or text) or from a mapping. Raises: InvalidTask, naming every fault."""
+    return Share.parse(data)

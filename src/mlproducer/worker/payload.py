@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from mlproducer.blobs import BlobStore, open_blobs
 from mlproducer.envelope.reference import KEYWORD, Reference, read_reference
 from mlproducer.errors import BlobStoreUnavailable, NotFound, PayloadDamaged, PayloadMissing, PayloadUnavailable
+from mlproducer.values.kombu import decoded
 from mlproducer.worker.opening import PerProcess
 
 P = ParamSpec("P")
@@ -83,7 +84,7 @@ def _verified(payload: bytes, reference: Reference) -> dict[str, Any]:
         )
     if hashlib.sha256(payload).hexdigest() != reference.sha256:
         raise PayloadDamaged(f"blob {reference.key} does not have its checksum: it was changed after it was written")
-    kwargs = json.loads(payload)
+    kwargs = json.loads(payload, object_hook=decoded)
     if not isinstance(kwargs, dict):
         raise PayloadDamaged(f"blob {reference.key} holds no keyword arguments")
     return kwargs

@@ -10,6 +10,9 @@ body it cannot decode, with or without a dead letter exchange.
 | a lone surrogate | has no UTF-8 form; some encoders would silently send U+FFFD in its place |
 | an object of exactly `__type__` and `__value__` | kombu would decode it as a Python type, or fail |
 | more than 64 levels | kombu's decoder recurses; the worker's stack is not ours to spend |
+
+`check_json` is the quick look: most payloads are JSON as they come. `values.convert` takes what is not, and tells all
+faults.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, Final
 
 from mlproducer.errors import InvalidTask
+from mlproducer.values.kombu import KOMBU_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,13 +31,14 @@ MAX_DEPTH: Final = 64
 """Levels of objects and arrays, the payload itself being the first."""
 MIN_INT: Final = -(2**63)
 MAX_INT: Final = 2**63 - 1
-MAX_PROPERTIES: Final = 64 * 1024
-"""Bytes. AMQP sends all properties in one frame (a body is split, a header is not), and RabbitMQ's default frame_max
-is 128 KiB: half of it, so that no default broker refuses what we accepted."""
-
 HALF_A_PAIR: Final = "half of a surrogate pair, which has no UTF-8 form; was the text cut in two?"
 
-KOMBU_TYPE: Final = {"__type__", "__value__"}
+LIKE_KOMBUS: Final = (
+    "an object of exactly `__type__` and `__value__` would be decoded as a Python type by the worker; rename a key, or "
+    "give the Python value itself (a datetime, UUID, Decimal or bytes)"
+)
+NO_KEY: Final = "a key must be a string"
+TOO_DEEP: Final = f"nested deeper than {MAX_DEPTH} levels"
 _SHOWN_KEY: Final = 40
 _SHOWN_LEVELS: Final = 8
 
@@ -89,17 +94,18 @@ def _check(value: object, path: _Path, depth: int) -> None:
                 if fine is None or not fine(item):
                     _check(item, (path, index), depth + 1)
         case _:
-            problem = _leaf_problem(value)
+            problem = leaf_problem(value)
             if problem is not None:
                 raise _refuse(path, problem)
 
 
-def _leaf_problem(value: object) -> str | None:
+def leaf_problem(value: object) -> str | None:
+    """What is wrong with a value that is neither object nor array; None if it is fine."""
     match value:
         case None | bool():
             return None
         case str():
-            return None if value.isascii() or _encodable(value) else HALF_A_PAIR
+            return None if value.isascii() or encodable(value) else HALF_A_PAIR
         case int():
             return None if MIN_INT <= value <= MAX_INT else "an integer beyond 64 bit; send it as a string"
         case float():
@@ -112,11 +118,7 @@ def _check_object(value: dict[object, object], path: _Path, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise _too_deep(path)
     if "__type__" in value and value.keys() == KOMBU_TYPE:
-        raise _refuse(
-            path,
-            "an object of exactly `__type__` and `__value__` would be decoded as a Python type by the worker; "
-            "rename a key",
-        )
+        raise _refuse(path, LIKE_KOMBUS)
     for key, item in value.items():
         if type(key) is not str or not key.isascii():
             _check_key(key, path)
@@ -127,16 +129,16 @@ def _check_object(value: dict[object, object], path: _Path, depth: int) -> None:
 
 def _check_key(key: object, path: _Path) -> None:
     if not isinstance(key, str):
-        raise _refuse((path, key), "a key must be a string")
-    if not _encodable(key):
+        raise _refuse((path, key), NO_KEY)
+    if not encodable(key):
         raise _refuse((path, key), HALF_A_PAIR)
 
 
 def _too_deep(path: _Path) -> InvalidTask:
-    return _refuse(path, f"nested deeper than {MAX_DEPTH} levels")
+    return _refuse(path, TOO_DEEP)
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
