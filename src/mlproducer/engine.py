@@ -24,6 +24,7 @@ from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.operations import Operations
 from mlproducer.delivery.pipeline import Pipeline, publish_one
 from mlproducer.delivery.replay import Step
+from mlproducer.delivery.spool_watch import SpoolWatch
 from mlproducer.delivery.stream import Refusal, Stream
 from mlproducer.envelope.encode import parse_task
 from mlproducer.ports import Spool
@@ -51,6 +52,7 @@ class Parts:
     """What an engine is made of; `wiring` puts it together. Durations in seconds."""
 
     spool: Spool
+    watch: SpoolWatch
     guard: Guard
     link: LinkKeeper
     pipeline: Pipeline
@@ -115,7 +117,7 @@ class Engine:
         self._started = parts.pipeline.accepting = True
         parts.link.start()
         loop = asyncio.get_running_loop()
-        looping: list[_Loop] = [parts.drain, parts.health, parts.gauges, parts.counting]
+        looping: list[_Loop] = [parts.drain, parts.health, parts.gauges, parts.watch, parts.counting]
         if parts.celery_events is not None:
             looping.append(parts.celery_events)
         # In contexts of their own: what runs as long as the producer belongs to no trace that happens to start it.

@@ -165,6 +165,14 @@ class SpoolFailed(Struct, frozen=True, gc=False):
     text: str
 
 
+class SpoolChanged(Struct, frozen=True, gc=False):
+    """The spool cannot be used any more, and why; or it works again, after `lasted` seconds."""
+
+    available: bool
+    text: str = ""
+    lasted: float = 0.0
+
+
 class TopologyDiffers(Struct, frozen=True, gc=False):
     """An existing exchange or queue has other arguments than ours; publishing goes on."""
 
@@ -214,6 +222,7 @@ Event = (
     | ConfirmsTimedOut
     | HealthChecked
     | SpoolFailed
+    | SpoolChanged
     | TopologyDiffers
     | SpoolMeasured
     | FlightMeasured

@@ -30,6 +30,7 @@ from mlproducer.events import (
     QueueMeasured,
     ReconnectScheduled,
     ReconnectsExhausted,
+    SpoolChanged,
     SpoolFailed,
     SpoolMeasured,
     TaskAccepted,
@@ -97,6 +98,8 @@ OTHER_LINES: list[tuple[Event, str]] = [
     (HealthChecked(ok=False, duration=0.1, text="timeout"), "warning"),
     (HealthChecked(ok=True, duration=0.1), "debug"),
     (SpoolFailed("disk full"), "error"),
+    (SpoolChanged(available=False, text="disk full"), "error"),
+    (SpoolChanged(available=True, lasted=2.5), "info"),
     (TopologyDiffers("ml.embed", "x-queue-type differs"), "warning"),
 ]
 OUTCOMES: list[tuple[Outcome, str, str]] = [

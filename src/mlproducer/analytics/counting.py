@@ -86,7 +86,7 @@ class Counting:
                 await self.flush()
                 await self._forget()
             except SpoolUnavailable:
-                pass  # the gauges, on the same store each second, tell of it; what is pending stays
+                pass  # the watch over the spool tells of it; what is pending stays
             await asyncio.sleep(min(self._interval, HOUR - self._clock.now() % HOUR))
 
     async def stop(self, limit: float) -> None:

@@ -14,6 +14,7 @@ from mlproducer.delivery.health import HealthCheck
 from mlproducer.delivery.intake import Intake
 from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.pipeline import Pipeline
+from mlproducer.delivery.spool_watch import SpoolWatch
 from mlproducer.events import BreakerState
 from mlproducer.ports import Broker
 from mlproducer.status import Check, CheckStatus, Health
@@ -37,6 +38,7 @@ class Checks:
         broker: Broker,
         link: LinkKeeper,
         guard: Guard,
+        watch: SpoolWatch,
         health: HealthCheck,
         gauges: Gauges,
         intake: Intake,
@@ -47,6 +49,7 @@ class Checks:
         self._broker = broker
         self._link = link
         self._guard = guard
+        self._watch = watch
         self._health = health
         self._gauges = gauges
         self._intake = intake
@@ -108,7 +111,7 @@ class Checks:
 
     def _spool(self) -> Check:
         gauges = self._gauges
-        error = gauges.spool_error or gauges.write_error
+        error = self._watch.error
         ms = None if gauges.seconds is None else _ms(gauges.seconds)
         if error:
             return Check("spool", _FAILED, error, ms)

@@ -137,7 +137,7 @@ class Claims:
             async with asyncio.timeout(MARGIN):
                 await self._spool.release(claim.task_id, claim.token)
         except (SpoolUnavailable, TimeoutError):
-            pass  # then it lapses
+            pass  # then it lapses; the watch over the spool knows
 
 
 def receipt_of(known: Known, envelope: Envelope) -> Receipt | None:

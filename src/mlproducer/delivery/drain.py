@@ -23,7 +23,7 @@ from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.traces import BatchTrace, Tracer
 from mlproducer.delivery.verdicts import NO_ATTEMPT, Verdicts
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.events import BreakerState, SpoolFailed, TaskConfirmed, TaskDeadLettered, TaskRetried
+from mlproducer.events import BreakerState, TaskConfirmed, TaskDeadLettered, TaskRetried
 from mlproducer.outcome import NotSent, NotSentCause, Outcome
 from mlproducer.ports import Broker, Clock, Listener, Settle, Spool
 from mlproducer.rows import Again, Bury, Done, Lease, Settlement, SpoolRow, Verdict
@@ -150,8 +150,7 @@ class Drain:
                     more = await self._sweep()
                     idle = await self._round()
                     idle = 0.0 if more else idle
-                except SpoolUnavailable as error:
-                    self._tell(SpoolFailed(str(error)))
+                except SpoolUnavailable:
                     idle = self._times.poll
                 if idle:
                     await self._sleep(idle)
@@ -264,8 +263,7 @@ class Drain:
             try:
                 held = await self._spool.settle(batch.settlements)
                 break
-            except SpoolUnavailable as error:
-                self._tell(SpoolFailed(str(error)))
+            except SpoolUnavailable:
                 if self._clock.monotonic() + self._times.poll >= batch.until or self._stopping.is_set():
                     return
                 await asyncio.sleep(self._times.poll)

@@ -9,7 +9,7 @@ from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.purges import Purges
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.events import FlightMeasured, SpoolFailed, SpoolMeasured, TasksPurged
+from mlproducer.events import FlightMeasured, SpoolMeasured, TasksPurged
 from mlproducer.ports import Broker, Clock, Listener, Spool
 from mlproducer.rows import SpoolSize
 
@@ -18,8 +18,6 @@ GAUGE_INTERVAL: Final = 1.0
 AUDIT_INTERVAL: Final = 10.0
 """Seconds between two looks for purges that others made: nobody but the loss check waits for them."""
 FORGET_INTERVAL: Final = 60.0
-WRITE_DOUBT: Final = 10.0
-"""Seconds that a spool which refused a write is taken for one that cannot be written."""
 FORGET_BATCH: Final = 5_000
 """Records removed in one transaction: a few tens of milliseconds, which nobody waits for."""
 
@@ -44,11 +42,8 @@ class Gauges:
         self._forget_at = 0.0
         self._measured = asyncio.Event()
         self.size = SpoolSize(0, 0, None, 0, None)
-        self.spool_error = ""
         self.seconds: float | None = None
         """What the last measurement took."""
-        self._write_error = ""
-        self._write_failed_at = 0.0
 
     async def run(self) -> None:
         while True:
@@ -69,17 +64,6 @@ class Gauges:
     def not_put(self, size: int) -> None:
         self._put_tasks -= 1
         self._put_bytes -= size
-
-    def write_failed(self, text: str) -> None:
-        self._write_error, self._write_failed_at = text, self._clock.monotonic()
-
-    @property
-    def write_error(self) -> str:
-        """Why the spool took no task a moment ago; empty if none was refused lately. A moment only: who is not ready
-        gets no tasks, and without one nobody would find out that the spool takes them again.
-        """
-        recent = self._clock.monotonic() - self._write_failed_at < WRITE_DOUBT
-        return self._write_error if recent else ""
 
     @property
     def spooled_tasks(self) -> int:
@@ -123,13 +107,10 @@ class Gauges:
             # Before the sizes: what is purged between the two looks purged a moment too late, never too early.
             await self._look_for_purges(now=audits)
             self.size = await self._spool.measure()
-        except SpoolUnavailable as error:
-            self.spool_error = str(error)
-            self._tell(SpoolFailed(self.spool_error))
-            return
+        except SpoolUnavailable:
+            return  # the watch over the spool knows of it
         finally:
             self.wake()
-        self.spool_error = ""
         self.seconds = self._clock.monotonic() - started
         self._put_tasks -= tasks
         self._over_tasks -= tasks
@@ -153,5 +134,5 @@ class Gauges:
         try:
             while await self._spool.forget(now=self._clock.now(), limit=FORGET_BATCH) == FORGET_BATCH:
                 pass
-        except SpoolUnavailable as error:
-            self._tell(SpoolFailed(str(error)))
+        except SpoolUnavailable:
+            pass

@@ -49,8 +49,7 @@ class Intake:
                 if receipt is not None:
                     self._gauges.not_put(size)
                     return receipt
-        except SpoolUnavailable as error:
-            self._gauges.write_failed(str(error))
+        except SpoolUnavailable:
             # Else a store that is away for long would look full, and its callers be told so.
             self._gauges.not_put(size)
             accepting.committing = False

@@ -17,6 +17,7 @@ from mlproducer.events import (
     QueueMeasured,
     ReconnectScheduled,
     ReconnectsExhausted,
+    SpoolChanged,
     SpoolFailed,
     SpoolMeasured,
     TopologyDiffers,
@@ -106,6 +107,9 @@ class StoreMetrics:
         )
         self._dead = board.gauge("dlq_size", "Dead letters that are kept.")
         self._failed = board.counter("spool_errors", "Times that the spool could not be read or written.")
+        self._unavailable = board.gauge(
+            "spool_unavailable", "1 from when a call met a spool that fails until it works."
+        )
         depth = board.gauges(
             "queue_depth", "Ready messages of a broker queue.", merge="max", queue_name=(*queues, OTHER)
         )
@@ -119,6 +123,9 @@ class StoreMetrics:
 
     def spool_failed(self, _event: SpoolFailed) -> None:
         self._failed.inc()
+
+    def spool_changed(self, event: SpoolChanged) -> None:
+        self._unavailable.set(not event.available)
 
     def queue(self, event: QueueMeasured) -> None:
         self._depth.get(event.queue, self._depth[OTHER]).set(event.depth)

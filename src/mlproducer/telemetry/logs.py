@@ -35,6 +35,7 @@ from mlproducer.events import (
     QueueMeasured,
     ReconnectScheduled,
     ReconnectsExhausted,
+    SpoolChanged,
     SpoolFailed,
     SpoolMeasured,
     TaskAccepted,
@@ -99,6 +100,7 @@ class LogListener:
             ConfirmsTimedOut: self._timed_out,
             HealthChecked: self._health,
             SpoolFailed: lambda e: self._log.error("the spool failed; it is tried again", text=e.text),
+            SpoolChanged: self._spool_changed,
             TopologyDiffers: self._topology,
         }
 
@@ -195,6 +197,12 @@ class LogListener:
             self._log.warning("health check failed", seconds=round(event.duration, 3), text=event.text)
         elif self._enabled(DEBUG):
             self._log.debug("health check passed", seconds=round(event.duration, 3))
+
+    def _spool_changed(self, event: SpoolChanged) -> None:
+        if event.available:
+            self._log.info("the spool works again", seconds=round(event.lasted, 3))
+        else:
+            self._log.error("the spool cannot be used: new tasks that are not confirmed are refused", text=event.text)
 
     def _topology(self, event: TopologyDiffers) -> None:
         self._log.warning("broker has it with other arguments; publishing goes on", name=event.name, text=event.text)

@@ -29,6 +29,7 @@ from mlproducer.events import (
     QueueMeasured,
     ReconnectScheduled,
     ReconnectsExhausted,
+    SpoolChanged,
     SpoolFailed,
     SpoolMeasured,
     TaskAccepted,
@@ -216,5 +217,6 @@ def _handlers(
         TopologyDiffers: link.topology,
         SpoolMeasured: spool_measured,
         SpoolFailed: store.spool_failed,
+        SpoolChanged: store.spool_changed,
         QueueMeasured: store.queue,
     }

@@ -32,6 +32,7 @@ from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.operations import LastConfirm, Operations
 from mlproducer.delivery.pipeline import Pipeline
 from mlproducer.delivery.receipts import ReceiptBook
+from mlproducer.delivery.spool_watch import SpoolWatch
 from mlproducer.delivery.verdicts import Verdicts
 from mlproducer.engine import Parts
 from mlproducer.envelope.types import TaskTypes
@@ -80,7 +81,9 @@ class _Outside:
     clock: Clock
     tell: Listener
     tracing: Tracing
+    watch: SpoolWatch
     spool: Spool
+    """As the watch gives it."""
     broker: Broker
     knot: _Knot
 
@@ -99,18 +102,20 @@ def assemble(
     tracing = tracing_for(settings, types, overrides.tracer_provider, metrics)
     spool = overrides.spool or spool_for(settings)
     knot = _Knot()
+    watch = SpoolWatch(spool, clock, knot.tell)
     # A spool of somebody else's may keep no counters.
-    counters = spool if isinstance(spool, Counters) else MemoryCounters()
+    counters = watch.spool if isinstance(spool, Counters) else MemoryCounters()
     flush = settings.ml_analytics_flush
     counting = Counting(counters, metrics.task_totals, types.names, clock, knot.tell, interval=flush)
     results = results_of(settings, types, counters, clock)
     tell = knot.tells = announcer((last_confirm, tracing, metrics, counting, *listeners))
     broker = _broker(settings, types, clock, tell, knot, credentials, overrides)
     spool.watch(knot.added)
-    out = _Outside(settings, types, clock, tell, tracing, spool, broker, knot)
+    out = _Outside(settings, types, clock, tell, tracing, watch, watch.spool, broker, knot)
     inner = _inner(out, last_confirm)
     return Parts(
         spool=spool,
+        watch=watch,
         guard=inner.guard,
         link=inner.link,
         pipeline=inner.pipeline,
@@ -161,6 +166,7 @@ def _inner(out: _Outside, last_confirm: LastConfirm) -> _Inner:
         broker=broker,
         link=link,
         guard=guard,
+        watch=out.watch,
         health=health,
         gauges=gauges,
         intake=intake,
