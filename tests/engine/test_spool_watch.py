@@ -59,6 +59,7 @@ def _shown(b: Bench) -> tuple[CheckStatus, bool, bool]:
 
 
 GONE = (CheckStatus.FAILED, False, True)
+SOON = 30.0
 WORKS = (CheckStatus.OK, True, False)
 
 
@@ -100,13 +101,12 @@ async def test_whatever_call_meets_a_store_that_is_gone_it_is_shown_at_once_and_
         assert _shown(b) == GONE
         assert b.told(SpoolFailed)
         spool.gone = False
-        await until(lambda: _shown(b) == WORKS)
+        await until(lambda: _shown(b) == WORKS, SOON)
         assert [event.available for event in b.told(SpoolChanged)] == [False, True]
 
 
 @pytest.mark.parametrize("call", ["confirm", "release", "lease", "settle"])
 async def test_what_fails_behind_a_callers_back_is_shown_too(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlproducer.delivery.spool_watch.LOOK", 0.3)  # long enough to see it
     spool = MemorySpool()
     b = bench(spool=spool)
     fails = True
@@ -128,9 +128,10 @@ async def test_what_fails_behind_a_callers_back_is_shown_too(call: str, monkeypa
         else:
             await p.publish(embed(id="a"))
             b.broker.blocked = False
-        await until(lambda: _shown(b) == GONE)
+        await until(lambda: bool(b.told(SpoolChanged)), SOON)
+        assert b.told(SpoolChanged)[0].text == f"the store is gone: {call}"
         fails = False
-        await until(lambda: _shown(b) == WORKS)
+        await until(lambda: _shown(b) == WORKS, SOON)
 
 
 async def test_a_store_that_hangs_is_shown_before_any_call_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,11 +141,11 @@ async def test_a_store_that_hangs_is_shown_before_any_call_has_failed(monkeypatc
     async with b.producer as p:
         await p.connected(1)
         spool.hangs = True
-        await until(lambda: _shown(b) == GONE)
+        await until(lambda: _shown(b) == GONE, SOON)
         assert "has not answered" in b.told(SpoolChanged)[0].text
         assert not b.told(SpoolFailed)
         spool.hangs = False
-        await until(lambda: _shown(b) == WORKS)
+        await until(lambda: _shown(b) == WORKS, SOON)
 
 
 async def test_a_thousand_callers_that_meet_one_failure_are_told_of_once_a_second(
@@ -184,5 +185,5 @@ async def test_with_server_and_broker_gone_one_callers_own_id_is_enough_to_be_no
             await p.publish(embed(id="mine"))
         assert _shown(b) == GONE
         await asyncio.to_thread(own_postgres.start)
-        await until(lambda: _shown(b) == WORKS, seconds=30)
+        await until(lambda: _shown(b) == WORKS, SOON)
         await p.publish(embed(id="mine"))

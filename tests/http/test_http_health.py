@@ -72,17 +72,19 @@ async def test_without_a_broker_it_is_degraded_and_ready_by_default_and_not_if_t
         assert (await ready(b))[0] == 200
 
 
-async def test_a_spool_that_refuses_a_write_fails_it_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_spool_that_refuses_a_write_fails_it_until_it_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
     async with http_bench(down=True) as b:
 
-        async def full(_row: object) -> bool:
+        async def full(*_: object, **_given: object) -> bool:
             raise SpoolUnavailable("the disk is full: see ML_DATA_DIR")
 
-        monkeypatch.setattr(b.producer._parts.spool, "put", full)
+        for name in ("put", "claim"):
+            monkeypatch.setattr(b.producer._parts.spool, name, full)
         assert (await b.client.post("/api/ml/tasks", json=embed())).status_code == 503
         assert "the disk is full" in (await health(b, 503))["spool"]["detail"]
         assert (await ready(b))[0] == 503
-        await until(lambda: b.producer.status().ready)  # an id was claimed, which is a write that a full disk refuses
+        monkeypatch.undo()
+        await until(lambda: b.producer.status().ready, seconds=30)
         assert (await ready(b))[0] == 200
 
 
