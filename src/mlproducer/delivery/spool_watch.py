@@ -11,6 +11,7 @@ again.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, cast
@@ -146,10 +147,10 @@ def _watched(spool: Spool, name: str, watch: SpoolWatch) -> Callable[..., Awaita
         elif isinstance(error, SpoolUnavailable):
             watch.failed(name, error)
 
-    async def answered(answer: Awaitable[Any]) -> Any:  # noqa: ANN401  # the call's own
+    async def answered(method: Callable[..., Awaitable[Any]], args: Any, kwargs: Any) -> Any:  # noqa: ANN401  # as below
         number = watch.began()
         try:
-            found = await answer
+            found = await method(*args, **kwargs)
         except SpoolUnavailable as error:
             watch.failed(name, error)
             raise
@@ -159,15 +160,17 @@ def _watched(spool: Spool, name: str, watch: SpoolWatch) -> Callable[..., Awaita
         return found
 
     def call(*args: Any, **kwargs: Any) -> Awaitable[Any]:  # noqa: ANN401  # the port has the types
+        method = getattr(spool, name)
+        if inspect.iscoroutinefunction(method):
+            # Called when it is awaited: a caller that is cancelled before that leaves nothing behind.
+            return answered(method, args, kwargs)
         try:
-            answer: Awaitable[Any] = getattr(spool, name)(*args, **kwargs)
+            answer: asyncio.Future[Any] = method(*args, **kwargs)
         except SpoolUnavailable as error:
             watch.failed(name, error)
             raise
         # A future stays one: to make a task for each put would cost more than the put.
-        if isinstance(answer, asyncio.Future):
-            answer.add_done_callback(ended)
-            return answer
-        return answered(answer)
+        answer.add_done_callback(ended)
+        return answer
 
     return call
