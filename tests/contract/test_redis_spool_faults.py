@@ -9,15 +9,11 @@ import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from certificates import Authority
 from mlproducer.core.digest import content_digest
 from mlproducer.errors import SpoolUnavailable
 from mlproducer.rows import Done, Lease
@@ -284,42 +280,20 @@ async def test_a_server_that_became_a_replica_is_told_apart(start: Start) -> Non
         await until_it_works(spool, "c")
 
 
-def _self_signed(folder: Path) -> tuple[str, str]:
-    """A certificate for `localhost`, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "private redis")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    files = folder / "redis.crt", folder / "redis.key"
-    files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    files[1].write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return str(files[0]), str(files[1])
-
-
 async def test_tls_is_verified_unless_told(start: Start, tmp_path: Path) -> None:
-    certificate, key = _self_signed(tmp_path)
+    authority = Authority(tmp_path, "authority")
+    certificate, key = authority.sign("redis", "localhost")
     port = free_port()
-    files = {"tls-cert-file": certificate, "tls-key-file": key, "tls-auth-clients": "no"}
+    files = {"tls-cert-file": str(certificate), "tls-key-file": str(key), "tls-auth-clients": "no"}
     server = start({**DURABLE, "tls-port": str(port), **files})
-    for url in (f"rediss://localhost:{port}", f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}"):
-        with pytest.raises(SpoolUnavailable, match="certificate trusted"):  # not trusted; trusted, but not its name
-            await RedisSpool(url).open()
+    with pytest.raises(SpoolUnavailable, match="ssl_ca_certs names the authority"):
+        await RedisSpool(f"rediss://localhost:{port}").open()
+    with pytest.raises(SpoolUnavailable, match="for another host"):
+        await RedisSpool(f"rediss://127.0.0.1:{port}?ssl_ca_certs={authority.file}").open()
     for url in (f"rediss://localhost:{server.port}?timeout=1", f"redis://localhost:{port}"):
         with pytest.raises(SpoolUnavailable, match="TLS"):
             await RedisSpool(url).open()
-    for options in (f"ssl_ca_certs={certificate}", "ssl_cert_reqs=none"):
+    for options in (f"ssl_ca_certs={authority.file}", "ssl_cert_reqs=none"):
         spool = RedisSpool(f"rediss://localhost:{port}?{options}")
         await spool.open()
         await spool.put(row("a"))

@@ -7,6 +7,7 @@ import socket
 import ssl
 from typing import Final, Literal
 
+from mlproducer.core.certificates import CertificateFault, certificate_fault
 from mlproducer.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConnectionLost, ErrorType, TlsFailed
 
 ACCESS_REFUSED: Final = 403
@@ -14,6 +15,20 @@ NOT_FOUND: Final = 404
 PRECONDITION_FAILED: Final = 406
 CONNECTION_FORCED: Final = 320
 NOT_ALLOWED: Final = 530
+
+_CERTIFICATES: Final = {
+    CertificateFault.AUTHORITY: "RABBITMQ_SSL_CACERT names the authority to trust",
+    CertificateFault.NAME: "The host in RABBITMQ_URL must be a name in the certificate",
+    CertificateFault.DATES: "Renew it at the broker, or correct the clock of this machine",
+    CertificateFault.FORM: (
+        "It, or its authority's, is not made by the rules of RFC 5280, which Python 3.13 and newer check; trusting "
+        "another authority does not help. Issue it anew with what is missing (for a missing authority key identifier, "
+        "OpenSSL's authorityKeyIdentifier=keyid)"
+    ),
+    CertificateFault.OTHER: (
+        "RABBITMQ_SSL_CACERT names the authority to trust; the host in RABBITMQ_URL must be a name in the certificate"
+    ),
+}
 
 
 class ChannelClosed(Exception):
@@ -32,8 +47,8 @@ def connect_failed(node: str, exc: BaseException, *, tls: bool) -> BrokerError: 
             return exc
         case ssl.SSLCertVerificationError():
             return TlsFailed(
-                f"{node}: its certificate is not accepted: {exc.verify_message}. RABBITMQ_SSL_CACERT names the "
-                "authority to trust; the URL's host must be a name in the certificate"
+                f"{node}: its certificate is not accepted: {exc.verify_message}. "
+                f"{_CERTIFICATES[certificate_fault(exc.verify_code)]}"
             )
         case ssl.SSLError():
             return TlsFailed(

@@ -11,7 +11,6 @@ cleaning removes it. So removals hold the lock alone and look at the age again u
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
 import time
@@ -24,6 +23,7 @@ from typing import Final
 from mlproducer.blobs.port import FRESH, Blob
 from mlproducer.envelope.reference import is_key
 from mlproducer.errors import BlobStoreUnavailable, NotFound
+from mlproducer.posix import fcntl
 
 _INCOMING: Final = "incoming"
 _HINTS: Final = {

@@ -7,11 +7,12 @@ with. Against that, a lock that is given back is unlocked by name, and a child c
 
 from __future__ import annotations
 
-import fcntl
 import os
 import weakref
 from pathlib import Path
 from typing import Final
+
+from mlproducer.posix import fcntl
 
 
 class FileLock:

@@ -10,7 +10,6 @@ A file: 24 bytes (`_HEAD`), facts as JSON, the layout as JSON, and the floats in
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import secrets
@@ -24,6 +23,7 @@ from typing import Final
 import msgspec
 
 from mlproducer.errors import SettingsError
+from mlproducer.posix import fcntl
 from mlproducer.telemetry.cells import Board, Cells, Exemplar, Family, Histogram
 from mlproducer.telemetry.exposition import Scrape, Shown
 from mlproducer.telemetry.merging import Layout, Merged, Part, merge

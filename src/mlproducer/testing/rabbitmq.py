@@ -3,6 +3,8 @@
 Own node name, ports, port mapper (epmd), cookie, data and log: it touches nothing of a RabbitMQ that the machine may
 run, and can be killed, paused and started again on the same data. Only the processes started here are ever signalled,
 by process id. All calls block: from async code use `asyncio.to_thread`.
+
+Another version of RabbitMQ comes from another Debian release, in a folder: its root (see `release`).
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ import contextlib
 import os
 import random
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,14 +23,21 @@ from typing import Final, Self
 from urllib.parse import quote
 
 from mlproducer.errors import MLProducerError
+from mlproducer.testing.release import inside
+
+ROOT: Final = "PRIVATE_RABBIT_ROOT"
+"""Names the root for every private broker that is given none: so one test suite runs on several versions."""
 
 SCRIPTS: Final = Path("/usr/lib/rabbitmq/bin")
 """Debian's scripts without the wrapper that would change the user."""
 
-_LIBRARIES: Final = Path("/usr/lib/rabbitmq/lib")
+_MACHINE: Final = Path("/")
+_LIBRARIES: Final = "usr/lib/rabbitmq/lib"
 """Debian's RabbitMQ: `rabbitmq_server-<version>/plugins` holds the broker's own libraries and its plugins."""
 
-_ERLANG: Final = Path("/usr/lib/erlang/lib")
+_ERLANG: Final = "usr/lib/erlang/lib"
+
+_EPMD: Final = "/usr/bin/epmd"
 
 _START_SECONDS: Final = 60.0
 _STOP_SECONDS: Final = 30.0
@@ -57,9 +65,23 @@ def free_port(preferred: int = 0) -> int:
     raise PrivateRabbitError("no free TCP port on 127.0.0.1")
 
 
-def installed() -> bool:
-    """True if this machine has Debian's rabbitmq-server."""
-    return (SCRIPTS / "rabbitmq-server").exists()
+def installed(root: Path | None = None) -> bool:
+    """True if this machine, or the root, has Debian's rabbitmq-server."""
+    return bool(_servers(root or _named_root()))
+
+
+def version(root: Path | None = None) -> str:
+    """Of the installed RabbitMQ, such as `4.0.5`; empty if there is none."""
+    return max((server.name.partition("-")[2] for server in _servers(root or _named_root())), default="")
+
+
+def _servers(root: Path | None) -> list[Path]:
+    return list(((root or _MACHINE) / _LIBRARIES).glob("rabbitmq_server-*"))
+
+
+def _named_root() -> Path | None:
+    named = os.environ.get(ROOT)
+    return Path(named) if named else None
 
 
 class PrivateRabbit:
@@ -67,7 +89,8 @@ class PrivateRabbit:
 
     Data belongs to the node's `name`: give one, such as `mine@localhost`, to find it again in the next process.
     `tls` holds the broker's own options for a TLS listener, such as `cacertfile`, `certfile`, `keyfile`, `verify`;
-    `config` holds more lines of rabbitmq.conf; `plugins` names plugins to enable.
+    `config` holds more lines of rabbitmq.conf; `plugins` names plugins to enable. `root` is the folder of another
+    Debian release whose RabbitMQ is started instead of the machine's; PRIVATE_RABBIT_ROOT names one for all.
     """
 
     def __init__(
@@ -81,8 +104,10 @@ class PrivateRabbit:
         tls: Mapping[str, str] | None = None,
         config: Mapping[str, str] | None = None,
         plugins: tuple[str, ...] = (),
+        root: Path | None = None,
     ) -> None:
         self.folder = folder
+        self.root = root or _named_root()
         self.user = user
         self.password = password
         self.port = free_port(port)
@@ -128,8 +153,9 @@ class PrivateRabbit:
         """
         if self.pid is not None:
             return
-        if not installed():
-            raise PrivateRabbitError("this machine has no rabbitmq-server: apt-get install rabbitmq-server")
+        if not installed(self.root):
+            where = "this machine" if self.root is None else self.root
+            raise PrivateRabbitError(f"{where} has no rabbitmq-server: apt-get install rabbitmq-server")
         self._write_config()
         try:
             self._start_epmd()
@@ -178,7 +204,7 @@ class PrivateRabbit:
 
     def _told(self, command: list[str], what: str, text: str = "") -> str:
         done = subprocess.run(  # noqa: S603  # our own arguments
-            command,
+            inside(self.root, command),
             env=self._env(),
             cwd=self.folder,
             input=text,
@@ -255,19 +281,20 @@ class PrivateRabbit:
         if modules.exists():
             return
         modules.mkdir(parents=True)
+        root = self.root or _MACHINE
         libraries = [
             library
-            for library in _LIBRARIES.glob("rabbitmq_server-*/plugins/*-*")
+            for library in root.glob(f"{_LIBRARIES}/rabbitmq_server-*/plugins/*-*")
             if self._plugins
             or not library.name.startswith("rabbitmq_")
             or library.name.startswith("rabbitmq_prelaunch")
         ]
         for library in libraries:
-            (own / library.name).symlink_to(library)
-        for library in (*libraries, *_ERLANG.glob("*-*")):
+            (own / library.name).symlink_to(_MACHINE / library.relative_to(root))
+        for library in (*libraries, *root.glob(f"{_ERLANG}/*-*")):
             for module in library.glob("ebin/*.beam"):
                 with contextlib.suppress(FileExistsError):
-                    (modules / module.name).symlink_to(module)
+                    (modules / module.name).symlink_to(_MACHINE / module.relative_to(root))
 
     def _env(self) -> dict[str, str]:
         folder = self.folder
@@ -299,9 +326,8 @@ class PrivateRabbit:
 
     def _start_epmd(self) -> None:
         if self._epmd is None or self._epmd.poll() is not None:
-            epmd = shutil.which("epmd") or "/usr/bin/epmd"
             self._epmd = subprocess.Popen(  # noqa: S603  # our own arguments
-                [epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"],
+                inside(self.root, [_EPMD, "-port", str(self._epmd_port), "-address", "127.0.0.1"]),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -311,7 +337,7 @@ class PrivateRabbit:
     def _start_beam(self) -> None:
         with (self.folder / "startup.log").open("wb") as out:
             self._beam = subprocess.Popen(  # noqa: S603  # our own arguments
-                [SCRIPTS / "rabbitmq-server"],
+                inside(self.root, [SCRIPTS / "rabbitmq-server"]),
                 env=self._env(),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -326,9 +352,11 @@ class PrivateRabbit:
             time.sleep(0.05)
 
     def _answers(self) -> bool:
-        # RabbitMQ opens its listeners last in its boot, so a connection that is taken means it is ready.
+        # RabbitMQ opens its listeners last in its boot, so connections that are taken mean it is ready. From 4.0 on,
+        # the one with TLS may come a moment after the plain one.
         try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            for port in filter(None, (self.port, self.tls_port)):
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
             return False
         return True

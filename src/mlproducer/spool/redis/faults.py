@@ -11,6 +11,7 @@ from typing import Final
 
 from redis import exceptions
 
+from mlproducer.core.certificates import CertificateFault, certificate_fault
 from mlproducer.errors import SpoolUnavailable
 
 _MOST_WORDS: Final = 200
@@ -18,6 +19,16 @@ _MOST_WORDS: Final = 200
 _RIGHTS: Final = "its user needs EVALSHA, EVAL, INFO and the keys of the spool's prefix (see ACL)"
 _NO_ANSWER: Final = "is it paused, overloaded, cut off by a firewall, or is TLS (rediss://) on at one end only?"
 _NO_WAY: Final = "does it run, is the address right, and TLS (rediss://) on at both ends or at none?"
+_CERTIFICATES: Final = {
+    CertificateFault.AUTHORITY: "is its certificate trusted? ssl_ca_certs names the authority",
+    CertificateFault.NAME: "is its certificate for another host? See rediss:// and ssl_check_hostname",
+    CertificateFault.DATES: "renew its certificate, or correct the clock of this machine",
+    CertificateFault.FORM: (
+        "its certificate, or its authority's, is not made by the rules of RFC 5280, which Python 3.13 and newer check: "
+        "issue it anew with what is missing"
+    ),
+    CertificateFault.OTHER: "is its certificate trusted? See rediss:// and ssl_ca_certs",
+}
 _FULL: Final = "it is over its maxmemory: give it more, or let the drain empty it"
 _REPLICA: Final = "it became a read-only replica: name its master"
 
@@ -72,6 +83,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _hint(chain: list[BaseException]) -> str | None:
+    for each in chain:
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return _CERTIFICATES[certificate_fault(each.verify_code)]
     for kind, words in _BY_TYPE:
         if any(isinstance(each, kind) for each in chain):
             return words
