@@ -10,7 +10,7 @@ ARGS ?=
 # What the tests start, kill and pause, and the browser that they look with, from Debian.
 SERVERS := rabbitmq-server redis-server postgresql prometheus chromium curl
 
-.PHONY: help run test lint types imports core unit chaos bench docs dashboards pictures lock clean
+.PHONY: help run test lint types imports core unit chaos matrix bench docs dashboards pictures lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -45,6 +45,11 @@ chaos: $(VENV)/.installed-dev ## The long fault suite
 	$(BIN)/pytest -m chaos --timeout 1800 $(ARGS)
 	TEST_DEPTH=10 $(BIN)/pytest --timeout 1800 tests/core
 	TEST_DEPTH=10 $(BIN)/pytest --timeout 1800 -m "not chaos" -k "machine or history or two_instances" tests/contract
+
+matrix: $(VENV)/.installed-dev ## Each RabbitMQ, Python, Celery and set of versions (ARGS="--broker 4.3 --python 3.14")
+	scripts/apt-install $(SERVERS)
+	$(PIP) uv
+	PYTHONPATH=scripts $(BIN)/python -m matrix $(ARGS)
 
 bench: $(VENV)/.installed-dev ## Throughput as ratios in one run
 	scripts/apt-install rabbitmq-server

@@ -19,7 +19,10 @@ import pytest
 from mlproducer.testing.rabbitmq import PrivateRabbit
 
 HERE = Path(__file__).parent
-WORKERS = {"newest": Path(sys.prefix), "5.4": HERE.parent.parent / ".venv-celery54"}
+WORKERS = {
+    "newest": Path(sys.prefix),
+    "5.4": Path(os.environ.get("CELERY54", HERE.parent.parent / ".venv-celery54")),  # `make matrix` has one a Python
+}
 START_TIMEOUT = 60.0
 WORK_TIMEOUT = 30.0
 
