@@ -190,6 +190,8 @@ class SpoolMeasured(Struct, frozen=True, gc=False):
     dead: int
     overdue: float = 0.0
     """Since the first task that nobody is publishing became due; 0 if none is."""
+    met_others: bool = False
+    """See `rows.SpoolSize`."""
 
 
 class FlightMeasured(Struct, frozen=True, gc=False):

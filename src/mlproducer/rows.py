@@ -162,6 +162,8 @@ class SpoolSize(Struct, frozen=True, gc=False):
     dead: int
     next_due_at: float | None
     """When the next row that nobody holds becomes due, or a held row's lease ends; None if there is none."""
+    met_others: bool = False
+    """Another process has used the store since we opened it. For stores that are mostly one's own: the embedded one."""
 
 
 class DeadFilter(Struct, frozen=True, gc=False):

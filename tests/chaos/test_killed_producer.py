@@ -114,11 +114,14 @@ def test_a_producer_killed_a_hundred_times_loses_nothing_it_accepted(
 
 
 def many_owners(node: PrivateRabbit, folder: Path, spool: str, kills: int, *, at_once: int = 2) -> None:
-    """Producers at the same time on one spool: when one is killed, the others publish and drain."""
+    """Producers at the same time on one spool, or in one folder: when one is killed, the others publish and drain.
+
+    In a folder the living end the leases of the dead, which would last for a minute.
+    """
     url = node.add_vhost(f"killed-{uuid4().hex[:8]}")
-    trial = Trial(
-        url, spool or folder / "mlproducer.db", {**FAST, **SHARED, "ml_data_dir": folder, "ml_spool_url": spool}
-    )
+    times = SHARED if spool else {"ml_accept_timeout": SHARED["ml_accept_timeout"]}
+    settings = {**FAST, **times, "ml_data_dir": folder, "ml_spool_url": spool}
+    trial = Trial(url, spool or folder / "mlproducer.db", settings)
     with ExitStack() as stack:
         starters = [stack.enter_context(Producers(folder)) for _ in range(at_once)]
         try:

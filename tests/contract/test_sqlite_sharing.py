@@ -148,6 +148,18 @@ async def test_a_child_of_the_c_library_keeps_no_lock_that_was_given_back(tmp_pa
     os.close(copy)
 
 
+async def test_who_met_others_knows_it_for_good(tmp_path: Path) -> None:
+    """Nobody can say from then on who drained whose rows."""
+    async with open_spool(tmp_path / FILE):
+        pass  # before, which does not count
+    async with open_spool(tmp_path / FILE) as one:
+        assert not (await one.measure()).met_others
+        async with open_spool(tmp_path / FILE) as two:
+            assert (await two.measure()).met_others
+        assert (await one.measure()).met_others
+        assert (await one.measure()).met_others
+
+
 async def test_symbolic_links_are_one_spool(tmp_path: Path) -> None:
     (tmp_path / "link.db").symlink_to(tmp_path / FILE)
     async with open_spool(tmp_path / FILE) as one, open_spool(tmp_path / "link.db") as two:
@@ -269,7 +281,7 @@ async def test_a_process_that_is_stopped_in_its_turn_stops_nobody_else(
 ) -> None:
     async with open_spool(tmp_path / FILE) as one, open_spool(tmp_path / FILE):
         await one.measure()
-        monkeypatch.setattr(sharing, "PATIENCE", 0.05)
+        monkeypatch.setattr(sharing, "TURN", 0.05)
         with closing(FileLock(tmp_path / f"{FILE}.live" / "turn")) as stopped:
             assert stopped.take()
             assert await one.put(row("a"))

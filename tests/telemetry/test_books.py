@@ -186,6 +186,20 @@ def test_the_limits_of_the_spool_are_told_and_which_it_is() -> None:
     assert value(metrics, "spool_info", store="redis", shared="true", spool="abc") == 1
 
 
+def test_a_spool_of_ones_own_is_shared_from_when_another_process_was_met(tmp_path: Path) -> None:
+    metrics = Metrics((), (), spool=facts("", tmp_path))
+    said = {"store": "sqlite", "spool": facts("", tmp_path).spool}
+
+    def told() -> list[float]:
+        return [value(metrics, "spool_info", shared=shared, **said) for shared in ("false", "true")]
+
+    metrics(SpoolMeasured(0, 0, 0.0, 0))
+    assert told() == [1, 0]
+    metrics(SpoolMeasured(0, 0, 0.0, 0, met_others=True))
+    metrics(SpoolMeasured(0, 0, 0.0, 0))
+    assert told() == [0, 1], "who drains whose tasks nobody can say from now on"
+
+
 def test_where_processes_count_together_what_rules_compare_has_the_same_labels(tmp_path: Path) -> None:
     metrics = Metrics((), (), spool=SpoolFacts("redis", True, "abc", 10, 20, 30))
     metrics.share(tmp_path)

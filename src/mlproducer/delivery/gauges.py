@@ -117,7 +117,7 @@ class Gauges:
         self._put_bytes -= over
         self._over_bytes -= over
         size = self.size
-        self._tell(SpoolMeasured(size.tasks, size.bytes, self.oldest_age(), size.dead, self.overdue()))
+        self._tell(SpoolMeasured(size.tasks, size.bytes, self.oldest_age(), size.dead, self.overdue(), size.met_others))
         self._tell(FlightMeasured(self._broker.view().in_flight, self._guard.failures, self._link.attempts))
 
     async def _look_for_purges(self, *, now: bool) -> None:

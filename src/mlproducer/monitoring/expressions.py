@@ -37,7 +37,7 @@ MEMORY: Final = 3_600
 """Seconds that the level of a shared spool is compared with."""
 
 _UNITS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-_SHARED: Final = '* on (job, instance) group_left (spool) ml_producer_spool_info{shared="true"}'
+_SHARED: Final = '* on (job, instance) group_left (spool) (ml_producer_spool_info{shared="true"} == 1)'
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +111,12 @@ def missing() -> str:
         "  - ml_producer_tasks_confirmed_total - ml_producer_tasks_purged_total\n"
         "  - ml_producer_retry_queue_size - ml_producer_dlq_size\n"
         ")\n"
-        'and on (job, instance) ml_producer_spool_info{shared="false"}'
+        'and on (job, instance) ml_producer_spool_info{shared="false"} == 1'
     )
 
 
 def shared_producers() -> str:
-    return 'count by (spool) (ml_producer_spool_info{shared="true"})'
+    return 'count by (spool) (ml_producer_spool_info{shared="true"} == 1)'
 
 
 def shared_level() -> str:

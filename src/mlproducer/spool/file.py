@@ -78,6 +78,11 @@ class SqliteStore:
     def who(self) -> str:
         return self.visitor if self.membership is None else self.membership.who
 
+    @property
+    def met_others(self) -> bool:
+        """Another process has used the file since we opened it."""
+        return self.membership is not None and self.membership.met
+
     def close(self) -> None:
         self.reading.dispose()
         self.writing.dispose()

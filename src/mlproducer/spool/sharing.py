@@ -27,7 +27,9 @@ from mlproducer.errors import SpoolUnavailable
 from mlproducer.spool.locks import FileLock
 
 PATIENCE: Final = 5.0
-"""Seconds for the lock that all hold, and for a turn."""
+"""Seconds for the lock that all hold."""
+TURN: Final = 2.0
+"""Seconds for a turn."""
 _LOOK: Final = 0.001
 """Seconds between two looks for a turn: about what a commit takes, and the same for all who wait, which makes it fair.
 To wait in the kernel instead could not be bounded, and a process that is stopped in its turn would stop all."""
@@ -45,8 +47,8 @@ class Turn:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Blocks for `PATIENCE` at most."""
-        until = time.monotonic() + PATIENCE
+        """Blocks for `TURN` seconds at most."""
+        until = time.monotonic() + TURN
         mine = self._lock.take()
         while not mine and time.monotonic() < until:
             time.sleep(_LOOK)
@@ -78,6 +80,9 @@ class Membership:
         self._released: set[str] = set()
         self.alone = False
         """At the last look nobody else lived."""
+        self.met = False
+        """Another process lived at some look, or lived and ended between two."""
+        self._looked = False
         self.refusal: str | None = None
         """Why this process may not go on, if so."""
 
@@ -121,6 +126,8 @@ class Membership:
                 case _:
                     path.unlink(missing_ok=True)
         self.alone = not alive
+        self.met = self.met or bool(alive) or (self._looked and bool(dead))
+        self._looked = True
         return dead
 
     def released(self, dead: Sequence[str]) -> None:

@@ -205,7 +205,7 @@ class SqliteSpool(SqlSpool[SqliteStore]):
             with contextlib.suppress(SpoolUnavailable):  # a full disk, perhaps; the next look comes
                 await self._run(lambda tx: statements.release_held_by(tx, dead, claims))
                 store.released(dead)
-        return size
+        return replace(size, met_others=store.met_others)
 
 
 class PostgresSpool(SqlSpool[PostgresStore]):

@@ -30,6 +30,8 @@ class SpoolFacts:
     max_tasks: float = inf
     max_bytes: float = inf
     max_age: float = inf
+    may_be_shared: bool = False
+    """It is one's own until another process is met there."""
 
 
 class BookMetrics:
@@ -44,16 +46,15 @@ class BookMetrics:
     def __init__(self, board: Board, facts: SpoolFacts, owed: Callable[[], float]) -> None:
         self._owed = owed
         self._measured = False
-        info = board.gauges(
+        self._info = board.gauges(
             "spool_info",
-            "1; which spool it is.",
+            "1 for what it is: whether other producers use the spool too, or did since this one started.",
             merge="max",
             store=(facts.store,),
-            shared=(str(facts.shared).lower(),),
+            shared=("false", "true") if facts.may_be_shared else (_label(facts.shared),),
             spool=(facts.spool,),
         )
-        for number in info.values():
-            number.set(1)
+        self._share(shared=facts.shared)
         for name, words, limit in (
             ("max_tasks", "Tasks in the spool above which new ones are refused.", facts.max_tasks),
             ("max_bytes", "Bytes in the spool above which new tasks are refused.", facts.max_bytes),
@@ -74,6 +75,8 @@ class BookMetrics:
 
     def measured(self, event: SpoolMeasured) -> None:
         self._overdue.set(event.overdue)
+        if event.met_others:
+            self._share(shared=True)
         if not self._measured:
             # The first comes before the first task, unless the spool could not be read then.
             self._measured = True
@@ -81,3 +84,11 @@ class BookMetrics:
 
     def purged(self, event: TasksPurged) -> None:
         self._purged.inc(event.count)
+
+    def _share(self, *, shared: bool) -> None:
+        for (_, label, _), number in self._info.items():
+            number.set(label == _label(shared))
+
+
+def _label(shared: bool) -> str:  # noqa: FBT001  # it is the value itself
+    return str(shared).lower()

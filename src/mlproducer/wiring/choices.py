@@ -8,6 +8,7 @@ import random
 import socket
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -71,7 +72,8 @@ def spool_facts(settings: Settings) -> SpoolFacts:
     store = _STORES.get(url.scheme, url.scheme)
     shared = store in {"postgresql", "redis"}
     # The same path of a file on another machine is another spool.
-    where = (url.hostname, url.port, url.path) if shared else (socket.gethostname(), url.path)
+    path = str(Path(url.path[1:]).resolve()) if store == "sqlite" else url.path
+    where = (url.hostname, url.port, path) if shared else (socket.gethostname(), path)
     return SpoolFacts(
         store,
         shared,
@@ -79,6 +81,7 @@ def spool_facts(settings: Settings) -> SpoolFacts:
         settings.ml_spool_max_tasks,
         settings.ml_spool_max_bytes,
         settings.ml_spool_max_age,
+        may_be_shared=store == "sqlite",
     )
 
 
