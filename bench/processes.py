@@ -28,7 +28,7 @@ from mlproducer.errors import SpoolUnavailable
 from mlproducer.ids import new_task_id
 from mlproducer.spool.sharing import Turn
 from mlproducer.spool.sql import SqliteSpool
-from mlproducer.testing.spool_contract import DONE, NOW, row
+from mlproducer.testing.spool_contract import DONE, row
 
 BATCH: Final = 500
 WAYS: Final = ("alone", "one file", "no turns", "a file each")
@@ -61,7 +61,7 @@ async def child(path: Path, rows: int, callers: int) -> None:
     sys.stdin.readline()
     drained, drain_began = 0, time.time()
     while (await spool.measure()).tasks:
-        leases = await spool.lease(BATCH, now=NOW, until=NOW + 600)
+        leases = await spool.lease(BATCH, hold=60)
         drained += sum(await spool.settle([(lease, DONE) for lease in leases]))
     told = {"began": began, "done": done, "longest": longest, "failed": failed, "drain_began": drain_began}
     print(json.dumps(told | {"drained": drained, "ended": time.time()}))

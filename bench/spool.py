@@ -31,7 +31,7 @@ from pathlib import Path
 
 from mlproducer.ids import new_task_id
 from mlproducer.ports import Spool
-from mlproducer.rows import DeadFilter, Done, SpoolRow
+from mlproducer.rows import DeadFilter, Done, NewRow
 from mlproducer.spool import open_spool
 from mlproducer.task import Envelope
 
@@ -39,20 +39,19 @@ PROPERTIES = b"p" * 200
 BODY = b"x" * 1_024
 BATCH = 500
 NOW = 1_800_000_000.0
-DONE = Done(NOW, NOW + 3_600)
+DONE = Done(NOW, keep=0)
 SAMPLE = 5_000
 """Rows put and drained at each size of the curve."""
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 
-def row(n: int) -> SpoolRow:
+def row(n: int) -> NewRow:
     # Ids as the library makes them: rising with time. A B-tree minds the difference to random ones.
     task_id = new_task_id()
-    at = NOW - 1_000 + n / 10_000
-    return SpoolRow(Envelope(task_id, "embed_vectors", "ml.embed", PROPERTIES, BODY), at, at)
+    return NewRow(Envelope(task_id, "embed_vectors", "ml.embed", PROPERTIES, BODY), NOW, n / 10_000 - 1_000)
 
 
-async def put_all(spool: Spool, rows: Iterable[SpoolRow], count: int, callers: int) -> float:
+async def put_all(spool: Spool, rows: Iterable[NewRow], count: int, callers: int) -> float:
     """Rows a second, each put by one of `callers` that run at once."""
     left = iter(rows)
 
@@ -69,7 +68,7 @@ async def drain_some(spool: Spool, count: int) -> float:
     """Rows a second, leased and settled in batches as the drain does."""
     start, done = time.perf_counter(), 0
     while done < count:
-        leases = await spool.lease(min(BATCH, count - done), now=NOW, until=NOW + 60)
+        leases = await spool.lease(min(BATCH, count - done), hold=60)
         done += sum(await spool.settle([(lease, DONE) for lease in leases]))
     return count / (time.perf_counter() - start)
 
@@ -83,7 +82,7 @@ def fsyncs(folder: Path) -> float:
         return 200 / (time.perf_counter() - start)
 
 
-def sqlite_alone(folder: Path, rows: list[SpoolRow]) -> float:
+def sqlite_alone(folder: Path, rows: list[NewRow]) -> float:
     """Rows a second, durable, in transactions of 100."""
     with closing(sqlite3.connect(folder / "alone.db", isolation_level=None)) as connection:
         connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL")
@@ -112,7 +111,7 @@ def say(words: str) -> None:
         print(words, file=sys.stderr, flush=True)
 
 
-async def one_round(url: str, rows: list[SpoolRow], callers: int) -> tuple[float, float]:
+async def one_round(url: str, rows: list[NewRow], callers: int) -> tuple[float, float]:
     spool = open_spool(url)
     await spool.open()
     gc.collect()
@@ -126,7 +125,7 @@ async def one_round(url: str, rows: list[SpoolRow], callers: int) -> tuple[float
 
 async def emptied(spool: Spool) -> None:
     """Records forgotten, so that the next round may put the same ids on the same server."""
-    while await spool.forget(now=NOW * 2, limit=50_000):
+    while await spool.forget(limit=50_000):
         pass
 
 

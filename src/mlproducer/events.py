@@ -173,6 +173,14 @@ class SpoolChanged(Struct, frozen=True, gc=False):
     lasted: float = 0.0
 
 
+class ClockJumped(Struct, frozen=True, gc=False):
+    """A clock was set, or its machine slept, or another server took over: it moved by `seconds` more than time did."""
+
+    clock: str
+    """`host`: the wall clock of this machine. `store`: that of the spool's server."""
+    seconds: float
+
+
 class TopologyDiffers(Struct, frozen=True, gc=False):
     """An existing exchange or queue has other arguments than ours; publishing goes on."""
 
@@ -192,6 +200,8 @@ class SpoolMeasured(Struct, frozen=True, gc=False):
     """Since the first task that nobody is publishing became due; 0 if none is."""
     met_others: bool = False
     """See `rows.SpoolSize`."""
+    apart: float = 0.0
+    """By how much the host's clock is ahead of that of the spool's server; 0 if it has none."""
 
 
 class FlightMeasured(Struct, frozen=True, gc=False):
@@ -225,6 +235,7 @@ Event = (
     | HealthChecked
     | SpoolFailed
     | SpoolChanged
+    | ClockJumped
     | TopologyDiffers
     | SpoolMeasured
     | FlightMeasured

@@ -12,11 +12,11 @@ any producer on it publishes the task: at once on PostgreSQL, which tells it of 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Final, overload
 
+from mlproducer.clock import SystemClock
 from mlproducer.envelope.types import TaskType
 from mlproducer.errors import InvalidTask, RefusedTask
 from mlproducer.settings import Settings
@@ -34,6 +34,9 @@ if TYPE_CHECKING:  # none of these needs to be installed, or loaded, by who does
     from sqlalchemy.orm import Session, scoped_session
 
     from mlproducer.spool.outbox.over_asyncpg import AsyncpgConnection
+
+
+_CLOCK: Final = SystemClock()
 
 
 class Outbox:
@@ -82,9 +85,8 @@ class Outbox:
             SpoolUnavailable: the spool's tables are not in this database, or are not ours to write.
             TypeError: it is no connection or session of a driver that we know.
         """
-        now = time.time()
-        envelope = self._encode(task, now)
-        waiting = add_on(connection, partial(adding, envelope=envelope, now=now, notify=self._notify))
+        envelope = self._encode(task, _CLOCK.now())
+        waiting = add_on(connection, partial(adding, envelope=envelope, clock=_CLOCK, notify=self._notify))
         return task.id if waiting is None else _then(waiting, task.id)
 
     def _encode(self, task: Task, now: float) -> Envelope:

@@ -11,14 +11,14 @@ from mlproducer.events import Event, TopologyDiffers
 from mlproducer.outcome import NotSentCause, Outcome
 from mlproducer.rows import (
     Audit,
+    Claim,
     Counts,
     DeadEntry,
     DeadFilter,
     Known,
     Lease,
-    Record,
+    NewRow,
     Settlement,
-    SpoolRow,
     SpoolSize,
     Tally,
     WaitingEntry,
@@ -116,6 +116,11 @@ class Broker(Protocol):
 class Spool(Protocol):
     """The durable retry queue, the dead letter queue, and the memory of ids. Durable on return.
 
+    **One time.** Whether a row is due, a lease or a claim is over, and a task expired is decided by one clock, the
+    store's: a server's own, or for a store of one machine a clock that nobody can set. It is told spans, in seconds,
+    and never what time it is. An `eta` and an `expires` are moments in UTC, and so they are compared with the best that
+    the store knows of it: the server's clock, or the host's. What a store shows is in Unix seconds.
+
     Every method raises `SpoolUnavailable` when the store cannot be used; then nothing of the call was stored, unless
     the store died while it answered: a call repeated after that finds what it did the first time.
     """
@@ -130,7 +135,7 @@ class Spool(Protocol):
         """
         ...
 
-    def put(self, row: SpoolRow) -> Awaitable[bool]:
+    def put(self, row: NewRow) -> Awaitable[bool]:
         """Commit one row (commits are grouped); it takes the place of a claim of its id.
 
         False if the id waits, is dead or is confirmed already: then it is safe as it was, and nothing is changed.
@@ -139,17 +144,17 @@ class Spool(Protocol):
         """
         ...
 
-    def claim(self, claim: Record, *, now: float) -> Awaitable[Known | None]:
-        """Take the id for an attempt of ours, before anything is published. None: it is ours until `held_until`.
+    def claim(self, claim: Claim, *, hold: float) -> Awaitable[Known | None]:
+        """Take the id for an attempt of ours, before anything is published. None: it is ours for `hold` seconds.
 
-        Else what is there: a row, a dead letter, a confirmed record, or a claim of another that still holds at
-        `now`. A claim that is over is taken over, whatever its digest: nobody was promised anything.
+        Else what is there: a row, a dead letter, a confirmed record, or a claim of another that still holds. A claim
+        that is over is taken over, whatever its digest: nobody was promised anything.
         """
         ...
 
-    async def confirm(self, record: Record) -> None:
-        """A claimed task was confirmed: `record` takes the claim's place. Nothing if the id is no claim any more,
-        but for a claim of another, which it replaces too: the task *is* confirmed.
+    async def confirm(self, claim: Claim, *, confirmed_at: float, keep: float) -> None:
+        """A claimed task was confirmed: a `Record` takes the claim's place, for `keep` seconds. Nothing if the id is
+        no claim any more, but for a claim of another, which it replaces too: the task *is* confirmed.
         """
         ...
 
@@ -157,11 +162,11 @@ class Spool(Protocol):
         """Our claim came to nothing: remove it, if it is still ours."""
         ...
 
-    async def lease(self, limit: int, *, now: float, until: float, expired: bool = False) -> Sequence[Lease]:
-        """Up to `limit` rows that are due and not held, oldest `due_at` first; they are ours until `until`. Fewer than
-        there are, but at least one, where more would be over `LEASE_BYTES`.
+    async def lease(self, limit: int, *, hold: float, expired: bool = False) -> Sequence[Lease]:
+        """Up to `limit` rows that are due and not held, oldest `due_at` first; they are ours for `hold` seconds. Fewer
+        than there are, but at least one, where more would be over `LEASE_BYTES`.
 
-        With `expired`, only rows whose envelope's `expires_at` is at or before `now`, due or not.
+        With `expired`, only rows whose envelope's `expires_at` is past, due or not.
         """
         ...
 
@@ -186,8 +191,8 @@ class Spool(Protocol):
     async def count_dead(self, where: DeadFilter) -> int: ...
 
     async def replay(self, audit: Audit) -> int:
-        """Dead letters `audit.task_ids` back to waiting, due at `audit.at` with no attempts spent; their history
-        stays. The audit is kept in the same transaction, with the ids that were found. Returns how many were.
+        """Dead letters `audit.task_ids` back to waiting, due at once with no attempts spent; their history stays. The
+        audit is kept in the same transaction, with the ids that were found. Returns how many were.
         """
         ...
 
@@ -199,8 +204,8 @@ class Spool(Protocol):
         """Newest first. An audit that found no id at all was not kept."""
         ...
 
-    async def forget(self, *, now: float, limit: int) -> int:
-        """Remove up to `limit` records (and claims) whose `keep_until` is at or before `now`; how many there were."""
+    async def forget(self, *, limit: int) -> int:
+        """Remove up to `limit` records (and claims) that were to be kept no longer; how many there were."""
         ...
 
 
@@ -216,8 +221,8 @@ class Counters(Protocol):
         """The sums of the hours from `since` to before `until`. Not `hourly`: over all of them, as if of `since`."""
         ...
 
-    async def forget_counts(self, *, now: float, before: int, limit: int) -> int:
-        """Remove up to `limit` ids whose `keep_until` is at or before `now`, and the sums of hours before `before`.
+    async def forget_counts(self, *, before: int, limit: int) -> int:
+        """Remove up to `limit` ids that were to be kept no longer, and the sums of hours before `before`.
 
         How many ids there were.
         """

@@ -1,4 +1,8 @@
-"""What a spool holds and is told: rows, dead letters, records, leases, verdicts, audits, and what is counted."""
+"""What a spool holds and is told: rows, dead letters, records, leases, verdicts, audits, and what is counted.
+
+What a spool is told to wait for is a span, in seconds: `delay`, `hold`, `keep`. The store makes moments of them, by the
+one clock that it has (docs/adr/0015). What it shows is moments again, Unix seconds as `Clock.now` gives them.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,29 @@ class Attempted(Struct, frozen=True, gc=False):
 
 History = tuple[Attempted, ...]
 """Oldest first; `core.history` bounds its length."""
+
+
+class NewRow(Struct, frozen=True):
+    """A task that is to wait in the spool. `accepted_at` is Unix seconds."""
+
+    envelope: Envelope
+    accepted_at: float
+    delay: float = 0.0
+    """Seconds until it is due; it is not due before its `eta`, whatever the delay."""
+    attempts: int = 0
+    cause: str = ""
+    text: str = ""
+    alone: bool = False
+    history: History = ()
+
+    def due_at(self, now: float) -> float:
+        eta = self.envelope.eta
+        return now + self.delay if eta is None else max(now + self.delay, eta)
+
+    def due(self, at: float) -> SpoolRow:
+        """As it waits, due at that moment."""
+        told = (self.attempts, self.cause, self.text, self.alone, self.history)
+        return SpoolRow(self.envelope, self.accepted_at, at, *told)
 
 
 class SpoolRow(Struct, frozen=True):
@@ -49,6 +76,16 @@ class DeadLetter(Struct, frozen=True):
     code: int | None
     text: str
     history: History = ()
+
+
+class Claim(Struct, frozen=True):
+    """An id that a producer is about to publish. `digest` as in `Record`; `token` says whose claim it is."""
+
+    task_id: str
+    task_type: str
+    digest: bytes
+    accepted_at: float
+    token: str = ""
 
 
 class Record(Struct, frozen=True):
@@ -118,16 +155,16 @@ class Lease(Struct, frozen=True):
 
 
 class Done(Struct, frozen=True):
-    """Confirmed: remove the row, and leave a `Record` until `keep_until` (Unix seconds)."""
+    """Confirmed at `confirmed_at` (Unix seconds): remove the row, and leave a `Record` for `keep` seconds."""
 
     confirmed_at: float
-    keep_until: float
+    keep: float
 
 
 class Again(Struct, frozen=True):
-    """Back into the queue, for `due_at`."""
+    """Back into the queue, due in `delay` seconds."""
 
-    due_at: float
+    delay: float
     attempts: int
     cause: str
     text: str
@@ -157,13 +194,15 @@ class SpoolSize(Struct, frozen=True, gc=False):
     bytes: int
     first_due_at: float | None
     """The earliest moment at which one that waits was due for the first time; it may lie ahead. A new row's `due_at`,
-    and of a replay the audit's `at`; a retry keeps it. So it says for how long the spool has not done what it should.
+    and of a replay when it was made; a retry keeps it. So it says for how long the spool has not done what it should.
     """
     dead: int
     next_due_at: float | None
     """When the next row that nobody holds becomes due, or a held row's lease ends; None if there is none."""
     met_others: bool = False
     """Another process has used the store since we opened it. For stores that are mostly one's own: the embedded one."""
+    at: float | None = None
+    """The time of the store's own clock at this measurement, in Unix seconds; None where it is the host's."""
 
 
 class DeadFilter(Struct, frozen=True, gc=False):
@@ -213,6 +252,6 @@ class Tally(Struct, frozen=True):
     """What is to be added, all or nothing, and once: a second tally of the same `id` adds nothing."""
 
     id: str
-    keep_until: float
-    """Unix time; the id is remembered until then."""
+    keep: float
+    """Seconds for which the id is remembered."""
     counts: Counts

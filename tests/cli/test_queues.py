@@ -21,7 +21,7 @@ from mlproducer.cli.sweep import sweep
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.rows import Again, Attempted, Bury, DeadFilter, SpoolRow
+from mlproducer.rows import Again, Attempted, Bury, DeadFilter, NewRow
 from mlproducer.settings import Settings
 from mlproducer.task import Task
 from mlproducer.wiring import spool_for
@@ -70,13 +70,13 @@ async def fill(dead: list[tuple[Task, Bury]], waiting: list[Task]) -> None:
     spool = spool_for(Settings.load())
     await spool.open()
     for letter, verdict in dead:
-        await spool.put(SpoolRow(encoder.encode(letter), 1000.0, 1000.0))
-        (lease,) = await spool.lease(1, now=time.time(), until=time.time() + 60)
+        await spool.put(NewRow(encoder.encode(letter), 1000.0))
+        (lease,) = await spool.lease(1, hold=60)
         assert all(await spool.settle([(lease, verdict)]))
     for each in waiting:
-        await spool.put(SpoolRow(encoder.encode(each), 1000.0, 2000.0))
-        (lease,) = await spool.lease(1, now=time.time(), until=time.time() + 60)
-        again = Again(time.time() + 5000, 1, "nacked", "queue ml.embed is full", alone=False, history=HISTORY)
+        await spool.put(NewRow(encoder.encode(each), 1000.0))
+        (lease,) = await spool.lease(1, hold=60)
+        again = Again(5000, 1, "nacked", "queue ml.embed is full", alone=False, history=HISTORY)
         assert all(await spool.settle([(lease, again)]))
     await spool.close()
 

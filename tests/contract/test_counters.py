@@ -8,26 +8,33 @@ import pytest
 
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.spool.sql import PostgresSpool, SqliteSpool
+from mlproducer.testing.clock import ManualClock
 from mlproducer.testing.counters_contract import CountersContract, MakeCounters
+from private_postgres import PrivatePostgres
+from store_clocks import PostgresClock
 
 
 class TestMemory(CountersContract):
     durable = shared = False
 
     @pytest.fixture
-    def make_spool(self) -> MakeCounters:
-        return MemorySpool
+    def make_spool(self, clock: ManualClock) -> MakeCounters:
+        return lambda: MemorySpool(clock)
 
 
 class TestSqlite(CountersContract):
     shared = False
 
     @pytest.fixture
-    def make_spool(self, tmp_path: Path) -> MakeCounters:
-        return lambda: SqliteSpool(tmp_path / "spool.db")
+    def make_spool(self, tmp_path: Path, clock: ManualClock) -> MakeCounters:
+        return lambda: SqliteSpool(tmp_path / "spool.db", clock=clock)
 
 
 class TestPostgres(CountersContract):
     @pytest.fixture
-    def make_spool(self, postgres_schema_url: str) -> MakeCounters:
-        return lambda: PostgresSpool(postgres_schema_url)
+    def clock(self, postgres: PrivatePostgres) -> PostgresClock:
+        return PostgresClock(postgres)
+
+    @pytest.fixture
+    def make_spool(self, clock: PostgresClock) -> MakeCounters:
+        return lambda: PostgresSpool(clock.url)

@@ -22,7 +22,7 @@ from mlproducer.spool.schema import CHANNEL
 from mlproducer.spool.sql import PostgresSpool
 from mlproducer.task import Envelope
 from mlproducer.testing.rabbitmq import free_port
-from mlproducer.testing.spool_contract import DONE, NOW, claim, confirmed, row, settle
+from mlproducer.testing.spool_contract import DONE, NOW, claim, confirm, is_as_put, is_confirmed, row, settle
 from private_postgres import PASSWORD, USER, PrivatePostgres
 
 SOON = 20.0
@@ -48,7 +48,7 @@ def transaction(url: str) -> Iterator[psycopg.Cursor[Any]]:
 
 
 def put_as_the_outbox_does(cursor: psycopg.Cursor[Any], envelope: Envelope) -> None:
-    columns = outbox_columns(envelope, NOW)
+    columns = {name.rstrip("_"): value for name, value in outbox_columns(envelope, NOW - 1e8).items()}
     names, marks = ", ".join(columns), ", ".join(f"%({name})s" for name in columns)
     cursor.execute(f"INSERT INTO mlproducer_waiting ({names}) VALUES ({marks})".encode(), columns)  # noqa: S608  # our own names
     cursor.execute("SELECT pg_notify(%s, '')", (CHANNEL,))
@@ -66,7 +66,7 @@ async def test_instances_that_open_a_new_database_at_once_all_find_the_tables(po
     spools = [PostgresSpool(postgres_schema_url) for _ in range(6)]
     await asyncio.gather(*(spool.open() for spool in spools))
     assert await spools[0].put(row("a"))
-    assert await spools[5].find("a") == row("a")
+    assert is_as_put(await spools[5].find("a"), row("a"))
     await asyncio.gather(*(spool.close() for spool in spools))
 
 
@@ -74,10 +74,10 @@ async def test_an_instance_that_opens_leaves_the_leases_of_others_alone(
     pair: tuple[PostgresSpool, PostgresSpool], postgres_schema_url: str
 ) -> None:
     await pair[0].put(row("a"))
-    (lease,) = await pair[0].lease(1, now=NOW, until=NOW + 60)
+    (lease,) = await pair[0].lease(1, hold=60)
     third = PostgresSpool(postgres_schema_url)
     await third.open()
-    assert not await third.lease(1, now=NOW + 59, until=NOW + 120)
+    assert not await third.lease(1, hold=60)
     assert await settle(pair[0], lease, DONE)
     await third.close()
 
@@ -98,7 +98,7 @@ async def test_of_two_instances_that_lease_at_once_each_has_rows_of_its_own(
     pair: tuple[PostgresSpool, PostgresSpool],
 ) -> None:
     await asyncio.gather(*(pair[0].put(row(f"t{n}")) for n in range(300)))
-    leased = await asyncio.gather(*(spool.lease(100, now=NOW, until=NOW + 60) for spool in pair * 2))
+    leased = await asyncio.gather(*(spool.lease(100, hold=60) for spool in pair * 2))
     taken = [lease.row.envelope.task_id for leases in leased for lease in leases]
     assert len(taken) == len(set(taken)) == 300
     held = await asyncio.gather(*(pair[1].settle([(lease, DONE) for lease in leases]) for leases in leased))
@@ -109,11 +109,11 @@ async def test_of_two_instances_that_lease_at_once_each_has_rows_of_its_own(
 async def test_a_row_that_another_is_leasing_at_this_moment_is_passed_over(
     pair: tuple[PostgresSpool, PostgresSpool], postgres_schema_url: str
 ) -> None:
-    await pair[0].put(row("a", due_at=NOW - 2))
-    await pair[0].put(row("b", due_at=NOW - 1))
+    await pair[0].put(row("a", delay=-2))
+    await pair[0].put(row("b", delay=-1))
     with transaction(postgres_schema_url) as other:
         other.execute("SELECT 1 FROM mlproducer_waiting WHERE task_id = 'a' FOR UPDATE")
-        (lease,) = await pair[0].lease(10, now=NOW, until=NOW + 60)
+        (lease,) = await pair[0].lease(10, hold=60)
     assert lease.row.envelope.task_id == "b"
 
 
@@ -136,7 +136,7 @@ async def test_a_put_that_meets_a_settle_in_its_midst_finds_the_record(
 async def test_a_put_that_meets_a_confirm_in_its_midst_finds_the_record(
     pair: tuple[PostgresSpool, PostgresSpool], postgres_schema_url: str
 ) -> None:
-    await pair[0].claim(claim("a"), now=NOW)
+    await pair[0].claim(claim("a"), hold=10)
     with transaction(postgres_schema_url) as other:
         other.execute("UPDATE mlproducer_records SET confirmed_at = 1, held_until = NULL")
         put = asyncio.ensure_future(pair[0].put(row("a")))
@@ -149,7 +149,7 @@ async def test_a_put_that_meets_a_replay_in_its_midst_finds_the_row(
     pair: tuple[PostgresSpool, PostgresSpool], postgres_schema_url: str
 ) -> None:
     await pair[0].put(row("a"))
-    (lease,) = await pair[0].lease(1, now=NOW, until=NOW + 60)
+    (lease,) = await pair[0].lease(1, hold=60)
     await settle(pair[0], lease, Bury(NOW, 3, "nacked", None, "why"))
     with transaction(postgres_schema_url) as other:
         other.execute("DELETE FROM mlproducer_dead_letters")
@@ -165,7 +165,7 @@ async def test_a_claim_that_meets_a_claim_in_its_midst_is_told_of_it(
 ) -> None:
     with transaction(postgres_schema_url) as other:
         other.execute("INSERT INTO mlproducer_records VALUES ('a', 't', '', 0, 9e9, NULL, 0, 8e9, 'theirs')")
-        asked = asyncio.ensure_future(pair[0].claim(claim("a"), now=NOW))
+        asked = asyncio.ensure_future(pair[0].claim(claim("a"), hold=10))
         assert await is_waiting(asked)
     assert await asked == Record("a", "t", b"", 0.0, 9e9, held_until=8e9, token="theirs")
 
@@ -173,13 +173,15 @@ async def test_a_claim_that_meets_a_claim_in_its_midst_is_told_of_it(
 async def test_a_claim_that_meets_one_that_is_then_released_wins(
     pair: tuple[PostgresSpool, PostgresSpool], postgres_schema_url: str
 ) -> None:
-    await pair[0].claim(claim("a", token="theirs"), now=NOW)
+    await pair[0].claim(claim("a", token="theirs"), hold=10)
     with transaction(postgres_schema_url) as other:
         other.execute("DELETE FROM mlproducer_records")
-        asked = asyncio.ensure_future(pair[0].claim(claim("a"), now=NOW))
+        asked = asyncio.ensure_future(pair[0].claim(claim("a"), hold=10))
         assert await is_waiting(asked)
     assert await asked is None
-    assert await pair[1].find("a") == claim("a")
+    known = await pair[1].find("a")
+    assert isinstance(known, Record)
+    assert known.token == "me"
 
 
 async def test_a_claim_left_behind_by_a_put_of_the_same_moment_means_nothing(
@@ -188,14 +190,14 @@ async def test_a_claim_left_behind_by_a_put_of_the_same_moment_means_nothing(
     with transaction(postgres_schema_url) as other:
         # The put saw no claim, since that was not committed; the claim sees no row for the same reason.
         put_as_the_outbox_does(other, row("a").envelope)
-        assert await pair[0].claim(claim("a"), now=NOW) is None
+        assert await pair[0].claim(claim("a"), hold=10) is None
     assert isinstance(await pair[0].find("a"), SpoolRow)
-    assert isinstance(await pair[1].claim(claim("a", token="you"), now=NOW + 99), SpoolRow)
-    await pair[0].confirm(confirmed("a"))
+    assert isinstance(await pair[1].claim(claim("a", token="you"), hold=10), SpoolRow)
+    await confirm(pair[0], "a")
     assert isinstance(await pair[0].find("a"), SpoolRow), "what waits is published by the drain, which tells of it"
-    (lease,) = await pair[0].lease(1, now=NOW, until=NOW + 60)
+    (lease,) = await pair[0].lease(1, hold=60)
     assert await settle(pair[0], lease, DONE)
-    assert await pair[0].find("a") == confirmed("a", accepted_at=NOW)
+    assert is_confirmed(await pair[0].find("a"), "a", accepted_at=NOW - 1e8)
 
 
 async def test_an_outbox_row_that_stays_uncommitted_holds_up_only_its_own_id(postgres_schema_url: str) -> None:
@@ -291,7 +293,7 @@ async def test_a_visitor_makes_no_tables_and_uses_those_that_are_there(
     await owner.open()
     await owner.put(row("a"))
     await visitor.open()
-    assert await visitor.find("a") == row("a")
+    assert is_as_put(await visitor.find("a"), row("a"))
     await visitor.close()
     await owner.close()
 
@@ -361,10 +363,10 @@ async def test_a_server_that_takes_no_rows_refuses_new_ones_keeps_the_old_and_se
 async def test_what_fails_one_request_fails_only_that_one(pair: tuple[PostgresSpool, PostgresSpool]) -> None:
     spool = pair[0]
     await spool.put(row("held"))
-    (lease,) = await spool.lease(1, now=NOW, until=NOW + 60)
+    (lease,) = await spool.lease(1, hold=60)
     answers = await asyncio.gather(
         spool.put(row("a")),
-        spool.put(row("bad", due_at=float("nan"))),
+        spool.put(row("bad", delay=float("nan"))),
         settle(spool, lease, Again(float("nan"), 1, "nacked", "", alone=False)),
         settle(spool, lease, DONE),
         spool.put(row("\ud800")),
@@ -386,7 +388,7 @@ async def test_what_fails_one_request_fails_only_that_one(pair: tuple[PostgresSp
 async def test_errors_do_not_quote_what_was_to_be_stored(pair: tuple[PostgresSpool, PostgresSpool]) -> None:
     with pytest.raises(SpoolUnavailable) as refused:
         await pair[0].put(
-            row("a", due_at=float("nan"), text="s3cr" + "et")
+            row("a", delay=float("nan"), text="s3cr" + "et")
         )  # in two parts: a traceback quotes this line
     told = "".join(traceback.format_exception(refused.value))
     assert "check constraint" in told, "the cause is there"
@@ -504,7 +506,7 @@ async def test_a_server_that_hangs_holds_nobody_for_ever_and_service_resumes(own
     await spool.put(row("before"))
     await spool.measure()
     own_postgres.pause()
-    calls = [spool.put(row("a")), spool.find("before"), spool.lease(1, now=NOW, until=NOW + 60), spool.measure()]
+    calls = [spool.put(row("a")), spool.find("before"), spool.lease(1, hold=60), spool.measure()]
     for error, took in await asyncio.gather(*map(refusal, calls)):
         assert "ML_SPOOL_URL" in str(error)
         assert took < SOON
@@ -513,7 +515,7 @@ async def test_a_server_that_hangs_holds_nobody_for_ever_and_service_resumes(own
     assert took < SOON
     own_postgres.resume()
     assert await spool.put(row("b"))
-    assert await spool.find("before") == row("before")
+    assert is_as_put(await spool.find("before"), row("before"))
     # What was under way when the server was paused may have been committed unheard: then it is found.
     await spool.put(row("a"))
     assert {found.task_id for found in await spool.waiting(limit=10)} == {"before", "a", "b"}

@@ -21,10 +21,12 @@ from mlproducer.rows import Again, Bury, DeadEntry, DeadFilter, Done, Lease, Spo
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.spool.redis import RedisSpool
 from mlproducer.spool.redis.address import Address, Persistence
+from mlproducer.testing.clock import ManualClock
 from mlproducer.testing.counters_contract import CountersContract, MakeCounters
-from mlproducer.testing.spool_contract import NOW, MakeSpool, SpoolContract, audit, claim, confirmed, row
+from mlproducer.testing.spool_contract import NOW, MakeSpool, SpoolContract, StoreClock, audit, claim, row
 from private_redis import PrivateRedis
 from starting import run_together
+from store_clocks import RedisClock
 
 T = TypeVar("T")
 
@@ -59,11 +61,15 @@ async def spool(server: PrivateRedis, prefix: str) -> AsyncIterator[RedisSpool]:
 async def buried(spool: RedisSpool, *ids: str, died_at: float = NOW, reason: str = "nacked", text: str = "why") -> None:
     """Those of the ids that wait, or are new, as dead letters."""
     await asyncio.gather(*(spool.put(row(each)) for each in ids))
-    leases = await spool.lease(len(ids), now=NOW, until=NOW + 60)
+    leases = await spool.lease(len(ids), hold=60)
     assert all(await spool.settle([(lease, Bury(died_at, 3, reason, None, text)) for lease in leases]))
 
 
 class TestRedis(SpoolContract):
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> RedisClock:
+        return RedisClock(monkeypatch)
+
     @pytest.fixture
     def make_spool(self, server: PrivateRedis, prefix: str) -> MakeSpool:
         return lambda: RedisSpool(server.url(), prefix=prefix)
@@ -71,17 +77,29 @@ class TestRedis(SpoolContract):
 
 class TestRedisCluster(SpoolContract):
     @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> RedisClock:
+        return RedisClock(monkeypatch)
+
+    @pytest.fixture
     def make_spool(self, cluster: PrivateRedis, prefix: str) -> MakeSpool:
         return lambda: RedisSpool(cluster.url(), prefix=prefix)
 
 
 class TestRedisCounters(CountersContract):
     @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> RedisClock:
+        return RedisClock(monkeypatch)
+
+    @pytest.fixture
     def make_spool(self, server: PrivateRedis, prefix: str) -> MakeCounters:
         return lambda: RedisSpool(server.url(), prefix=prefix)
 
 
 class TestRedisClusterCounters(CountersContract):
+    @pytest.fixture
+    def clock(self, monkeypatch: pytest.MonkeyPatch) -> RedisClock:
+        return RedisClock(monkeypatch)
+
     @pytest.fixture
     def make_spool(self, cluster: PrivateRedis, prefix: str) -> MakeCounters:
         return lambda: RedisSpool(cluster.url(), prefix=prefix)
@@ -114,11 +132,15 @@ class Machine(RuleBasedStateMachine):
     """Whatever is done, both spools say the same; the one in memory is too simple to be wrong."""
 
     server: PrivateRedis
+    clock: RedisClock
 
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.model = MemorySpool()
+        mine = ManualClock(0.0)
+        self.clock.now = 0.0
+        self.clocks: tuple[StoreClock, StoreClock] = (mine, self.clock)
+        self.model = MemorySpool(mine)
         self.spool = RedisSpool(self.server.url(), prefix=secrets.token_hex(6))
         self.run(self.spool.open())
         self.leases: list[tuple[Lease, Lease]] = []
@@ -137,21 +159,24 @@ class Machine(RuleBasedStateMachine):
         expected = self.runner.run(ask(self.model))
         assert self.runner.run(ask(self.spool)) == expected
 
-    @rule(task_id=IDS, due_at=TIMES, expires_at=st.none() | TIMES, size=st.integers(0, 50))
-    def put(self, task_id: str, due_at: float, expires_at: float | None, size: int) -> None:
-        new = row(task_id, due_at=due_at, size=size)
+    @rule(task_id=IDS, delay=TIMES, eta=st.none() | TIMES, expires_at=st.none() | TIMES, size=st.integers(0, 50))
+    def put(self, task_id: str, delay: float, eta: float | None, expires_at: float | None, size: int) -> None:
+        new = row(task_id, delay=delay, size=size, eta=eta)
         self.both("put", replace(new, envelope=replace(new.envelope, expires_at=expires_at)))
 
     @rule(by=TIMES)
     def time_passes(self, by: float) -> None:
-        self.now += by / 3
+        self.now += by / 4
+        for clock in self.clocks:
+            clock.advance(by / 4)
 
     @rule(lasting=TIMES, expired=st.booleans())
     def lease(self, lasting: float, *, expired: bool) -> None:
         """All that there are: which of equals come first is a store's choice."""
-        when = {"now": self.now, "until": self.now + lasting, "expired": expired}
         mine, theirs = (
-            sorted(self.run(each.lease(10, **when)), key=lambda lease: lease.row.envelope.task_id)  # type: ignore[arg-type]
+            sorted(
+                self.run(each.lease(10, hold=lasting, expired=expired)), key=lambda lease: lease.row.envelope.task_id
+            )
             for each in (self.spool, self.model)
         )
         assert [lease.row for lease in mine] == [lease.row for lease in theirs]
@@ -168,22 +193,22 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def all_die(self) -> None:
         """What is rare by chance, and what replays and purges need."""
-        when = {"now": 100.0, "until": 100.0}
+        self.time_passes(100.0)
         for each in (self.spool, self.model):
-            leases = self.run(each.lease(10, **when))  # type: ignore[arg-type]  # floats for floats
+            leases = self.run(each.lease(10, hold=0.0))
             self.run(each.settle([(lease, Bury(self.now, 3, "nacked", 312, "why")) for lease in leases]))
 
     @rule(ids=st.lists(IDS, min_size=1, max_size=6), action=st.sampled_from(["replay", "purge"]))
     def replay_or_purge(self, ids: list[str], action: str) -> None:
         self.both(action, audit(*ids, at=self.now, action=action))
 
-    @rule(task_id=IDS, token=st.sampled_from(["me", "you"]), lasting=TIMES, keep=TIMES)
-    def claim(self, task_id: str, token: str, lasting: float, keep: float) -> None:
-        self.both("claim", claim(task_id, token=token, until=self.now + lasting, keep_until=keep), now=self.now)
+    @rule(task_id=IDS, token=st.sampled_from(["me", "you"]), lasting=TIMES)
+    def claim(self, task_id: str, token: str, lasting: float) -> None:
+        self.both("claim", claim(task_id, token=token), hold=lasting)
 
     @rule(task_id=IDS, keep=TIMES)
     def confirm(self, task_id: str, keep: float) -> None:
-        self.both("confirm", confirmed(task_id, keep_until=keep))
+        self.both("confirm", claim(task_id), confirmed_at=self.now, keep=keep)
 
     @rule(task_id=IDS, token=st.sampled_from(["me", "you"]))
     def release(self, task_id: str, token: str) -> None:
@@ -191,7 +216,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def forget(self) -> None:
-        self.both("forget", now=self.now, limit=100)
+        self.both("forget", limit=100)
 
     @rule(where=FILTERS, offset=st.integers(0, 2))
     def dead(self, where: DeadFilter, offset: int) -> None:
@@ -205,7 +230,9 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def both_hold_the_same(self) -> None:
-        self.both("measure")
+        sizes = [self.run(each.measure()) for each in (self.spool, self.model)]
+        assert replace(sizes[0], at=None) == sizes[1]
+        assert sizes[0].at == self.now
         self.both("waiting", limit=10)
         self.both("audits", limit=10)
 
@@ -220,8 +247,10 @@ class Machine(RuleBasedStateMachine):
         self.runner.close()
 
 
-def test_any_history_of_calls_leaves_what_it_leaves_in_memory(server: PrivateRedis) -> None:
-    machine = type("OnServer", (Machine,), {"server": server}).TestCase()  # type: ignore[attr-defined]
+def test_any_history_of_calls_leaves_what_it_leaves_in_memory(
+    server: PrivateRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = type("OnServer", (Machine,), {"server": server, "clock": RedisClock(monkeypatch)}).TestCase()  # type: ignore[attr-defined]
     machine.settings = histories(8, 30)
     machine.runTest()
 
@@ -257,19 +286,22 @@ async def test_thousands_of_dead_letters_are_listed_and_counted_part_by_part(spo
         assert await spool.count_dead(where) == count, asdict(where)
 
 
-async def test_a_replayed_row_expires_as_it_would_have(spool: RedisSpool) -> None:
+async def test_a_replayed_row_expires_as_it_would_have(spool: RedisSpool, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = RedisClock(monkeypatch)
     await buried(spool, "a")  # row() expires at NOW + 60
     await spool.replay(audit("a", at=NOW + 9_000))
-    assert not await spool.lease(1, now=NOW + 59, until=NOW + 120, expired=True)
-    assert len(await spool.lease(1, now=NOW + 60, until=NOW + 120, expired=True)) == 1
+    clock.advance(59)
+    assert not await spool.lease(1, hold=60, expired=True)
+    clock.advance(1)
+    assert len(await spool.lease(1, hold=60, expired=True)) == 1
 
 
 async def test_very_large_rows_are_leased_a_few_at_a_time(spool: RedisSpool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlproducer.spool.redis.spool.LEASE_BYTES", 3_500)
     await asyncio.gather(*(spool.put(row(f"t{n}", size=1_000)) for n in range(4)))
-    first = await spool.lease(10, now=NOW, until=NOW + 60)
+    first = await spool.lease(10, hold=60)
     assert len(first) == 3
-    rest = await spool.lease(10, now=NOW, until=NOW + 60)
+    rest = await spool.lease(10, hold=60)
     assert len({lease.row.envelope.task_id for lease in (*first, *rest)}) == 4
 
 
@@ -372,8 +404,8 @@ async def main(url, prefix):
     await spool.open()
     print("ready", flush=True)
     sys.stdin.readline()
-    while leases := await spool.lease(100, now=NOW, until=NOW + 60):
-        held = await spool.settle([(lease, Done(NOW, NOW + 1)) for lease in leases])
+    while leases := await spool.lease(100, hold=60):
+        held = await spool.settle([(lease, Done(NOW, 1)) for lease in leases])
         assert all(held)
         print(*(lease.row.envelope.task_id for lease in leases), sep="\\n")
     await spool.close()

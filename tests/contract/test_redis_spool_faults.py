@@ -21,7 +21,18 @@ from mlproducer.spool.redis import RedisSpool
 from mlproducer.spool.redis.address import Persistence
 from mlproducer.spool.redis.look import Facts, read_facts, refusal, warning
 from mlproducer.testing.rabbitmq import free_port
-from mlproducer.testing.spool_contract import DONE, NOW, audit, claim, confirmed, row, settle
+from mlproducer.testing.spool_contract import (
+    DONE,
+    NOW,
+    audit,
+    claim,
+    confirm,
+    is_as_put,
+    is_confirmed,
+    row,
+    settle,
+    waits,
+)
 from private_redis import DURABLE, PrivateRedis
 
 Start = Callable[..., PrivateRedis]
@@ -73,17 +84,17 @@ async def eventually(holds: Callable[[], bool]) -> None:
 async def every_call_fails(spool: RedisSpool, match: str) -> None:
     calls = [
         spool.put(row("new")),
-        spool.claim(claim("new"), now=NOW),
-        spool.confirm(confirmed("new")),
+        spool.claim(claim("new"), hold=10),
+        confirm(spool, "new"),
         spool.release("new", "me"),
-        spool.lease(10, now=NOW, until=NOW + 60),
-        spool.settle([(Lease(row("a"), "token"), DONE)]),
+        spool.lease(10, hold=60),
+        spool.settle([(Lease(waits(row("a")), "token"), DONE)]),
         spool.measure(),
         spool.find("a"),
         spool.waiting(limit=10),
         spool.replay(audit("a")),
         spool.audits(limit=10),
-        spool.forget(now=NOW, limit=10),
+        spool.forget(limit=10),
     ]
     began = time.monotonic()
     for answer in await asyncio.gather(*calls, return_exceptions=True):
@@ -102,7 +113,7 @@ async def test_a_killed_server_fails_each_call_and_a_started_one_serves_again(st
         await every_call_fails(spool, "does it run")
         await asyncio.to_thread(server.start)
         await until_it_works(spool, "b")
-        assert await spool.find("a") == row("a")
+        assert is_as_put(await spool.find("a"), row("a"))
 
 
 @pytest.mark.parametrize("cluster", [False, pytest.param(True, marks=pytest.mark.chaos)])
@@ -114,7 +125,7 @@ async def test_a_paused_server_fails_each_call_in_bounded_time(start: Start, *, 
         await every_call_fails(spool, "is it paused")
         server.resume()
         await until_it_works(spool, "b")
-        assert await spool.find("a") == row("a")
+        assert is_as_put(await spool.find("a"), row("a"))
 
 
 async def test_thousands_who_wait_for_a_paused_server_are_all_told_within_one_timeout(start: Start) -> None:
@@ -134,7 +145,7 @@ async def test_what_is_repeated_after_a_lost_answer_finds_what_the_first_call_di
     server = start()
     async with opened(server) as spool:
         await asyncio.gather(spool.put(row("b")), spool.put(row("c")))
-        lease, other = await spool.lease(2, now=NOW, until=NOW + 60)
+        lease, other = await spool.lease(2, hold=60)
         await settle(spool, other, DONE)  # so that the server knows the script
         for call in (spool.put(row("a")), spool.settle([(lease, DONE)])):
             server.pause()  # what is sent now waits in the kernel, and is done when nobody listens any more
@@ -144,8 +155,8 @@ async def test_what_is_repeated_after_a_lost_answer_finds_what_the_first_call_di
             await until_it_works(spool, "last")
         assert not await spool.put(row("a")), "it is there already, and safe"
         assert not await settle(spool, lease, DONE), "the lease is gone with the row"
-        assert await spool.find("a") == row("a")
-        assert await spool.find("b") == confirmed("b", attempts=1)
+        assert is_as_put(await spool.find("a"), row("a"))
+        assert is_confirmed(await spool.find("b"), "b", attempts=1)
 
 
 async def test_what_was_answered_is_there_after_kill_9_at_any_moment(start: Start) -> None:
@@ -161,10 +172,10 @@ async def test_what_was_answered_is_there_after_kill_9_at_any_moment(start: Star
     async def draining(spool: RedisSpool) -> None:
         while True:
             with contextlib.suppress(SpoolUnavailable):
-                leases = [each for each in await spool.lease(20, now=NOW, until=NOW + 60) if random.random() < 0.7]
+                leases = [each for each in await spool.lease(20, hold=60) if random.random() < 0.7]
                 ids = [lease.row.envelope.task_id for lease in leases]
                 trying.update(ids)
-                held = await spool.settle([(lease, Done(NOW, NOW + 100)) for lease in leases])
+                held = await spool.settle([(lease, Done(NOW, 100)) for lease in leases])
                 done.update(task_id for task_id, ours in zip(ids, held, strict=True) if ours)
             await asyncio.sleep(0)
 
@@ -187,7 +198,7 @@ async def test_what_was_answered_is_there_after_kill_9_at_any_moment(start: Star
         assert not done & waiting, "what was settled does not come back"
         for task_id in random.sample(sorted(done), min(len(done), 50)):
             digest = content_digest(row(task_id, size=200).envelope)
-            assert await spool.find(task_id) == confirmed(task_id, attempts=1, confirmed_at=NOW, digest=digest)
+            assert is_confirmed(await spool.find(task_id), task_id, attempts=1, confirmed_at=NOW, digest=digest)
         size = await spool.measure()
         assert size.tasks == len(waiting)
         assert size.bytes == (len(waiting) - 1) * row("a", size=200).envelope.size + row("last").envelope.size
@@ -197,19 +208,19 @@ async def test_a_full_server_takes_nothing_new_and_can_be_emptied(start: Start) 
     server = start()
     async with opened(server) as spool:
         await asyncio.gather(*(spool.put(row(f"t{n}", size=1_000)) for n in range(200)))
-        await spool.claim(claim("mine"), now=NOW)
+        await spool.claim(claim("mine"), hold=10)
         server.run("CONFIG", "SET", "maxmemory", "1")
-        for call in (spool.put(row("new")), spool.claim(claim("other"), now=NOW)):
+        for call in (spool.put(row("new")), spool.claim(claim("other"), hold=10)):
             with pytest.raises(SpoolUnavailable, match="maxmemory"):
                 await call
         assert await spool.find("new") is None
-        await spool.confirm(confirmed("mine"))
-        assert await spool.find("mine") == confirmed("mine"), "it is confirmed, and must be remembered as such"
-        while leases := await spool.lease(50, now=NOW, until=NOW + 60):
-            assert all(await spool.settle([(lease, DONE) for lease in leases]))
+        await confirm(spool, "mine")
+        assert is_confirmed(await spool.find("mine"), "mine"), "it is confirmed, and must be remembered as such"
+        while leases := await spool.lease(50, hold=60):
+            assert all(await spool.settle([(lease, Done(NOW, keep=0)) for lease in leases]))
         size = await spool.measure()
         assert (size.tasks, size.bytes) == (0, 0)
-        assert await spool.forget(now=NOW + 100, limit=1_000) == 201
+        assert await spool.forget(limit=1_000) == 200
         server.run("CONFIG", "SET", "maxmemory", "0")
         assert await spool.put(row("new"))
 
@@ -233,7 +244,7 @@ async def test_a_server_that_loads_its_data_is_waited_for(start: Start) -> None:
             await asyncio.sleep(0.01)
         await starting
         assert any("loads its data" in each for each in said), said
-        assert await spool.find("a") == row("a")
+        assert is_as_put(await spool.find("a"), row("a"))
 
 
 @pytest.mark.parametrize("given", ["", "wr0ng-secret"])
@@ -297,7 +308,7 @@ async def test_tls_is_verified_unless_told(start: Start, tmp_path: Path) -> None
         spool = RedisSpool(f"rediss://localhost:{port}?{options}")
         await spool.open()
         await spool.put(row("a"))
-        assert await spool.find("a") == row("a")
+        assert is_as_put(await spool.find("a"), row("a"))
         await spool.close()
 
 
@@ -389,7 +400,7 @@ async def test_a_server_that_comes_back_without_its_file_is_refused_until_it_has
         server.config["appendonly"] = "yes"
         await asyncio.to_thread(server.start)
         await until_it_works(spool, "c")
-        assert await spool.find("a") == row("a")
+        assert is_as_put(await spool.find("a"), row("a"))
 
 
 SOUND = Facts(aof=True, fsync="always", eviction="noeviction", cluster=False, replica=False)

@@ -8,14 +8,14 @@ import sys
 import pytest
 
 from mlproducer.spool.sql import PostgresSpool
-from mlproducer.testing.spool_contract import NOW, row
+from mlproducer.testing.spool_contract import row
 from starting import run_together
 
 # It says each id that it leased, after its verdict was taken. It ends when nothing waits any more.
 PROGRAM = """
 import asyncio, sys
 from mlproducer.spool.sql import PostgresSpool
-from mlproducer.testing.spool_contract import DONE, NOW
+from mlproducer.rows import Done
 
 async def drain(url):
     spool = PostgresSpool(url)
@@ -23,8 +23,8 @@ async def drain(url):
     print("ready", flush=True)
     sys.stdin.readline()
     while (await spool.measure()).tasks:
-        leases = await spool.lease(100, now=NOW, until=NOW + 3600)
-        held = await spool.settle([(lease, DONE) for lease in leases])
+        leases = await spool.lease(100, hold=3600)
+        held = await spool.settle([(lease, Done(0.0, keep=0)) for lease in leases])
         for lease, ours in zip(leases, held, strict=True):
             print(lease.row.envelope.task_id if ours else "lost")
     await spool.close()
@@ -45,7 +45,7 @@ async def drained_once(url: str, processes: int, rows: int) -> None:
     assert sum(bool(leased) for leased in taken) > 1, "they worked at the same time"
     size = await spool.measure()
     assert (size.tasks, size.bytes, size.next_due_at) == (0, 0, None)
-    assert await spool.forget(now=NOW + 1_000, limit=rows * 2) == rows, "each left one record"
+    assert await spool.forget(limit=rows * 2) == rows, "each left one record"
     await spool.close()
 
 

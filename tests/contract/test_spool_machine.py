@@ -27,14 +27,17 @@ from mlproducer.rows import (
     Done,
     Known,
     Lease,
+    NewRow,
     Record,
     SpoolRow,
     Verdict,
 )
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.spool.sql import PostgresSpool, SqliteSpool
-from mlproducer.testing.spool_contract import dead_entry, entry, row
+from mlproducer.testing.clock import ManualClock
+from mlproducer.testing.spool_contract import StoreClock, claim, confirmed, dead_entry, entry, held, row, waits
 from private_postgres import PrivatePostgres
+from store_clocks import PostgresClock
 
 T = TypeVar("T")
 
@@ -69,8 +72,13 @@ class SpoolMachine(RuleBasedStateMachine):
         self.held: dict[str, tuple[str, float]] = {}
         self.first_due: dict[str, float] = {}
         self.leases: list[Lease] = []
+        self.clock = self.made_clock()
+        self.spool: Spool = MemorySpool(self.clock) if isinstance(self.clock, ManualClock) else MemorySpool()
         self.now = 0.0
-        self.spool: Spool = MemorySpool()
+
+    def made_clock(self) -> StoreClock:
+        """Of the store, at 0."""
+        return ManualClock(0.0)
 
     def run(self, call: Awaitable[T]) -> T:
         async def wait() -> T:
@@ -98,63 +106,78 @@ class SpoolMachine(RuleBasedStateMachine):
     def opened(self) -> None:
         self.run(self.spool.open())
 
-    @rule(task_id=IDS, due_at=TIMES, size=st.integers(0, 50), expires_at=st.none() | TIMES, history=HISTORIES)
+    @rule(
+        task_id=IDS,
+        delay=TIMES,
+        eta=st.none() | TIMES,
+        size=st.integers(0, 50),
+        expires_at=st.none() | TIMES,
+        history=HISTORIES,
+    )
     def put(
-        self, task_id: str, due_at: float, size: int, expires_at: float | None, history: tuple[Attempted, ...]
+        self,
+        task_id: str,
+        delay: float,
+        eta: float | None,
+        size: int,
+        expires_at: float | None,
+        history: tuple[Attempted, ...],
     ) -> None:
-        new = row(task_id, due_at=due_at, size=size, history=history)
+        new = row(task_id, delay=delay, eta=eta, size=size, history=history)
         new = replace(new, envelope=replace(new.envelope, expires_at=expires_at))
         is_new = self.is_free(task_id)
         assert self.run(self.spool.put(new)) is is_new
         if is_new:
             self.records.pop(task_id, None)
-            self.rows[task_id], self.first_due[task_id] = new, due_at
+            self._waits(task_id, new)
 
-    @rule(ids=st.lists(IDS, max_size=4), due_at=TIMES)
-    def put_together(self, ids: list[str], due_at: float) -> None:
+    def _waits(self, task_id: str, new: NewRow) -> None:
+        self.rows[task_id] = waits(new, at=self.now)
+        self.first_due[task_id] = self.rows[task_id].due_at
+
+    @rule(ids=st.lists(IDS, max_size=4), delay=TIMES)
+    def put_together(self, ids: list[str], delay: float) -> None:
         async def all_at_once() -> list[bool]:
-            return await asyncio.gather(*(self.spool.put(row(each, due_at=due_at)) for each in ids))
+            return await asyncio.gather(*(self.spool.put(row(each, delay=delay)) for each in ids))
 
         stored = [each for each, new in zip(ids, self.run(all_at_once()), strict=True) if new]
         assert sorted(stored) == sorted({each for each in ids if self.is_free(each)})
         for each in stored:
             self.records.pop(each, None)
-            self.rows[each], self.first_due[each] = row(each, due_at=due_at), due_at
+            self._waits(each, row(each, delay=delay))
 
-    def claimed(self, task_id: str, token: str, lasting: float, kept: float) -> Record:
-        digest = content_digest(row(task_id).envelope)
-        kept_until, held_until = self.now + kept, self.now + lasting
-        return Record(task_id, "embed_vectors", digest, self.now, kept_until, held_until=held_until, token=token)
-
-    @rule(task_id=IDS, token=TOKENS, lasting=TIMES, kept=TIMES)
-    def claim(self, task_id: str, token: str, lasting: float, kept: float) -> None:
-        claim, known = self.claimed(task_id, token, lasting, kept), self.known(task_id)
+    @rule(task_id=IDS, token=TOKENS, lasting=TIMES)
+    def claim(self, task_id: str, token: str, lasting: float) -> None:
+        mine, known = claim(task_id, token=token), self.known(task_id)
         over = self.is_over(task_id)
-        assert self.run(self.spool.claim(claim, now=self.now)) == (None if over else known)
+        assert self.run(self.spool.claim(mine, hold=lasting)) == (None if over else known)
         if over or known is None:
-            self.records[task_id] = claim
+            self.records[task_id] = held(mine, until=self.now + lasting)
 
     @rule(ids=st.lists(IDS, min_size=2, max_size=5))
     def claim_together(self, ids: list[str]) -> None:
         """One of each id wins, if it was free; the others are told of it."""
-        claims = [self.claimed(each, f"c{n}", 9.0, 9.0) for n, each in enumerate(ids)]
+        claims = [claim(each, token=f"c{n}") for n, each in enumerate(ids)]
 
         async def all_at_once() -> list[Known | None]:
-            return await asyncio.gather(*(self.spool.claim(each, now=self.now) for each in claims))
+            return await asyncio.gather(*(self.spool.claim(each, hold=9.0) for each in claims))
 
         answers = self.run(all_at_once())
-        won = {claim.task_id: claim for claim, answer in zip(claims, answers, strict=True) if answer is None}
+        won = {
+            mine.task_id: held(mine, until=self.now + 9.0)
+            for mine, answer in zip(claims, answers, strict=True)
+            if answer is None
+        }
         assert len(won) == answers.count(None)
         assert won.keys() == {each for each in ids if self.known(each) is None or self.is_over(each)}
         self.records |= won
-        assert all(answer in (None, self.known(claim.task_id)) for claim, answer in zip(claims, answers, strict=True))
+        assert all(answer in (None, self.known(mine.task_id)) for mine, answer in zip(claims, answers, strict=True))
 
     @rule(task_id=IDS, kept=TIMES)
     def confirm(self, task_id: str, kept: float) -> None:
-        record = replace(self.claimed(task_id, "", 0.0, kept), confirmed_at=self.now, held_until=None)
-        self.run(self.spool.confirm(record))
+        self.run(self.spool.confirm(claim(task_id), confirmed_at=self.now, keep=kept))
         if self.is_free(task_id):
-            self.records[task_id] = record
+            self.records[task_id] = confirmed(task_id, confirmed_at=self.now, keep_until=self.now + kept)
 
     @rule(task_id=IDS, token=TOKENS)
     def release(self, task_id: str, token: str) -> None:
@@ -166,18 +189,22 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(limit=st.integers(0, 4))
     def forget(self, limit: int) -> None:
         over = {each.task_id for each in self.records.values() if each.keep_until <= self.now}
-        assert self.run(self.spool.forget(now=self.now, limit=limit)) == min(limit, len(over))
+        assert self.run(self.spool.forget(limit=limit)) == min(limit, len(over))
         for each in over:
             if self.run(self.spool.find(each)) is None:  # which of them went is the store's choice
                 del self.records[each]
 
     @rule(by=TIMES)
     def time_passes(self, by: float) -> None:
-        self.now += by / 3
+        self._advance(by / 4)
+
+    def _advance(self, seconds: float) -> None:
+        self.now += seconds
+        self.clock.advance(seconds)
 
     @rule(limit=st.integers(0, 4), lasting=TIMES)
     def lease(self, limit: int, lasting: float) -> None:
-        leases = list(self.run(self.spool.lease(limit, now=self.now, until=self.now + lasting)))
+        leases = list(self.run(self.spool.lease(limit, hold=lasting)))
         taken = [lease.row.envelope.task_id for lease in leases]
         free = sorted(self.free_at(each) for each in self.rows if self.free_at(each) <= self.now)
         # Which of equals is taken is the store's choice.
@@ -186,7 +213,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @rule(limit=st.integers(0, 4), lasting=TIMES)
     def lease_expired(self, limit: int, lasting: float) -> None:
-        leases = list(self.run(self.spool.lease(limit, now=self.now, until=self.now + lasting, expired=True)))
+        leases = list(self.run(self.spool.lease(limit, hold=lasting, expired=True)))
         expired = {
             task_id
             for task_id, each in self.rows.items()
@@ -224,8 +251,9 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule()
     def one_dies(self) -> None:
         """What is rare by chance, and what replays and purges need."""
+        self._advance(10.0)
         bury = Bury(self.now, 3, "nacked", 312, "why", (Attempted(self.now, "nacked"),))
-        for lease in self.run(self.spool.lease(1, now=20.0, until=30.0)):
+        for lease in self.run(self.spool.lease(1, hold=10.0)):
             task_id = lease.row.envelope.task_id
             assert self.run(self.spool.settle([(lease, bury)])) == [True]
             self.held.pop(task_id, None)
@@ -233,15 +261,15 @@ class SpoolMachine(RuleBasedStateMachine):
 
     def _settled(self, task_id: str, old: SpoolRow, verdict: Verdict) -> None:
         match verdict:
-            case Done(confirmed_at=confirmed_at, keep_until=keep_until):
+            case Done(confirmed_at=confirmed_at, keep=keep):
                 del self.rows[task_id]
                 digest = content_digest(old.envelope)
                 self.records[task_id] = Record(
-                    task_id, "embed_vectors", digest, old.accepted_at, keep_until, confirmed_at, old.attempts
+                    task_id, "embed_vectors", digest, old.accepted_at, self.now + keep, confirmed_at, old.attempts
                 )
-            case Again(due_at, attempts, cause, text, alone, history):
+            case Again(delay, attempts, cause, text, alone, history):
                 self.rows[task_id] = SpoolRow(
-                    old.envelope, old.accepted_at, due_at, attempts, cause, text, alone, history
+                    old.envelope, old.accepted_at, self.now + delay, attempts, cause, text, alone, history
                 )
             case Bury(died_at, attempts, reason, code, text, history):
                 del self.rows[task_id]
@@ -342,7 +370,8 @@ class SqliteMachine(SpoolMachine):
     @rule()
     def reopened(self) -> None:
         self.closed()
-        self.instances = [SqliteSpool(Path(self.folder.name) / "s.db") for _ in range(2)]
+        assert isinstance(self.clock, ManualClock)
+        self.instances = [SqliteSpool(Path(self.folder.name) / "s.db", clock=self.clock) for _ in range(2)]
         for each in self.instances:
             self.run(each.open())
         self.held.clear()
@@ -361,17 +390,20 @@ class SqliteMachine(SpoolMachine):
 class PostgresMachine(SpoolMachine):
     """Two instances share it, and each call is of either; both stay open from one history to the next."""
 
-    url = ""
-    server: PrivatePostgres
+    clock: PostgresClock
     tables = "mlproducer_waiting, mlproducer_dead_letters, mlproducer_records, mlproducer_audits, mlproducer_totals"
 
     def __init__(self) -> None:
         super().__init__()
-        self.instances = [PostgresSpool(self.url), PostgresSpool(self.url)]
+        self.instances = [PostgresSpool(self.clock.url), PostgresSpool(self.clock.url)]
         for instance in self.instances:
             self.run(instance.open())
-        self.server.sql(f"TRUNCATE {self.tables}", self.url.rpartition("/")[2])
+        self.clock.sql(f"TRUNCATE {self.tables}")
         self.turns: Iterator[int] = iter(range(1_000_000))
+
+    def made_clock(self) -> StoreClock:
+        self.clock.set(0.0)
+        return self.clock
 
     @property
     def spool(self) -> Spool:
@@ -394,10 +426,9 @@ TestSqliteMachine.settings = histories(8, 40)
 
 
 def test_two_instances_on_one_postgresql_are_one_spool(
-    postgres: PrivatePostgres, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    postgres: PrivatePostgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PostgresMachine, "url", postgres_url)
-    monkeypatch.setattr(PostgresMachine, "server", postgres, raising=False)
+    monkeypatch.setattr(PostgresMachine, "clock", PostgresClock(postgres), raising=False)
     run_state_machine_as_test(
         PostgresMachine,
         settings=histories(4, 30),

@@ -17,11 +17,12 @@ from pathlib import Path
 import pytest
 
 from mlproducer.errors import SpoolUnavailable
+from mlproducer.rows import Again
 from mlproducer.spool import sharing
 from mlproducer.spool.locks import FileLock
 from mlproducer.spool.migrations import FIRST, NEW, VERSION
 from mlproducer.spool.sql import SqliteSpool
-from mlproducer.testing.spool_contract import DONE, NOW, audit, claim, row
+from mlproducer.testing.spool_contract import DONE, audit, claim, row
 from sharing_child import ROWS
 from starting import run_together
 
@@ -58,7 +59,7 @@ async def child(path: Path, what: str) -> AsyncIterator[tuple[Process, list[str]
 
 async def taken(spool: SqliteSpool, limit: int = 100) -> list[str]:
     """The ids of rows that nobody else holds."""
-    return [each.row.envelope.task_id for each in await spool.lease(limit, now=NOW, until=NOW + 60)]
+    return [each.row.envelope.task_id for each in await spool.lease(limit, hold=60)]
 
 
 async def until_free(spool: SqliteSpool, task_id: str) -> None:
@@ -89,7 +90,7 @@ async def test_four_processes_open_a_new_file_write_and_drain_together(tmp_path:
     async with open_spool(path) as spool:
         size = await spool.measure()
         assert (size.tasks, size.bytes, size.next_due_at) == (0, 0, None)
-        assert await spool.forget(now=NOW + 1_000, limit=5_000) == 4 * ROWS
+        assert await spool.forget(limit=5_000) == 4 * ROWS
 
 
 @pytest.mark.parametrize("what", ["hold", "fork"])
@@ -101,11 +102,11 @@ async def test_what_a_killed_process_held_is_released_by_one_that_lives(tmp_path
             try:
                 await spool.measure()
                 assert await taken(spool) == [], "it lives"
-                assert await spool.claim(claim("claimed"), now=NOW) is not None
+                assert await spool.claim(claim("claimed"), hold=10) is not None
                 process.kill()
                 await process.wait()
                 await until_free(spool, "a")
-                assert await spool.claim(claim("claimed"), now=NOW) is None
+                assert await spool.claim(claim("claimed"), hold=10) is None
             finally:
                 for pid in said:
                     os.kill(int(pid), signal.SIGKILL)
@@ -119,7 +120,7 @@ async def test_what_a_killed_process_held_is_released_by_the_next_one(tmp_path: 
         await process.wait()
     async with open_spool(tmp_path / FILE) as spool:
         assert await taken(spool) == ["a"]
-        assert await spool.claim(claim("claimed"), now=NOW) is None
+        assert await spool.claim(claim("claimed"), hold=10) is None
         await spool.measure()
         processes = list((tmp_path / f"{FILE}.live").glob("*.process"))
         assert len(processes) == 1, "the files of the dead are gone"
@@ -183,7 +184,7 @@ async def test_a_hard_link_is_refused_since_two_logs_would_destroy_the_file(tmp_
 async def test_lock_files_that_were_removed_or_made_anew_prove_nobody_dead(tmp_path: Path, again: str) -> None:
     async with open_spool(tmp_path / FILE) as one:
         await one.put(row("a"))
-        assert await taken(one) == ["a"]
+        (lease,) = await one.lease(1, hold=60)
         (own,) = (tmp_path / f"{FILE}.live").glob("*.process")
         shutil.copy(own, tmp_path / "copy")
         own.unlink()
@@ -196,7 +197,8 @@ async def test_lock_files_that_were_removed_or_made_anew_prove_nobody_dead(tmp_p
             await two.measure()
             assert await taken(two) == []
             await one.measure()  # it takes part again
-            (lease,) = await one.lease(1, now=NOW + 61, until=NOW + 3_600)
+            assert await one.settle([(lease, Again(0, 1, "nacked", "", alone=False))]) == [True]
+            (lease,) = await one.lease(1, hold=3_600)
             await two.measure()
             assert await taken(two) == []
             assert await one.settle([(lease, DONE)]) == [True]

@@ -66,7 +66,7 @@ class ManyTasks(RuleBasedStateMachine):
         self.last_tag = 0
         self.in_flight: dict[int, int] = {}  # task by tag, as the broker knows it
         self.retired: list[tuple[ConfirmLedger[int], int]] = []  # with the last tag
-        self.spool: dict[int, Wait] = {}
+        self.spool: dict[int, tuple[float, Wait]] = {}
         self.dead: dict[int, Dead] = {}
         self.confirmed: list[int] = []
 
@@ -95,7 +95,7 @@ class ManyTasks(RuleBasedStateMachine):
                 case Wait(attempts=attempts):
                     self.move(task, Move.SPOOL)
                     self.attempts[task] = attempts
-                    self.spool[task] = decision
+                    self.spool[task] = (self.now + decision.delay, decision)
                 case Dead(reason=reason):
                     self.move(task, Move.EXPIRE if reason == "expired" else Move.BURY)
                     self.dead[task] = decision
@@ -116,11 +116,11 @@ class ManyTasks(RuleBasedStateMachine):
                 self.publish(task)
             else:
                 self.move(task, Move.SPOOL)
-                self.spool[task] = Wait(self.now, 0, "not_connected", "", alone=False)
+                self.spool[task] = (self.now, Wait(0.0, 0, "not_connected", "", alone=False))
 
     @rule(limit=st.integers(1, 5))
     def drain(self, limit: int) -> None:
-        due = [task for task, row in self.spool.items() if row.due_at <= self.now]
+        due = [task for task, (due_at, _) in self.spool.items() if due_at <= self.now]
         for task in due[:limit]:
             del self.spool[task]
             self.publish(task)
@@ -160,7 +160,7 @@ class ManyTasks(RuleBasedStateMachine):
         task, _ = self.dead.popitem()
         self.move(task, Move.REPLAY)
         self.attempts[task] = 0
-        self.spool[task] = Wait(self.now, 0, "replayed", "", alone=False)
+        self.spool[task] = (self.now, Wait(0.0, 0, "replayed", "", alone=False))
 
     @invariant()
     def each_accepted_task_is_in_exactly_one_place(self) -> None:

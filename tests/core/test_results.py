@@ -46,13 +46,13 @@ def test_less_than_a_nano_is_rounded() -> None:
 
 def test_a_finish_and_a_cost_are_tallies_of_their_own() -> None:
     result = TaskResult("t1", "embed_vectors", AT, ResultStatus.SUCCEEDED, 0.3, Decimal("0.0042"), "small", "2")
-    finish, cost = tallies_of(result, AT + 5)
+    finish, cost = tallies_of(result, 5.0)
 
     def key(kind: str, label: str = "") -> CountKey:
         return CountKey(HOUR, "embed_vectors", kind, label)
 
     assert (finish.id, cost.id) == ("finish:t1", "cost:t1:2")
-    assert finish.keep_until == cost.keep_until == AT + 5
+    assert finish.keep == cost.keep == 5.0
     assert finish.counts == {key("finished", "succeeded"): 1, key("worked", "0.5"): 1, key("worked_micros"): 300_000}
     assert cost.counts == {key("cost", "small"): 4_200_000, key("charged", "small"): 1}
 

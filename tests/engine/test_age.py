@@ -10,7 +10,7 @@ import pytest
 
 from engine_bench import bench, embed
 from mlproducer import Producer, SpoolFull, TaskState
-from mlproducer.rows import Again, Bury, SpoolRow
+from mlproducer.rows import Again, Bury, NewRow
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.status import CheckStatus
 from mlproducer.testing.spool_contract import row
@@ -19,12 +19,10 @@ DAY = 86_400.0
 MAX_AGE = 3_600.0
 
 
-async def _old(due_at: float) -> MemorySpool:
+async def _old(delay: float) -> MemorySpool:
     """A spool with a task of ten days ago."""
     spool = MemorySpool()
-    old = row("old")
-    kept = SpoolRow(old.envelope, time.time() - 10 * DAY, due_at)
-    assert await spool.put(kept)
+    assert await spool.put(NewRow(row("old").envelope, time.time() - 10 * DAY, delay))
     return spool
 
 
@@ -46,8 +44,8 @@ async def test_a_task_that_waits_for_an_eta_beyond_the_greatest_age_closes_the_s
 
 
 async def test_a_dead_letter_of_long_ago_that_is_replayed_closes_the_spool_for_nobody() -> None:
-    spool = await _old(time.time() - 10 * DAY)
-    (lease,) = await spool.lease(1, now=time.time(), until=time.time() + 60)
+    spool = await _old(-10 * DAY)
+    (lease,) = await spool.lease(1, hold=60)
     assert await spool.settle([(lease, Bury(time.time() - 9 * DAY, 3, "nacked", None, "why"))]) == [True]
     b = bench(spool=spool, ml_spool_max_age=MAX_AGE)
     b.broker.blocked = True
@@ -59,9 +57,9 @@ async def test_a_dead_letter_of_long_ago_that_is_replayed_closes_the_spool_for_n
 
 
 async def test_a_task_that_was_tried_again_for_days_is_as_old_as_it_is() -> None:
-    spool = await _old(time.time() - 9 * DAY)
-    (lease,) = await spool.lease(1, now=time.time(), until=time.time() + 60)
-    assert await spool.settle([(lease, Again(time.time() + 60, 0, "not_connected", "", alone=False))]) == [True]
+    spool = await _old(-9 * DAY)
+    (lease,) = await spool.lease(1, hold=60)
+    assert await spool.settle([(lease, Again(60, 0, "not_connected", "", alone=False))]) == [True]
     b = bench(spool=spool, ml_spool_max_age=MAX_AGE)
     b.broker.blocked = True
     async with b.producer as p:

@@ -6,14 +6,13 @@ import asyncio
 import time
 
 import pytest
-from msgspec.structs import replace
 
 from engine_bench import Bench, bench, embed, until
 from mlproducer import NotInTime, SpoolUnavailable, TaskConflict, TaskState
 from mlproducer.events import SpoolFailed, TaskAccepted, TaskDeadLettered
 from mlproducer.outcome import Nacked
 from mlproducer.ports import Spool
-from mlproducer.rows import Audit, DeadLetter, Record
+from mlproducer.rows import Audit, Claim, DeadLetter, Record
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.task import Receipt
 
@@ -72,8 +71,8 @@ async def test_a_claim_whose_process_died_lapses_and_the_task_is_published_again
         known = await spool.find("b")
         assert isinstance(known, Record)
         # What a producer leaves that died between its claim and its receipt:
-        dead = replace(known, task_id="a", confirmed_at=None, held_until=time.time() + 0.3, token="dead")
-        await spool.claim(dead, now=time.time())
+        dead = Claim("a", known.task_type, known.digest, known.accepted_at, token="dead")
+        await spool.claim(dead, hold=0.3)
         with pytest.raises(NotInTime, match="same id"):
             await p.publish(embed(id="a"), timeout=0.1)
         receipt = await p.publish(embed(id="a"), timeout=5)
@@ -134,8 +133,9 @@ async def test_a_claimed_task_that_is_spooled_is_known_as_spooled_at_the_other_i
 class Forgetful(MemorySpool):
     """Loses its store after the claim."""
 
-    async def confirm(self, record: Record) -> None:
-        raise SpoolUnavailable(f"no room to remember {record.task_id}")
+    async def confirm(self, claim: Claim, *, confirmed_at: float, keep: float) -> None:
+        del confirmed_at, keep
+        raise SpoolUnavailable(f"no room to remember {claim.task_id}")
 
 
 async def test_a_confirm_that_cannot_be_remembered_is_a_receipt_all_the_same() -> None:
@@ -148,8 +148,8 @@ async def test_a_confirm_that_cannot_be_remembered_is_a_receipt_all_the_same() -
 
 
 class Away(MemorySpool):
-    async def claim(self, claim: Record, *, now: float) -> Record | DeadLetter | None:
-        del now
+    async def claim(self, claim: Claim, *, hold: float) -> Record | DeadLetter | None:
+        del hold
         raise SpoolUnavailable(f"the disk that knows {claim.task_id} is full")
 
 
@@ -184,7 +184,7 @@ async def test_old_records_are_forgotten() -> None:
         await p.publish(embed(id="a"))
         assert await b.spool.find("a") is not None
         await asyncio.sleep(0.1)
-        assert await b.spool.forget(now=time.time(), limit=10) == 1
+        assert await b.spool.forget(limit=10) == 1
 
 
 async def test_a_dead_task_published_again_is_a_conflict_and_no_receipt() -> None:
@@ -227,9 +227,9 @@ async def test_an_id_that_another_instance_drained_gives_its_receipt_as_it_is_no
 class Slow(MemorySpool):
     """Writes the record of a confirm after a while, but not if nobody waits for it any more: as a group commit does."""
 
-    async def confirm(self, record: Record) -> None:
+    async def confirm(self, claim: Claim, *, confirmed_at: float, keep: float) -> None:
         await asyncio.sleep(1.0)
-        await super().confirm(record)
+        await super().confirm(claim, confirmed_at=confirmed_at, keep=keep)
 
 
 async def test_a_call_cancelled_while_its_confirm_is_recorded_leaves_a_record_and_no_claim() -> None:

@@ -10,7 +10,7 @@ import pytest
 from engine_bench import bench, embed, until
 from mlproducer import NotInTime, SpoolFull, SpoolUnavailable, TaskState
 from mlproducer.events import TaskRefused
-from mlproducer.rows import SpoolRow, SpoolSize
+from mlproducer.rows import NewRow, SpoolSize
 from mlproducer.spool.memory import MemorySpool
 
 
@@ -21,7 +21,7 @@ class Slow(MemorySpool):
         super().__init__()
         self._seconds = seconds
 
-    async def put(self, row: SpoolRow) -> bool:
+    async def put(self, row: NewRow) -> bool:
         await asyncio.sleep(self._seconds)
         return await super().put(row)
 
@@ -99,11 +99,11 @@ async def test_a_spool_whose_oldest_task_waits_too_long_takes_no_new_one() -> No
 class Late(MemorySpool):
     """Commits what it is asked to, whoever waits for it: as a thread that is in the midst of its commit."""
 
-    async def put(self, row: SpoolRow) -> bool:
+    async def put(self, row: NewRow) -> bool:
         commit = asyncio.ensure_future(self._commit(row))
         return await asyncio.shield(commit)
 
-    async def _commit(self, row: SpoolRow) -> bool:
+    async def _commit(self, row: NewRow) -> bool:
         await asyncio.sleep(0.1)
         return await super().put(row)
 
@@ -124,7 +124,7 @@ async def test_a_task_whose_commit_outlasts_its_call_is_published_once_when_its_
 
 
 class Full(MemorySpool):
-    async def put(self, row: SpoolRow) -> bool:
+    async def put(self, row: NewRow) -> bool:
         raise SpoolUnavailable(f"no room on the disk for {row.envelope.task_id}")
 
     async def measure(self) -> SpoolSize:
@@ -207,7 +207,7 @@ class Measured(MemorySpool):
         super().__init__()
         self.commit = asyncio.Event()
 
-    async def put(self, row: SpoolRow) -> bool:
+    async def put(self, row: NewRow) -> bool:
         await self.commit.wait()
         return await super().put(row)
 

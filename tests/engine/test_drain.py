@@ -44,8 +44,8 @@ class Watched(MemorySpool):
         self._rows = other._rows
         self.leased: list[int] = []
 
-    async def lease(self, limit: int, *, now: float, until: float, expired: bool = False) -> Sequence[Lease]:
-        leases = await super().lease(limit, now=now, until=until, expired=expired)
+    async def lease(self, limit: int, *, hold: float, expired: bool = False) -> Sequence[Lease]:
+        leases = await super().lease(limit, hold=hold, expired=expired)
         if leases and not expired:
             self.leased.append(len(leases))
         return leases
@@ -245,8 +245,8 @@ class LateLease(MemorySpool):
         super().__init__()
         self._rows = other._rows
 
-    async def lease(self, limit: int, *, now: float, until: float, expired: bool = False) -> Sequence[Lease]:
-        leases = await super().lease(limit, now=now, until=until, expired=expired)
+    async def lease(self, limit: int, *, hold: float, expired: bool = False) -> Sequence[Lease]:
+        leases = await super().lease(limit, hold=hold, expired=expired)
         if leases:
             wait, self.late = self.late, 0.0
             await asyncio.sleep(wait)
@@ -308,11 +308,11 @@ class Faulty(MemorySpool):
 
     faults = 2
 
-    async def lease(self, limit: int, *, now: float, until: float, expired: bool = False) -> Sequence[Lease]:
+    async def lease(self, limit: int, *, hold: float, expired: bool = False) -> Sequence[Lease]:
         if self.faults and not expired:
             self.faults -= 1
             raise LookupError("nobody thought of this")
-        return await super().lease(limit, now=now, until=until, expired=expired)
+        return await super().lease(limit, hold=hold, expired=expired)
 
 
 async def test_a_bug_does_not_end_the_drain_for_good(caplog: pytest.LogCaptureFixture) -> None:
@@ -332,12 +332,12 @@ class Breaking(MemorySpool):
     given = 0
     broke = 0
 
-    async def lease(self, limit: int, *, now: float, until: float, expired: bool = False) -> Sequence[Lease]:
+    async def lease(self, limit: int, *, hold: float, expired: bool = False) -> Sequence[Lease]:
         if self.given and not expired:
             self.given = 0
             self.broke += 1
             raise RuntimeError("nobody thought of this")
-        leases = await super().lease(limit, now=now, until=until, expired=expired)
+        leases = await super().lease(limit, hold=hold, expired=expired)
         self.given += len(leases)
         return leases
 

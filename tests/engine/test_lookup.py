@@ -6,12 +6,13 @@ import pytest
 
 from mlproducer.delivery.lookup import dead_letter, receipt_of, waiting_task
 from mlproducer.errors import NotFound
-from mlproducer.rows import Audit, DeadLetter, Known, Record, SpoolRow
+from mlproducer.rows import Audit, Claim, DeadLetter, Known, NewRow, Record, SpoolRow
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.task import Envelope, Receipt, TaskState
 
 NOW = 1_800_000_000.0
 TASK = Envelope("t", "embed_vectors", "ml.embed", b"", b"x")
+CLAIM = Claim("t", "embed_vectors", b"", NOW, "me")
 DIED = DeadLetter(TASK, NOW, NOW + 2, 3, "nacked", None, "full")
 
 
@@ -56,14 +57,14 @@ async def test_what_is_elsewhere_is_not_found_here_and_told_where_it_is() -> Non
     spool = MemorySpool()
     with pytest.raises(NotFound, match=r"^no dead letter t$"):
         await dead_letter(spool, "t")
-    await spool.claim(record(held_until=NOW + 5, token="me"), now=NOW)
+    await spool.claim(CLAIM, hold=5)
     with pytest.raises(NotFound, match="it is being published now"):
         await waiting_task(spool, "t")
-    await spool.confirm(record(confirmed_at=NOW + 1))
+    await spool.confirm(CLAIM, confirmed_at=NOW + 1, keep=0)
     with pytest.raises(NotFound, match="it is confirmed"):
         await waiting_task(spool, "t")
-    await spool.forget(now=NOW + 100, limit=1)
-    await spool.put(SpoolRow(TASK, NOW, NOW))
+    await spool.forget(limit=1)
+    await spool.put(NewRow(TASK, NOW))
     with pytest.raises(NotFound, match="it waits in the retry queue"):
         await dead_letter(spool, "t")
     assert (await waiting_task(spool, "t")).envelope == TASK

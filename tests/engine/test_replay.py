@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from mlproducer.core.replay import CHUNK, Chosen
 from mlproducer.delivery.replay import MAX_BY, Replayer, Step
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.rows import Audit, Bury, DeadFilter, SpoolRow
+from mlproducer.rows import Audit, Bury, DeadFilter, NewRow
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.task import Envelope
 
@@ -59,16 +59,16 @@ class Dead:
     async def die(self, task_id: str, *, at: float = NOW - 10, reason: str = "nacked") -> None:
         """A task that is put, leased and buried; one that waits already is buried where it is."""
         envelope = Envelope(task_id, "embed_vectors", "ml.embed", b"", b"x" * 10)
-        await self.spool.put(SpoolRow(envelope, NOW - 20, 0.0))
-        for lease in await self.spool.lease(10**6, now=NOW + 10**6, until=0.0):
+        await self.spool.put(NewRow(envelope, NOW - 20))
+        for lease in await self.spool.lease(10**6, hold=0):
             if lease.row.envelope.task_id == task_id:
                 assert all(await self.spool.settle([(lease, Bury(at, 3, reason, None, "full"))]))
 
     async def die_many(self, count: int, **given: Any) -> None:
         envelopes = [Envelope(f"t{n:05}", "embed_vectors", "ml.embed", b"", b"x") for n in range(count)]
         for envelope in envelopes:
-            await self.spool.put(SpoolRow(envelope, NOW - 20, 0.0))
-        leases = await self.spool.lease(count, now=NOW, until=NOW + 1)
+            await self.spool.put(NewRow(envelope, NOW - 20))
+        leases = await self.spool.lease(count, hold=1)
         verdict = Bury(given.get("at", NOW - 10), 3, "nacked", None, "full")
         assert all(await self.spool.settle([(lease, verdict) for lease in leases]))
 
@@ -323,7 +323,7 @@ async def test_a_plan_counts_and_changes_nothing(chosen: Chosen, count: int) -> 
     d = Dead()
     for task_id in "abc":
         await d.die(task_id)
-    await d.spool.put(SpoolRow(Envelope("w", "embed_vectors", "ml.embed", b"", b""), NOW, NOW))
+    await d.spool.put(NewRow(Envelope("w", "embed_vectors", "ml.embed", b"", b""), NOW))
     before = (await d.dead(), await d.waits())
     assert await d.replayer.plan(chosen) == count
     assert (await d.dead(), await d.waits()) == before

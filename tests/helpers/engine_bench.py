@@ -11,7 +11,7 @@ from opentelemetry.trace import TracerProvider
 
 from mlproducer import Producer, Settings, Task
 from mlproducer.events import Event
-from mlproducer.ports import Spool
+from mlproducer.ports import Clock, Spool
 from mlproducer.spool import open_spool
 from mlproducer.testing.broker import FakeBroker
 from mlproducer.wiring import Overrides
@@ -54,7 +54,8 @@ class Bench:
 
 
 def bench(*, spool: Spool | None = None, **given: Any) -> Bench:
-    """`given` are settings; `tracer_provider` is one of OpenTelemetry, or None."""
+    """`given` are settings; `tracer_provider` is one of OpenTelemetry, or None; `clock` is the host's."""
+    clock: Clock | None = given.pop("clock", None)
     tracer_provider: TracerProvider | None = given.pop("tracer_provider", None)
     made: list[FakeBroker] = []
 
@@ -64,8 +65,8 @@ def bench(*, spool: Spool | None = None, **given: Any) -> Bench:
 
     events: list[Event] = []
     settings = Settings.load(**{**FAST, "ml_spool_url": "memory://", **given})
-    spool = spool or open_spool(settings.spool_url)
-    overrides = Overrides(broker=broker, spool=spool, tracer_provider=tracer_provider)
+    spool = spool or open_spool(settings.spool_url, clock=clock)
+    overrides = Overrides(clock=clock, broker=broker, spool=spool, tracer_provider=tracer_provider)
     producer = Producer(settings, listeners=[events.append], overrides=overrides)
     return Bench(producer, made[0], spool, events)
 

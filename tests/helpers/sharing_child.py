@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from mlproducer.rows import Done
 from mlproducer.spool.sql import SqliteSpool
-from mlproducer.testing.spool_contract import DONE, NOW, claim, row
+from mlproducer.testing.spool_contract import claim, row
 
 ROWS = 200
 HOLDS = 3_600.0
@@ -31,8 +32,8 @@ async def main(path: str, what: str) -> None:
         await work(spool)
         await spool.close()
         return
-    await spool.lease(100, now=NOW, until=NOW + HOLDS)
-    assert await spool.claim(claim("claimed", until=NOW + HOLDS), now=NOW) is None
+    await spool.lease(100, hold=HOLDS)
+    assert await spool.claim(claim("claimed"), hold=HOLDS) is None
     if what in {"fork", "close"}:
         child = os.fork()
         if not child:
@@ -50,8 +51,8 @@ async def work(spool: SqliteSpool) -> None:
     for n in range(0, ROWS, 50):  # several groups, so that all are at it at the same time
         assert all(await asyncio.gather(*map(spool.put, rows[n : n + 50])))
     while (await spool.measure()).tasks:
-        leases = await spool.lease(40, now=NOW, until=NOW + HOLDS)
-        held = await spool.settle([(lease, DONE) for lease in leases])
+        leases = await spool.lease(40, hold=HOLDS)
+        held = await spool.settle([(lease, Done(0.0, keep=0)) for lease in leases])
         assert all(held)
         say(*(lease.row.envelope.task_id for lease in leases))
 

@@ -18,7 +18,7 @@ from http_bench import FAST, embed, embed_line
 from mlproducer import Producer, Settings, SettingsError
 from mlproducer.http import batch
 from mlproducer.http.server import Service
-from mlproducer.rows import Bury, DeadFilter, Record, SpoolRow
+from mlproducer.rows import Bury, DeadFilter, NewRow, Record, SpoolRow
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.task import Envelope
 from mlproducer.testing.broker import FakeBroker
@@ -203,8 +203,8 @@ async def test_a_port_in_use_is_said_with_the_setting_to_change() -> None:
 
 async def _dead(s: Served, count: int) -> None:
     for n in range(count):
-        await s.spool.put(SpoolRow(Envelope(f"d{n}", "embed_vectors", "ml.embed", b"", b"x"), 1.0, 9e9))
-    leases = await s.spool.lease(count, now=9e9, until=9e9)
+        await s.spool.put(NewRow(Envelope(f"d{n}", "embed_vectors", "ml.embed", b"", b"x"), 1.0))
+    leases = await s.spool.lease(count, hold=0)
     assert all(await s.spool.settle([(lease, Bury(2.0, 3, "nacked", None, "full")) for lease in leases]))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlproducer.rows import DeadFilter, Record
 from mlproducer.spool.sql import SqliteSpool
-from mlproducer.testing.spool_contract import NOW, row
+from mlproducer.testing.spool_contract import row
 
 ROUNDS = 10
 
@@ -32,9 +32,9 @@ async def put(spool, name):
             say("put", f"{name}-{n}")
 
 async def drain(spool):
-    verdicts = {"done": DONE, "again": Again(NOW, 1, "nacked", "", False), "dead": Bury(NOW, 3, "nacked", None, "")}
+    verdicts = {"done": DONE, "again": Again(0, 1, "nacked", "", False), "dead": Bury(NOW, 3, "nacked", None, "")}
     while True:
-        leases = await spool.lease(20, now=NOW, until=NOW + 3600)
+        leases = await spool.lease(20, hold=3600)
         # A third of them stay leased: the next owner must find those too.
         words = [(each, random.choice(list(verdicts))) for each in leases if random.random() < 0.7]
         for lease, word in words:
@@ -88,7 +88,7 @@ async def test_what_was_answered_is_there_after_kill_9_at_any_moment(tmp_path: P
     size = await spool.measure()
     assert (size.tasks, size.dead) == (len(waiting), len(dead))
     assert size.bytes == sum(found.size for found in waiting.values())
-    leases = await spool.lease(10_000_000, now=NOW, until=NOW + 60)
+    leases = await spool.lease(10_000_000, hold=60)
     assert {lease.row.envelope.task_id for lease in leases} == waiting.keys(), "leases of dead owners have ended"
     assert all(lease.row.envelope == row(lease.row.envelope.task_id, size=200).envelope for lease in leases), (
         "rows are whole"

@@ -16,7 +16,7 @@ from sqlalchemy import Engine, Executable, create_engine, delete, select, text
 from mlproducer import InvalidTask, Outbox, Settings, SpoolUnavailable, Task, TaskConflict, TaskTooLarge
 from mlproducer.core.digest import content_digest
 from mlproducer.ports import Spool
-from mlproducer.rows import Bury, Done, Record, SpoolRow
+from mlproducer.rows import Bury, Claim, Done, SpoolRow
 from mlproducer.spool import open_spool
 from mlproducer.spool.schema import dead_letters, records, totals, waiting
 from mlproducer.task import Envelope
@@ -161,8 +161,8 @@ async def test_the_task_is_in_the_spool_when_the_transaction_is_committed(databa
         assert (row.cause, row.attempts, row.due_at) == ("outbox", 0, row.accepted_at)
         size = await spool.measure()
         assert (size.tasks, size.bytes) == (1, row.envelope.size), "it counts before anybody leased it"
-        (lease,) = await spool.lease(10, now=row.due_at, until=row.due_at + 60)
-        assert await spool.settle([(lease, Done(row.due_at, LATER))]) == [True]
+        (lease,) = await spool.lease(10, hold=60)
+        assert await spool.settle([(lease, Done(row.due_at, 60))]) == [True]
         assert (await spool.measure()).tasks == 0
 
 
@@ -266,9 +266,9 @@ async def test_an_id_that_is_being_published_is_taken_unless_it_is_for_other_con
     now = datetime.now(UTC).timestamp()
     digest = content_digest(database.encoded(task("same")))
     async with database.spool() as spool:
-        for task_id, held_until in {"mine": now + 60, "not-mine": now + 60, "lapsed": now - 1}.items():
-            claim = Record(task_id, "embed_vectors", digest, now, LATER, held_until=held_until, token="another")
-            assert await spool.claim(claim, now=now - 10) is None
+        for task_id, hold in {"mine": 60, "not-mine": 60, "lapsed": 0}.items():
+            claim = Claim(task_id, "embed_vectors", digest, now, token="another")
+            assert await spool.claim(claim, hold=hold) is None
     async with database.transaction() as inside:
         await inside.sql("INSERT INTO orders VALUES (1)")
         await inside.add(task("same", id="mine"))
@@ -299,6 +299,6 @@ async def test_without_the_tables_the_error_says_how_they_come_and_the_transacti
 
 async def _settle(database: Database, task_id: str, verdict: Done | Bury) -> None:
     async with database.spool() as spool:
-        (lease,) = await spool.lease(10, now=LATER, until=LATER + 1)
+        (lease,) = await spool.lease(10, hold=1)
         assert lease.row.envelope.task_id == task_id
         assert await spool.settle([(lease, verdict)]) == [True]

@@ -105,7 +105,7 @@ class Counting:
         self._take()
         while self._told is not None or self._pending:
             if self._told is None:
-                self._told = Tally(next(self._ids), self._clock.now() + FLUSH_KEPT, self._pending)
+                self._told = Tally(next(self._ids), FLUSH_KEPT, self._pending)
                 self._pending = {}
             await self._store.count([self._told])
             self._told = None
@@ -130,9 +130,8 @@ class Counting:
         if now < self._forget_at:
             return
         self._forget_at = now + FORGET_INTERVAL
-        wall = self._clock.now()
-        before = hour_of(wall) - RETENTION_HOURS
-        while await self._store.forget_counts(now=wall, before=before, limit=FORGET_BATCH) == FORGET_BATCH:
+        before = hour_of(self._clock.now()) - RETENTION_HOURS
+        while await self._store.forget_counts(before=before, limit=FORGET_BATCH) == FORGET_BATCH:
             pass
 
     def _spooled(self, event: TaskSpooled) -> None:

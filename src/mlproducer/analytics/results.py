@@ -63,7 +63,7 @@ class Results:
         Raises: SpoolUnavailable; ValueError, for a cost that is none.
         """
         now = self._clock.now()
-        parts = [tallies_of(self._bounded(result, now), now + self._retention) for result in results]
+        parts = [tallies_of(self._bounded(result, now), self._retention) for result in results]
         new = iter(await self._store.count([tally for part in parts for tally in part]))
         return [
             Counted(

@@ -46,8 +46,8 @@ class TaskResult(Struct, frozen=True):
     """Which of several costs of the task this one is."""
 
 
-def tallies_of(result: TaskResult, keep_until: float) -> list[Tally]:
-    """A tally for how it ended and one for what it cost, as far as it tells."""
+def tallies_of(result: TaskResult, keep: float) -> list[Tally]:
+    """A tally for how it ended and one for what it cost, as far as it tells. `keep`: seconds that they are known."""
     hour, found = hour_of(result.at), []
 
     def key(kind: Kind, label: str = "") -> CountKey:
@@ -58,10 +58,10 @@ def tallies_of(result: TaskResult, keep_until: float) -> list[Tally]:
         if result.duration is not None:
             counts[key(Kind.WORKED, bucket_of(result.duration, WORK_BOUNDS))] = 1
             counts[key(Kind.WORKED_MICROS)] = round(result.duration * MICROS)
-        found.append(Tally(f"finish:{result.task_id}", keep_until, counts))
+        found.append(Tally(f"finish:{result.task_id}", keep, counts))
     if result.cost is not None:
         counts = {key(Kind.COST, result.model): nanos(result.cost), key(Kind.CHARGED, result.model): 1}
-        found.append(Tally(f"cost:{result.task_id}:{result.part}", keep_until, counts))
+        found.append(Tally(f"cost:{result.task_id}:{result.part}", keep, counts))
     return found
 
 

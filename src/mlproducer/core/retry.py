@@ -41,9 +41,9 @@ class Settled(Struct, frozen=True, gc=False):
 
 
 class Wait(Struct, frozen=True, gc=False):
-    """Into the spool, or back into it, until `due_at` (Unix seconds)."""
+    """Into the spool, or back into it, for `delay` seconds."""
 
-    due_at: float
+    delay: float
     attempts: int
     cause: str
     text: str
@@ -87,12 +87,12 @@ def decide(
     spent = attempts + failure.at_fault
     if expires_at is not None and expires_at <= now:
         return Dead("expired", None, f"expired; its last attempt was {failure.cause}", spent)
-    due_at = now
+    delay = 0.0
     if failure.at_fault:
         if spent >= policy.max_attempts:
             return Dead(failure.cause, failure.code, failure.text, spent)
-        due_at += policy.backoff.delay(spent, rand)
-    return Wait(due_at, spent, failure.cause, failure.text, failure.closed_its_channel)
+        delay = policy.backoff.delay(spent, rand)
+    return Wait(delay, spent, failure.cause, failure.text, failure.closed_its_channel)
 
 
 def cause_of(outcome: Outcome) -> str:

@@ -72,6 +72,8 @@ class Checks:
         ]
         if self._pipeline.blobs is not None:
             found.append(self._blob_store(self._pipeline.blobs.error, self._pipeline.blobs.seconds))
+        if note := self._gauges.clock_note():
+            found.append(Check("clock", _DEGRADED, note))
         return Health(tuple(found))
 
     def direct(self) -> bool:

@@ -26,13 +26,13 @@ from mlproducer.delivery.receipts import Accepting
 from mlproducer.errors import NotInTime, SpoolUnavailable, TaskConflict
 from mlproducer.events import SpoolFailed
 from mlproducer.ports import Clock, Listener, Spool
-from mlproducer.rows import DeadLetter, Known, Record, SpoolRow
+from mlproducer.rows import Claim, DeadLetter, Known, Record, SpoolRow
 from mlproducer.task import Envelope, Receipt, TaskState
 
 LOOK_AGAIN: Final = 0.05
 """Seconds between two looks at a claim of another call or instance: it mostly ends within milliseconds."""
 MARGIN: Final = 2.0
-"""Seconds that a claim outlasts its call's deadline: clocks of instances differ, and a commit may be on its way."""
+"""Seconds that a claim outlasts its call's deadline: a commit may be on its way."""
 COMMIT: Final = 10.0
 """Seconds that a claim leaves for the commit after the direct attempt. A call may have hours for it
 (`ML_SPOOL_OVERFLOW=wait`), but were its process killed, nobody else could publish the id for as long."""
@@ -64,22 +64,13 @@ class Claims:
             left = accepting.until - self._clock.monotonic()
             if left <= 0:
                 raise NotInTime(f"another call is publishing task id {envelope.task_id}: ask again with the same id")
-            now = self._clock.now()
-            until = now + min(left, self._attempt_left(accepting) + COMMIT) + MARGIN
-            claim = Record(
-                envelope.task_id,
-                envelope.task_type,
-                digest,
-                accepting.accepted_at,
-                until,
-                held_until=until,
-                token=token,
-            )
+            hold = min(left, self._attempt_left(accepting) + COMMIT) + MARGIN
+            claim = Claim(envelope.task_id, envelope.task_type, digest, accepting.accepted_at, token)
             # Race: the caller is cancelled while the store commits. The claim may stand then: it is noted before the
             # call, so that `drop` releases it whatever came of it.
             accepting.claim = claim
             try:
-                known = await self._deadlines.by(accepting.until, self._spool.claim(claim, now=now))
+                known = await self._deadlines.by(accepting.until, self._spool.claim(claim, hold=hold))
             except asyncio.CancelledError as error:
                 if not is_late(error):
                     raise
@@ -97,13 +88,10 @@ class Claims:
         claim, accepting.claim = accepting.claim, None
         if claim is None:
             return
-        record = Record(
-            claim.task_id, claim.task_type, claim.digest, claim.accepted_at, at + self._retention, confirmed_at=at
-        )
         # Race: the caller is cancelled, or its deadline comes, while the store commits. The broker has the task by
         # now, and a claim that was left behind would block the id and then have it published again. So the record is
         # written whether anybody waits for it or not.
-        job = self._spawn(self._remember(record))
+        job = self._spawn(self._remember(claim, at))
         await asyncio.wait([job], timeout=max(0.0, accepting.until - self._clock.monotonic()))
 
     def drop(self, accepting: Accepting) -> None:
@@ -125,14 +113,14 @@ class Claims:
         job.add_done_callback(self._jobs.discard)
         return job
 
-    async def _remember(self, record: Record) -> None:
+    async def _remember(self, claim: Claim, at: float) -> None:
         try:
             async with asyncio.timeout(REMEMBER):
-                await self._spool.confirm(record)
+                await self._spool.confirm(claim, confirmed_at=at, keep=self._retention)
         except (SpoolUnavailable, TimeoutError) as error:
-            self._tell(SpoolFailed(f"task {record.task_id} is confirmed, but not remembered: {error or 'no answer'}"))
+            self._tell(SpoolFailed(f"task {claim.task_id} is confirmed, but not remembered: {error or 'no answer'}"))
 
-    async def _release(self, claim: Record) -> None:
+    async def _release(self, claim: Claim) -> None:
         try:
             async with asyncio.timeout(MARGIN):
                 await self._spool.release(claim.task_id, claim.token)

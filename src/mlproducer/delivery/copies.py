@@ -72,8 +72,7 @@ class Copies:
         return await answer
 
     def _put_off(self, bury: Bury) -> Again:
-        due_at = self._clock.now() + self._confirm_timeout
-        return Again(due_at, bury.attempts, bury.reason, bury.text, False, bury.history)
+        return Again(self._confirm_timeout, bury.attempts, bury.reason, bury.text, False, bury.history)
 
 
 def _answered(outcome: Outcome) -> bool:

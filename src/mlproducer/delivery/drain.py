@@ -173,9 +173,9 @@ class Drain:
         room, idle = self._room()
         if not room:
             return idle
-        now = self._clock.now()
+        # Counted from before the store is asked, whose lease ends later than this then.
         until = self._clock.monotonic() + self._times.lease
-        leases = await self._spool.lease(room, now=now, until=now + self._times.lease)
+        leases = await self._spool.lease(room, hold=self._times.lease)
         if not leases:
             return self._times.poll
         await self._start(leases, until)
@@ -278,18 +278,12 @@ class Drain:
         if now < self._sweep_at or not self._copies.ready():
             return False
         self._sweep_at = now + self._times.poll
-        wall = self._clock.now()
-        leases = await self._spool.lease(1_000, now=wall, until=wall + self._times.lease, expired=True)
+        leases = await self._spool.lease(1_000, hold=self._times.lease, expired=True)
         if not leases:
             return False
         batch = _Batch(leases, now + self._times.lease, asyncio.get_running_loop().create_future())
         for lease in leases:
-            verdict = self._verdicts.before(lease.row)
-            if verdict is None:  # the wall clock was set back meanwhile
-                row = lease.row
-                batch.settled(lease, Again(row.due_at, row.attempts, row.cause, row.text, row.alone, row.history))
-            else:
-                batch.settled(lease, verdict)
+            batch.settled(lease, self._verdicts.expired(lease.row))
         await self._copies.publish(batch.settlements, batch.until)
         await self._settle(batch)
         if not all(isinstance(verdict, Bury) for _, verdict in batch.settlements):

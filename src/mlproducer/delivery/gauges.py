@@ -8,9 +8,10 @@ from typing import Final
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.purges import Purges
+from mlproducer.delivery.spool_time import SpoolTime
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.events import FlightMeasured, SpoolMeasured, TasksPurged
-from mlproducer.ports import Broker, Clock, Listener, Spool
+from mlproducer.events import ClockJumped, FlightMeasured, SpoolMeasured, TasksPurged
+from mlproducer.ports import Broker, Listener, Spool
 from mlproducer.rows import SpoolSize
 
 GAUGE_INTERVAL: Final = 1.0
@@ -26,7 +27,7 @@ class Gauges:
     """Keeps the last spool size for admission."""
 
     def __init__(
-        self, broker: Broker, spool: Spool, link: LinkKeeper, guard: Guard, clock: Clock, tell: Listener
+        self, broker: Broker, spool: Spool, link: LinkKeeper, guard: Guard, clock: SpoolTime, tell: Listener
     ) -> None:
         self._broker = broker
         self._spool = spool
@@ -102,11 +103,14 @@ class Gauges:
         # Race: a put lands while we read, and is in the reading or is not. So only those that were over before it are
         # taken to be in it; the others may count twice for one second, on the safe side, and never not at all.
         tasks, over = self._over_tasks, self._over_bytes
-        started = self._clock.monotonic()
+        self._say_jump(self._clock.look())
         try:
             # Before the sizes: what is purged between the two looks purged a moment too late, never too early.
             await self._look_for_purges(now=audits)
+            started = self._clock.monotonic()
             self.size = await self._spool.measure()
+            if self.size.at is not None:
+                self._say_jump(self._clock.heard(self.size.at, started))
         except SpoolUnavailable:
             return  # the watch over the spool knows of it
         finally:
@@ -117,8 +121,19 @@ class Gauges:
         self._put_bytes -= over
         self._over_bytes -= over
         size = self.size
-        self._tell(SpoolMeasured(size.tasks, size.bytes, self.oldest_age(), size.dead, self.overdue(), size.met_others))
+        oldest, overdue = self.oldest_age(), self.overdue()
+        self._tell(
+            SpoolMeasured(size.tasks, size.bytes, oldest, size.dead, overdue, size.met_others, self._clock.apart)
+        )
         self._tell(FlightMeasured(self._broker.view().in_flight, self._guard.failures, self._link.attempts))
+
+    def clock_note(self) -> str:
+        """See `SpoolTime.note`."""
+        return self._clock.note()
+
+    def _say_jump(self, jump: ClockJumped | None) -> None:
+        if jump is not None:
+            self._tell(jump)
 
     async def _look_for_purges(self, *, now: bool) -> None:
         moment = self._clock.monotonic()
@@ -132,7 +147,7 @@ class Gauges:
             return
         self._forget_at = now + FORGET_INTERVAL
         try:
-            while await self._spool.forget(now=self._clock.now(), limit=FORGET_BATCH) == FORGET_BATCH:
+            while await self._spool.forget(limit=FORGET_BATCH) == FORGET_BATCH:
                 pass
         except SpoolUnavailable:
             pass

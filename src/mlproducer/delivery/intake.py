@@ -12,7 +12,7 @@ from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.receipts import Accepting
 from mlproducer.errors import NotInTime, SpoolFull, SpoolUnavailable, TaskConflict
 from mlproducer.ports import Clock, Spool
-from mlproducer.rows import SpoolRow
+from mlproducer.rows import NewRow
 from mlproducer.task import Receipt
 
 RETRY_AFTER: Final = 5.0
@@ -30,7 +30,7 @@ class Intake:
         self._deadlines = Deadlines(clock)
         self._waits = waits
 
-    async def commit(self, accepting: Accepting, row: SpoolRow) -> Receipt | None:
+    async def commit(self, accepting: Accepting, row: NewRow) -> Receipt | None:
         """Commit the row. None: it is in the spool, as ours. A receipt: its id was safe already, by another call.
 
         Raises: SpoolFull, SpoolUnavailable, TaskConflict, NotInTime.

@@ -28,7 +28,7 @@ from mlproducer.errors import BlobStoreUnavailable, InvalidTask, NotAccepting, N
 from mlproducer.events import TaskAccepted, TaskConfirmed, TaskRefused, TaskSpooled
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome, Unsure, UnsureCause
 from mlproducer.ports import Broker, Clock, Listener, Settle
-from mlproducer.rows import Again, Bury, Done, SpoolRow, Verdict
+from mlproducer.rows import Again, Bury, Done, NewRow, SpoolRow, Verdict
 from mlproducer.task import Envelope, Receipt, Task, TaskState
 
 
@@ -178,7 +178,7 @@ class Pipeline:
             if known is not None:
                 return self._book.finish(accepting, known)
         if envelope.eta is not None and envelope.eta > self._clock.now():
-            row = SpoolRow(envelope, accepting.accepted_at, envelope.eta, 0, "eta", "not before its eta")
+            row = NewRow(envelope, accepting.accepted_at, cause="eta", text="not before its eta")
             return self._spooled(accepting, row, await self._intake.commit(accepting, row))
         return None
 
@@ -286,7 +286,8 @@ class Pipeline:
             case Done(confirmed_at=at):
                 state = advance(flying, Move.CONFIRM)
                 receipt = replace(receipt, state=state, confirmed_at=at, reason=None, next_attempt_at=None)
-            case Again(due_at=due_at, attempts=attempts, text=text, cause=cause):
+            case Again(delay=delay, attempts=attempts, text=text, cause=cause):
+                due_at = self._clock.now() + delay
                 receipt = replace(receipt, attempts=attempts, reason=text or cause, next_attempt_at=due_at)
             case Bury(reason=reason, attempts=attempts, text=text):
                 state = advance(flying, Move.EXPIRE if reason == "expired" else Move.BURY)
@@ -295,16 +296,14 @@ class Pipeline:
                 assert_never(verdict)
         self._book.update(receipt)
 
-    def _spooled(self, accepting: Accepting, row: SpoolRow, known: Receipt | None) -> Receipt:
+    def _spooled(self, accepting: Accepting, row: NewRow, known: Receipt | None) -> Receipt:
         """The task is safe. Nothing may be waited for any more: a cancellation would take the receipt away."""
         if known is not None:
             return self._book.finish(accepting, known)
         envelope = accepting.envelope
         accepting.move(Move.SPOOL)
-        why, since = row.text or row.cause, row.accepted_at
-        receipt = Receipt(
-            envelope.task_id, envelope.task_type, accepting.state, since, None, row.attempts, why, row.due_at
-        )
+        why, since, due_at = row.text or row.cause, row.accepted_at, row.due_at(self._clock.now())
+        receipt = Receipt(envelope.task_id, envelope.task_type, accepting.state, since, None, row.attempts, why, due_at)
         self._book.finish(accepting, receipt)
         self._tell(TaskAccepted(envelope.task_id, envelope.task_type, envelope.size))
         self._tell(TaskSpooled(envelope.task_id, envelope.task_type, row.cause, row.attempts))

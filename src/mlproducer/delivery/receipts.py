@@ -16,7 +16,7 @@ from msgspec import Struct
 from mlproducer.core.lifecycle import Move, advance
 from mlproducer.delivery.traces import CallTrace
 from mlproducer.errors import TaskConflict
-from mlproducer.rows import Record
+from mlproducer.rows import Claim
 from mlproducer.task import Envelope, Receipt, TaskState
 
 
@@ -35,7 +35,7 @@ class Accepting(Struct, eq=False):
     """Its id may come again, at another instance or after a restart: see `delivery.claims`."""
     slow: bool
     """It needs more than an attempt: see `Pipeline.prepare`."""
-    claim: Record | None = None
+    claim: Claim | None = None
     """Ours in the spool, while it stands."""
     hurried: bool = False
     """Its caller waits for less long than the broker has for its confirm: the call's own timeout is short, or a claim

@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 from mlproducer.errors import SpoolUnavailable
 from mlproducer.events import SpoolChanged, SpoolFailed
 from mlproducer.ports import Clock, CountingSpool, Listener, Spool
-from mlproducer.rows import Record
+from mlproducer.rows import Claim
 
 LOOK: Final = 1.0
 """Seconds between two looks whether it works again. So it is in doubt for a second at least: a disk that is nearly full
@@ -117,12 +117,12 @@ class SpoolWatch:
         )
 
     async def _try_to_write(self) -> None:
-        now, token = self._clock.now(), secrets.token_hex(8)
-        task_id, until = f"mlproducer-probe-{token}", now + SILENT
-        probe = Record(task_id, "probe", b"", now, until, held_until=until, token=token)
+        token = secrets.token_hex(8)
+        task_id = f"mlproducer-probe-{token}"
+        probe = Claim(task_id, "probe", b"", self._clock.now(), token)
         try:
             async with asyncio.timeout(SILENT):
-                await self.spool.claim(probe, now=now)
+                await self.spool.claim(probe, hold=SILENT)
                 await self.spool.release(task_id, token)
         except (SpoolUnavailable, TimeoutError):
             pass  # it is known here already

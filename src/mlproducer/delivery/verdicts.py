@@ -8,7 +8,7 @@ from mlproducer.core.history import attempted, with_attempt
 from mlproducer.core.retry import Dead, RetryPolicy, Settled, Wait, decide
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
 from mlproducer.ports import Clock
-from mlproducer.rows import Again, Bury, Done, History, SpoolRow, Verdict
+from mlproducer.rows import Again, Bury, Done, History, NewRow, SpoolRow, Verdict
 from mlproducer.task import Envelope
 
 NO_ATTEMPT: Final = frozenset(
@@ -43,26 +43,29 @@ class Verdicts:
         now = self._clock.now()
         expires_at = row.envelope.expires_at
         if expires_at is not None and expires_at <= now:
-            text = "the task expired before it could be published"
-            return Bury(now, row.attempts, "expired", None, text, row.history)
+            return self.expired(row)
         if row.attempts >= self._policy.max_attempts:
             code = row.history[-1].code if row.history else None
             return Bury(now, row.attempts, row.cause, code, row.text, row.history)
         return None
 
+    def expired(self, row: SpoolRow) -> Bury:
+        text = "the task expired before it could be published"
+        return Bury(self._clock.now(), row.attempts, "expired", None, text, row.history)
+
     def after(self, row: SpoolRow, outcome: Outcome) -> Verdict:
         """What the outcome of an attempt from the spool means for the row."""
         now = self._clock.now()
         if type(outcome) is Confirmed:
-            return Done(now, now + self._retention)
+            return Done(now, self._retention)
         decision = self.decide(outcome, row.envelope, row.attempts)
         match decision:
             case Settled():
-                return Done(now, now + self._retention)
-            case Wait(due_at=due_at, attempts=attempts, cause=cause, text=text, alone=alone):
+                return Done(now, self._retention)
+            case Wait(delay=delay, attempts=attempts, cause=cause, text=text, alone=alone):
                 # Once alone, always alone: one refusal in company was enough to suspect the row.
                 history = history_after(row.history, outcome, cause, text, at=now)
-                return Again(due_at, attempts, cause, text, alone or row.alone, history)
+                return Again(delay, attempts, cause, text, alone or row.alone, history)
             case Dead(reason=reason, code=code, text=text, attempts=attempts):
                 history = history_after(row.history, outcome, reason, text, at=now)
                 return Bury(now, attempts, reason, code, text, history)
@@ -79,7 +82,7 @@ class Verdicts:
             expires_at=envelope.expires_at,
         )
 
-    def first(self, envelope: Envelope, accepted_at: float, outcome: Outcome) -> SpoolRow | None:
+    def first(self, envelope: Envelope, accepted_at: float, outcome: Outcome) -> NewRow | None:
         """The row of a new task after its direct attempt; None if that confirmed it.
 
         A task that is dead already is kept like any other: its row goes through the spool, and the drain buries it.
@@ -89,12 +92,11 @@ class Verdicts:
         match decision:
             case Settled():
                 return None
-            case Wait(due_at=due_at, attempts=attempts, cause=cause, text=text, alone=alone):
-                due_at = due_at if envelope.eta is None else max(due_at, envelope.eta)
+            case Wait(delay=delay, attempts=attempts, cause=cause, text=text, alone=alone):
                 history = history_after((), outcome, cause, text, at=now)
-                return SpoolRow(envelope, accepted_at, due_at, attempts, cause, text, alone, history)
+                return NewRow(envelope, accepted_at, delay, attempts, cause, text, alone, history)
             case Dead(reason=reason, text=text, attempts=attempts):
                 history = history_after((), outcome, reason, text, at=now)
-                return SpoolRow(envelope, accepted_at, now, attempts, reason, text, False, history)
+                return NewRow(envelope, accepted_at, 0.0, attempts, reason, text, False, history)
             case _:
                 assert_never(decision)

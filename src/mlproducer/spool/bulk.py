@@ -1,5 +1,7 @@
 """Many rows in one statement: the few places where what is quick differs between SQLite and PostgreSQL.
 
+Rows come with what `StoreTime.after` and `due` gave for the columns that are `SPAN`.
+
 On PostgreSQL each execution is a message over the network, so the rows travel as one array a column, and the text of a
 statement is the same for any number of them. On SQLite an execution is cheap, but each one lets go of the interpreter's
 lock some three times, and an event loop that has work keeps the lock for up to 5 ms each time. So there too it is one
@@ -39,6 +41,7 @@ from sqlalchemy import (
 )
 
 from mlproducer.spool.schema import records, waiting
+from mlproducer.spool.store_time import SERVER_TIME
 
 Values = tuple[object, ...]
 """A row, in the order of the table's columns."""
@@ -233,9 +236,17 @@ def _if_unknown(*elsewhere: Table) -> str:
 
 @cache
 def _from_arrays(table: Table) -> str:
+    """Spans become moments by the server's own clock."""
     # %b: in the binary format, which needs no quoting.
     arrays = ", ".join(f"%({column.name})b::{_array_type(column)}" for column in table.c)
-    return f"INSERT INTO {table.name} ({_names(table)}) SELECT * FROM unnest({arrays})"  # noqa: S608  # our own names
+    values = ", ".join(_moment(table, column) if column.info else column.name for column in table.c)
+    given = f"SELECT {values} FROM unnest({arrays}) AS given ({_names(table)})"  # noqa: S608  # our own names
+    return f"INSERT INTO {table.name} ({_names(table)}) {given}"  # as above
+
+
+def _moment(table: Table, column: Column[Any]) -> str:
+    moment = f"{SERVER_TIME} + {column.name}"
+    return f"greatest({moment}, eta)" if table is waiting else moment  # `greatest` passes over a null
 
 
 @cache

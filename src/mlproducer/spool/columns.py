@@ -7,8 +7,9 @@ from typing import Final
 import msgspec
 from sqlalchemy import RowMapping
 
-from mlproducer.rows import Audit, DeadEntry, DeadLetter, History, Record, SpoolRow, WaitingEntry
+from mlproducer.rows import Audit, DeadEntry, DeadLetter, History, NewRow, Record, SpoolRow, WaitingEntry
 from mlproducer.spool.schema import dead_letters, waiting
+from mlproducer.spool.store_time import StoreTime
 from mlproducer.task import Envelope
 
 record_values: Final = msgspec.structs.astuple
@@ -41,15 +42,15 @@ def _envelope_values(task: Envelope) -> tuple[object, ...]:
     )
 
 
-def waiting_values(row: SpoolRow, *, counted: bool = True) -> tuple[object, ...]:
-    """In the order of `schema.waiting`: one of them is made for every task of an outage. `counted=False` is for the
-    outbox: see `outbox_columns`.
+def waiting_values(row: NewRow, due_at: float, *, counted: bool = True) -> tuple[object, ...]:
+    """In the order of `schema.waiting`: one of them is made for every task of an outage. `due_at` is what
+    `StoreTime.due` gave; `counted=False` is for the outbox: see `outbox_columns`.
     """
     return (
         *_envelope_values(row.envelope),
         row.accepted_at,
-        row.due_at,
-        row.due_at,  # free_at
+        due_at,
+        due_at,  # free_at
         None,  # token
         row.attempts,
         row.cause,
@@ -57,19 +58,19 @@ def waiting_values(row: SpoolRow, *, counted: bool = True) -> tuple[object, ...]
         int(row.alone),
         history_text(row.history),
         int(counted),
-        row.due_at,  # first_due_at
+        due_at,  # first_due_at
     )
 
 
 def outbox_columns(envelope: Envelope, now: float) -> dict[str, object]:
-    """What an INSERT into `schema.waiting` inside the user's own transaction writes: every column, not counted yet.
+    """For an INSERT into `schema.waiting` inside the user's own transaction: every column, by its name and "_",
+    not counted yet. `now`, of the wall clock, is when it is accepted; when it is due is the statement's to say.
 
-    Due at once, or at the task's eta. The totals must be left alone; on PostgreSQL, `pg_notify(schema.CHANNEL, '')`
-    in the same transaction wakes the drains when it commits.
+    The totals must be left alone; on PostgreSQL, `pg_notify(schema.CHANNEL, '')` in the same transaction wakes the
+    drains when it commits.
     """
-    due_at = now if envelope.eta is None else max(now, envelope.eta)
-    values = waiting_values(SpoolRow(envelope, now, due_at, cause="outbox"), counted=False)
-    return dict(zip(waiting.c.keys(), values, strict=True))
+    values = waiting_values(NewRow(envelope, now, cause="outbox"), now, counted=False)
+    return {f"{name}_": value for name, value in zip(waiting.c.keys(), values, strict=True)}
 
 
 def dead_columns(letter: DeadLetter) -> dict[str, object]:
@@ -104,11 +105,11 @@ def history_text(history: History) -> str:
     return _encode_json([msgspec.structs.replace(each, text=storable(each.text)) for each in history]).decode()
 
 
-def row_from(found: RowMapping) -> SpoolRow:
+def row_from(found: RowMapping, time: StoreTime) -> SpoolRow:
     return SpoolRow(
         _envelope_from(found),
         found["accepted_at"],
-        found["due_at"],
+        time.told(found["due_at"]),
         found["attempts"],
         found["cause"],
         found["text"],
@@ -117,7 +118,7 @@ def row_from(found: RowMapping) -> SpoolRow:
     )
 
 
-def letter_from(found: RowMapping) -> DeadLetter:
+def letter_from(found: RowMapping, _time: StoreTime) -> DeadLetter:
     return DeadLetter(
         _envelope_from(found),
         found["accepted_at"],
@@ -135,10 +136,19 @@ def token_of(who: str, token: str) -> str:
     return f"{who}-{token}"
 
 
-def record_from(found: RowMapping) -> Record:
-    values = {name: found[name] for name in Record.__struct_fields__}
-    values["token"] = values["token"].partition("-")[2]  # as the claim had it
-    return Record(**values)
+def record_from(found: RowMapping, time: StoreTime) -> Record:
+    held_until = found["held_until"]
+    return Record(
+        found["task_id"],
+        found["task_type"],
+        found["digest"],
+        found["accepted_at"],
+        time.told(found["keep_until"]),
+        found["confirmed_at"],
+        found["attempts"],
+        None if held_until is None else time.told(held_until),
+        found["token"].partition("-")[2],  # as the claim had it
+    )
 
 
 def audit_from(found: RowMapping) -> Audit:
@@ -150,8 +160,9 @@ DEAD_SHOWN: Final = tuple(DeadEntry.__struct_fields__)
 """The columns of a list entry have the names of its fields."""
 
 
-def waiting_entry(found: RowMapping) -> WaitingEntry:
-    return WaitingEntry(**{**found, "history": _history_from(found["history"])})
+def waiting_entry(found: RowMapping, time: StoreTime) -> WaitingEntry:
+    told = {"due_at": time.told(found["due_at"]), "history": _history_from(found["history"])}
+    return WaitingEntry(**{**found, **told})
 
 
 def dead_entry(found: RowMapping) -> DeadEntry:

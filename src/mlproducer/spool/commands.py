@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final, Generic, TypeVar
 
-from mlproducer.rows import Bury, Known, Record, Settlement, SpoolRow, Tally
+from mlproducer.rows import Bury, Claim, Known, NewRow, Settlement, Tally
 from mlproducer.spool.counters import count_tallies
-from mlproducer.spool.statements import claim_rows, confirm_rows, put_rows, settle_rows
+from mlproducer.spool.statements import Confirmation, claim_rows, confirm_rows, put_rows, settle_rows
 from mlproducer.spool.transaction import Transaction
 
 Item = TypeVar("Item")
@@ -33,7 +33,7 @@ def _rows(items: Sequence[object]) -> tuple[int, int]:
     return len(items), 0
 
 
-def _weigh_rows(rows: Sequence[SpoolRow]) -> tuple[int, int]:
+def _weigh_rows(rows: Sequence[NewRow]) -> tuple[int, int]:
     return len(rows), sum(row.envelope.size for row in rows)
 
 
@@ -46,9 +46,9 @@ def _weigh_tallies(batches: Sequence[Sequence[Tally]]) -> tuple[int, int]:
     return sum(map(len, batches)), 0
 
 
-def _confirm(tx: Transaction, records: Sequence[Record]) -> Sequence[None]:
-    confirm_rows(tx, records)
-    return [None] * len(records)
+def _confirm(tx: Transaction, confirmed: Sequence[Confirmation]) -> Sequence[None]:
+    confirm_rows(tx, confirmed)
+    return [None] * len(confirmed)
 
 
 def _settle(tx: Transaction, batches: Sequence[Sequence[Settlement]]) -> Sequence[Sequence[bool]]:
@@ -68,10 +68,10 @@ def _run(tx: Transaction, works: Sequence[Callable[[Transaction], Any]]) -> Sequ
     return [work(tx) for work in works]
 
 
-PUT: Final[Command[SpoolRow, bool]] = Command(put_rows, _weigh_rows, adds=True)
-CLAIM: Final[Command[tuple[Record, float], Known | None]] = Command(claim_rows, _rows, adds=True)
-"""Each claim with its own `now`."""
-CONFIRM: Final[Command[Record, None]] = Command(_confirm, _rows)
+PUT: Final[Command[NewRow, bool]] = Command(put_rows, _weigh_rows, adds=True)
+CLAIM: Final[Command[tuple[Claim, float], Known | None]] = Command(claim_rows, _rows, adds=True)
+"""Each claim with the seconds for which it is to hold."""
+CONFIRM: Final[Command[Confirmation, None]] = Command(_confirm, _rows)
 SETTLE: Final[Command[Sequence[Settlement], Sequence[bool]]] = Command(_settle, _weigh_settlements)
 COUNT: Final[Command[Sequence[Tally], Sequence[bool]]] = Command(_count, _weigh_tallies, last=True)
 RUN: Final[Command[Callable[[Transaction], Any], Any]] = Command(_run, _rows)

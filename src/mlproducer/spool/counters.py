@@ -25,7 +25,7 @@ def count_tallies(tx: Transaction, tallies: Sequence[Tally]) -> list[bool]:
     first: dict[str, Tally] = {}
     for tally in tallies:
         first.setdefault(tally.id, tally)
-    new = insert_new(tx.connection, counted, [(each.id, each.keep_until) for each in first.values()])
+    new = insert_new(tx.connection, counted, [(each.id, tx.time.after(each.keep)) for each in first.values()])
     added = merged(first[each].counts for each in new)
     add_up(tx.connection, sums, [_values(key, number) for key, number in added.items()])
     return [tally.id in new and first[tally.id] is tally for tally in tallies]
@@ -43,9 +43,11 @@ def read_counts(connection: Connection, since: int, until: int, *, hourly: bool)
     return {CountKey(*key): number for *key, number in connection.execute(query)}
 
 
-def forget_counts(tx: Transaction, now: float, before: int, limit: int) -> int:
+def forget_counts(tx: Transaction, before: int, limit: int) -> int:
     tx.connection.execute(delete(sums).where(sums.c.hour < before))
-    query = select(counted.c.id).where(counted.c.keep_until <= now).order_by(counted.c.keep_until).limit(limit)
+    query = (
+        select(counted.c.id).where(counted.c.keep_until <= tx.time.now()).order_by(counted.c.keep_until).limit(limit)
+    )
     over = tx.connection.execute(query.with_for_update(skip_locked=True)).scalars().all()
     for chunk in chunks(over):
         tx.connection.execute(delete(counted).where(among(tx.connection, counted.c.id, chunk)))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlproducer.errors import SettingsError
-from mlproducer.ports import CountingSpool
+from mlproducer.ports import Clock, CountingSpool
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.spool.sql import PostgresSpool, SqliteSpool
 
 
-def open_spool(url: str, *, owner: bool = True) -> CountingSpool:
-    """The spool that `url` names; `await spool.open()` opens it.
+def open_spool(url: str, *, owner: bool = True, clock: Clock | None = None) -> CountingSpool:
+    """The spool that `url` names; `await spool.open()` opens it. `clock` is the host's: only a store of one machine has
+    its time from there.
 
     A SQLite file has one owner, which puts and leases. `owner=False` looks at a store, replays and purges, next to
     running producers or without one, and makes none.
@@ -26,9 +27,9 @@ def open_spool(url: str, *, owner: bool = True) -> CountingSpool:
             )
         case "sqlite" if rest.startswith("/") and len(rest) > 1:
             # As in SQLAlchemy's URLs: three slashes before a relative path, four before an absolute one.
-            return SqliteSpool(Path(rest[1:]), owner=owner)
+            return SqliteSpool(Path(rest[1:]), owner=owner, clock=clock)
         case "memory":
-            return MemorySpool()
+            return MemorySpool(clock)
         case "postgresql" | "postgres" | "postgresql+psycopg":
             return PostgresSpool(url, owner=owner)
         case "redis" | "rediss":

@@ -15,7 +15,9 @@ from typing import Any, Final
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
 
 from mlproducer.errors import SpoolUnavailable
+from mlproducer.ports import Clock
 from mlproducer.spool import sharing
+from mlproducer.spool.file_time import FileTime
 from mlproducer.spool.migrations import VERSION, check, check_for_visitor, migrate, version_of
 from mlproducer.spool.sharing import Membership, Turn
 from mlproducer.spool.statements import claims_of, release_all, release_held_by
@@ -66,6 +68,7 @@ class SqliteStore:
     membership: Membership | None
     """None for a visitor, which holds nothing that others would have to wait for."""
     identity: tuple[int, int]
+    time: FileTime
     visitor: str = field(default_factory=lambda: secrets.token_hex(8))
     slot: int = 0  # one for all: they write one after the other
     patience: float | None = None  # its waits are bounded: see `_BUSY_MS`
@@ -147,7 +150,7 @@ class SqliteStore:
         )
 
 
-def open_file(path: Path, *, owner: bool) -> SqliteStore:
+def open_file(path: Path, *, owner: bool, clock: Clock) -> SqliteStore:
     """Blocks on the disk, and on others who just open it. Raises: SpoolUnavailable; then nothing stays open."""
     with ExitStack() as opened:
         try:
@@ -156,7 +159,7 @@ def open_file(path: Path, *, owner: bool) -> SqliteStore:
                 raise SpoolUnavailable(
                     f"there is no spool at {path}: is ML_SPOOL_URL or ML_DATA_DIR another one for the producer?"
                 )
-            store = _open(path, opened, owner=owner)
+            store = _open(path, opened, FileTime(clock), owner=owner)
         except exc.SQLAlchemyError as error:
             raise explain(path, error) from error
         except OSError as error:
@@ -165,7 +168,7 @@ def open_file(path: Path, *, owner: bool) -> SqliteStore:
         return store
 
 
-def _open(path: Path, opened: ExitStack, *, owner: bool) -> SqliteStore:
+def _open(path: Path, opened: ExitStack, keeping: FileTime, *, owner: bool) -> SqliteStore:
     """What it opens is for `opened` to close."""
     if owner:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -180,10 +183,11 @@ def _open(path: Path, opened: ExitStack, *, owner: bool) -> SqliteStore:
     opened.callback(writing.dispose)
     reading = _engine(path, owner=owner, begin="BEGIN", cache=_READING_CACHE)
     opened.callback(reading.dispose)
-    store = SqliteStore(path, writing, reading, turns, membership, _identity(path))
+    store = SqliteStore(path, writing, reading, turns, membership, _identity(path), keeping)
     if membership is None:
         with turns.taken(), store.writing.begin() as connection:
             check_for_visitor(version_of(connection))
+            keeping.begin(connection, owner=False)
     else:
         _bring_up(store, membership)
     return store
@@ -197,7 +201,7 @@ def _bring_up(store: SqliteStore, membership: Membership) -> None:
             if alone:
                 with store.turns.taken(), store.writing.begin() as connection:
                     migrate(connection)
-                    release_all(Transaction(connection))
+                    release_all(Transaction(connection, store.time))
         if not alone and time.monotonic() >= until:
             raise SpoolUnavailable(
                 f"the spool {store.path} was written by an older mlproducer (its schema is version {found}), and a "
@@ -205,7 +209,8 @@ def _bring_up(store: SqliteStore, membership: Membership) -> None:
             )
     with store.turns.taken(), store.writing.begin() as connection:
         dead, claims = store.look(connection)
-        release_held_by(Transaction(connection), dead, claims)
+        release_held_by(Transaction(connection, store.time), dead, claims)
+        store.time.begin(connection, owner=True)
     membership.released(dead)
 
 

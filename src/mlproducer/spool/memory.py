@@ -10,18 +10,22 @@ from typing import assert_never
 from msgspec.structs import replace
 from typing_extensions import TypeIs
 
+from mlproducer.clock import SystemClock
 from mlproducer.core.digest import content_digest
+from mlproducer.ports import Clock
 from mlproducer.rows import (
     LEASE_BYTES,
     Again,
     Audit,
     Bury,
+    Claim,
     DeadEntry,
     DeadFilter,
     DeadLetter,
     Done,
     Known,
     Lease,
+    NewRow,
     Record,
     Settlement,
     SpoolRow,
@@ -29,11 +33,14 @@ from mlproducer.rows import (
     Verdict,
     WaitingEntry,
 )
+from mlproducer.spool.lone_time import LoneTime
 from mlproducer.spool.memory_counts import MemoryCounters
 
 
 @dataclass(slots=True)
 class _Held:
+    """A row; its `due_at` and `until` are of the store's time."""
+
     row: SpoolRow
     first_due_at: float
     token: str = ""
@@ -44,19 +51,20 @@ class _Held:
         """When it may be leased next: when it is due, or when its lease ends."""
         return self.until if self.token else self.row.due_at
 
-    def is_free(self, now: float, *, expired: bool) -> bool:
+    def is_free(self, time: LoneTime, *, expired: bool) -> bool:
         """`expired`: it need not be due, but must not be held."""
         if not expired:
-            return self.free_at <= now
+            return self.free_at <= time.now()
         expires_at = self.row.envelope.expires_at
-        return expires_at is not None and expires_at <= now and (not self.token or self.until <= now)
+        return expires_at is not None and expires_at <= time.utc() and (not self.token or self.until <= time.now())
 
 
 class MemorySpool(MemoryCounters):
     """`ports.CountingSpool` over dicts; each call is whole, since none of them waits."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._time = LoneTime(clock or SystemClock())
+        super().__init__(self._time.now)
         self._rows: dict[str, _Held] = {}
         self._dead: dict[str, DeadLetter] = {}
         self._records: dict[str, Record] = {}
@@ -72,34 +80,50 @@ class MemorySpool(MemoryCounters):
     def watch(self, added: Callable[[], None]) -> None:
         """There are no others."""
 
-    async def put(self, row: SpoolRow) -> bool:
+    async def put(self, row: NewRow) -> bool:
+        self._put_etas_right()
         task_id = row.envelope.task_id
         known = self._known(task_id)
         if known is not None and not _is_claim(known):
             return False
         self._records.pop(task_id, None)
-        self._rows[task_id] = _Held(row, row.due_at)
+        self._wait(row, self._time.due(row.delay, row.envelope.eta))
         return True
 
-    async def claim(self, claim: Record, *, now: float) -> Known | None:
+    async def claim(self, claim: Claim, *, hold: float) -> Known | None:
         known = self._known(claim.task_id)
+        now = self._time.now()
         if known is None or (_is_claim(known) and (known.held_until or 0.0) <= now):
-            self._records[claim.task_id] = claim
+            ends = now + hold
+            self._records[claim.task_id] = Record(
+                claim.task_id,
+                claim.task_type,
+                claim.digest,
+                claim.accepted_at,
+                ends,
+                held_until=ends,
+                token=claim.token,
+            )
             return None
-        return known
+        return self._told(known)
 
-    async def confirm(self, record: Record) -> None:
-        known = self._known(record.task_id)
+    async def confirm(self, claim: Claim, *, confirmed_at: float, keep: float) -> None:
+        known = self._known(claim.task_id)
         if known is None or _is_claim(known):
-            self._records[record.task_id] = record
+            keep_until = self._time.now() + keep
+            self._records[claim.task_id] = Record(
+                claim.task_id, claim.task_type, claim.digest, claim.accepted_at, keep_until, confirmed_at
+            )
 
     async def release(self, task_id: str, token: str) -> None:
         known = self._records.get(task_id)
         if known is not None and _is_claim(known) and known.token == token:
             del self._records[task_id]
 
-    async def lease(self, limit: int, *, now: float, until: float, expired: bool = False) -> Sequence[Lease]:
-        free = [held for held in self._rows.values() if held.is_free(now, expired=expired)]
+    async def lease(self, limit: int, *, hold: float, expired: bool = False) -> Sequence[Lease]:
+        self._put_etas_right()
+        until = self._time.now() + hold
+        free = [held for held in self._rows.values() if held.is_free(self._time, expired=expired)]
         free.sort(key=lambda held: held.free_at)
         leases: list[Lease] = []
         size = 0
@@ -108,7 +132,7 @@ class MemorySpool(MemoryCounters):
             if leases and size > LEASE_BYTES:
                 break
             held.token, held.until = str(next(self._tokens)), until
-            leases.append(Lease(held.row, held.token))
+            leases.append(Lease(self._shown(held.row), held.token))
         return leases
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
@@ -116,20 +140,23 @@ class MemorySpool(MemoryCounters):
 
     async def measure(self) -> SpoolSize:
         rows = [held.row for held in self._rows.values()]
+        first_due = min((held.first_due_at for held in self._rows.values()), default=None)
+        next_free = min((held.free_at for held in self._rows.values()), default=None)
         return SpoolSize(
             tasks=len(rows),
             bytes=sum(row.envelope.size for row in rows),
-            first_due_at=min((held.first_due_at for held in self._rows.values()), default=None),
+            first_due_at=None if first_due is None else self._time.told(first_due),
             dead=len(self._dead),
-            next_due_at=min((held.free_at for held in self._rows.values()), default=None),
+            next_due_at=None if next_free is None else self._time.told(next_free),
         )
 
     async def find(self, task_id: str) -> Known | None:
-        return self._known(task_id)
+        known = self._known(task_id)
+        return None if known is None else self._told(known)
 
     async def waiting(self, *, limit: int, offset: int = 0) -> Sequence[WaitingEntry]:
         rows = sorted((held.row for held in self._rows.values()), key=lambda row: (row.due_at, row.envelope.task_id))
-        return [_waiting_entry(row) for row in rows[offset : offset + limit]]
+        return [_waiting_entry(self._shown(row)) for row in rows[offset : offset + limit]]
 
     async def dead(self, where: DeadFilter, *, limit: int, offset: int = 0) -> Sequence[DeadEntry]:
         letters = sorted(self._matching(where), key=lambda letter: (-letter.died_at, letter.envelope.task_id))
@@ -141,8 +168,8 @@ class MemorySpool(MemoryCounters):
     async def replay(self, audit: Audit) -> int:
         found = self._take_dead(audit)
         for letter in found:
-            row = SpoolRow(letter.envelope, letter.accepted_at, audit.at, cause="replayed", history=letter.history)
-            self._rows[letter.envelope.task_id] = _Held(row, row.due_at)
+            again = NewRow(letter.envelope, letter.accepted_at, cause="replayed", history=letter.history)
+            self._wait(again, self._time.now())
         return len(found)
 
     async def purge(self, audit: Audit) -> int:
@@ -151,7 +178,8 @@ class MemorySpool(MemoryCounters):
     async def audits(self, *, limit: int, offset: int = 0) -> Sequence[Audit]:
         return self._audits[::-1][offset : offset + limit]
 
-    async def forget(self, *, now: float, limit: int) -> int:
+    async def forget(self, *, limit: int) -> int:
+        now = self._time.now()
         over = [record.task_id for record in self._records.values() if record.keep_until <= now][:limit]
         for task_id in over:
             del self._records[task_id]
@@ -163,6 +191,37 @@ class MemorySpool(MemoryCounters):
             return held.row
         return self._dead.get(task_id) or self._records.get(task_id)
 
+    def _wait(self, row: NewRow, due_at: float) -> None:
+        self._rows[row.envelope.task_id] = _Held(row.due(due_at), due_at)
+
+    def _put_etas_right(self) -> None:
+        """If the wall clock was set: what waits for its eta waits until that has it. What was due stays so."""
+        skew = self._time.step()
+        if skew is None:
+            return
+        before = self._time.skew
+        self._time.skew = skew
+        for held in self._rows.values():
+            eta, due_at = held.row.envelope.eta, held.row.due_at
+            if eta is not None and due_at == eta - before and due_at > self._time.now():
+                held.first_due_at = self._time.kept(eta)
+                held.row = replace(held.row, due_at=held.first_due_at)
+
+    def _shown(self, row: SpoolRow) -> SpoolRow:
+        return replace(row, due_at=self._time.told(row.due_at)) if self._time.skew else row
+
+    def _told(self, known: Known) -> Known:
+        match known:
+            case SpoolRow():
+                return self._shown(known)
+            case Record(keep_until=keep_until, held_until=held_until):
+                ends = None if held_until is None else self._time.told(held_until)
+                return replace(known, keep_until=self._time.told(keep_until), held_until=ends)
+            case DeadLetter():
+                return known
+            case _:
+                assert_never(known)
+
     def _settle(self, lease: Lease, verdict: Verdict) -> bool:
         task_id = lease.row.envelope.task_id
         held = self._rows.get(task_id)
@@ -170,15 +229,16 @@ class MemorySpool(MemoryCounters):
             return False
         row = held.row
         match verdict:
-            case Done(confirmed_at=confirmed_at, keep_until=keep_until):
+            case Done(confirmed_at=confirmed_at, keep=keep):
                 del self._rows[task_id]
                 digest, kind = content_digest(row.envelope), row.envelope.task_type
+                keep_until = self._time.now() + keep
                 self._records[task_id] = Record(
                     task_id, kind, digest, row.accepted_at, keep_until, confirmed_at, row.attempts
                 )
-            case Again(due_at, attempts, cause, text, alone, history):
-                again = SpoolRow(row.envelope, row.accepted_at, due_at, attempts, cause, text, alone, history)
-                self._rows[task_id] = _Held(again, held.first_due_at)
+            case Again(delay, attempts, cause, text, alone, history):
+                again = NewRow(row.envelope, row.accepted_at, delay, attempts, cause, text, alone, history)
+                self._rows[task_id] = _Held(again.due(self._time.now() + delay), held.first_due_at)
             case Bury(died_at, attempts, reason, code, text, history):
                 del self._rows[task_id]
                 letter = DeadLetter(row.envelope, row.accepted_at, died_at, attempts, reason, code, text, history)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 from mlproducer.core.counting import merged, over_all_hours
 from mlproducer.rows import CountKey, Counts, Tally
 
 
 class MemoryCounters:
-    """`ports.Counters` over dicts; each call is whole, since none of them waits."""
+    """`ports.Counters` over dicts; each call is whole, since none of them waits. `now`: seconds that never go back."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
         self._sums: dict[CountKey, int] = {}
         self._counted_ids: dict[str, float] = {}
 
@@ -22,7 +24,8 @@ class MemoryCounters:
         found = {key: number for key, number in self._sums.items() if since <= key.hour < until}
         return found if hourly else over_all_hours(found, since)
 
-    async def forget_counts(self, *, now: float, before: int, limit: int) -> int:
+    async def forget_counts(self, *, before: int, limit: int) -> int:
+        now = self._now()
         self._sums = {key: number for key, number in self._sums.items() if key.hour >= before}
         over = [known for known, keep_until in self._counted_ids.items() if keep_until <= now][:limit]
         for each in over:
@@ -32,6 +35,6 @@ class MemoryCounters:
     def _count(self, tally: Tally) -> bool:
         if tally.id in self._counted_ids:
             return False
-        self._counted_ids[tally.id] = tally.keep_until
+        self._counted_ids[tally.id] = self._now() + tally.keep
         self._sums = merged([self._sums, tally.counts])
         return True

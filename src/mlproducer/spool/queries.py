@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Select, func, select, text
 
 from mlproducer.rows import Audit, DeadEntry, DeadFilter, Known, SpoolSize, WaitingEntry
+from mlproducer.spool.bulk import is_postgresql
 from mlproducer.spool.columns import (
     DEAD_SHOWN,
     WAITING_SHOWN,
@@ -21,6 +22,7 @@ from mlproducer.spool.columns import (
     waiting_entry,
 )
 from mlproducer.spool.schema import audits, dead_letters, records, totals, waiting
+from mlproducer.spool.store_time import SERVER_NOW, StoreTime
 
 _PLACES: Final = ((waiting, row_from), (dead_letters, letter_from), (records, record_from))
 _FIRST_DUE: Final = select(func.min(func.coalesce(waiting.c.first_due_at, waiting.c.accepted_at)))
@@ -30,32 +32,35 @@ _SUMS: Final = select(
     func.coalesce(func.sum(totals.c.bytes), 0),
     func.coalesce(func.sum(totals.c.dead), 0),
 )
+_SUMS_AT: Final = _SUMS.add_columns(SERVER_NOW)
 # The literal, and not a parameter: else no planner can tell that the partial index has the answer.
 _UNCOUNTED: Final = (
     select(func.count(), func.coalesce(func.sum(waiting.c.size), 0)).select_from(waiting).where(text("counted = 0"))
 )
 
 
-def measure_rows(connection: Connection) -> SpoolSize:
-    tasks, size, dead = connection.execute(_SUMS).one()
+def measure_rows(connection: Connection, time: StoreTime) -> SpoolSize:
+    tasks, size, dead, *server = connection.execute(_SUMS_AT if is_postgresql(connection) else _SUMS).one()
     more_tasks, more_size = connection.execute(_UNCOUNTED).one()
     first_due = connection.execute(_FIRST_DUE).scalar()
     free = connection.execute(_NEXT_FREE).scalar()
     # Sums of big integers come as decimals from PostgreSQL.
-    return SpoolSize(int(tasks + more_tasks), int(size + more_size), first_due, int(dead), free)
+    first_due, free = (None if moment is None else time.told(moment) for moment in (first_due, free))
+    at = next(iter(server), None)
+    return SpoolSize(int(tasks + more_tasks), int(size + more_size), first_due, int(dead), free, at=at)
 
 
-def find_row(connection: Connection, task_id: str) -> Known | None:
+def find_row(connection: Connection, time: StoreTime, task_id: str) -> Known | None:
     for table, value_from in _PLACES:
         found = connection.execute(select(table).where(table.c.task_id == task_id)).mappings().first()
         if found is not None:
-            return value_from(found)
+            return value_from(found, time)
     return None
 
 
-def waiting_rows(connection: Connection, limit: int, offset: int) -> list[WaitingEntry]:
+def waiting_rows(connection: Connection, time: StoreTime, limit: int, offset: int) -> list[WaitingEntry]:
     query = select(*(waiting.c[name] for name in WAITING_SHOWN)).order_by(waiting.c.due_at, waiting.c.task_id)
-    return [waiting_entry(found) for found in connection.execute(query.limit(limit).offset(offset)).mappings()]
+    return [waiting_entry(found, time) for found in connection.execute(query.limit(limit).offset(offset)).mappings()]
 
 
 def dead_rows(connection: Connection, where: DeadFilter, limit: int, offset: int) -> list[DeadEntry]:

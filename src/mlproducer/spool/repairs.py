@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from sqlalchemy import delete, insert, literal, select
+from sqlalchemy import ColumnElement, delete, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from mlproducer.rows import Audit
@@ -16,20 +16,22 @@ from mlproducer.spool.transaction import Transaction
 
 _KEPT: Final = ("task_id", "task_type", "routing_key", "properties", "body", "size", "expires_at", "eta", "accepted_at")
 
+_DUE: Final = ("due_at", "free_at", "first_due_at")
+
 
 def replay_rows(tx: Transaction, audit: Audit) -> int:
     """Moved inside the database: the bodies of many letters need not pass through this process."""
 
     def move(chunk: list[str]) -> set[str]:
-        values = {"due_at": audit.at, "free_at": audit.at, "attempts": 0, "cause": "replayed", "text": "", "alone": 0}
+        now = tx.time.now()
+        due = now if isinstance(now, ColumnElement) else literal(now)
+        values = {"attempts": 0, "cause": "replayed", "text": "", "alone": 0, "counted": 1}
         chosen = select(
-            *(dead_letters.c[name] for name in _KEPT),
+            *(dead_letters.c[name] for name in (*_KEPT, "history")),
+            *(due for _ in _DUE),
             *(literal(value) for value in values.values()),
-            dead_letters.c.history,
-            literal(1),
-            literal(audit.at),
         ).where(among(tx.connection, dead_letters.c.task_id, chunk))
-        columns = (*_KEPT, *values, "history", "counted", "first_due_at")
+        columns = (*_KEPT, "history", *_DUE, *values)
         new = postgresql.insert(waiting) if is_postgresql(tx.connection) else sqlite.insert(waiting)
         # An id that waits as well (the outbox does not ask whether it is dead) stays dead until that one is done.
         moving = new.from_select(columns, chosen.order_by(dead_letters.c.task_id)).on_conflict_do_nothing()

@@ -19,6 +19,8 @@ from sqlalchemy import (
     Text,
 )
 
+SPAN: Final = {"span": True}
+"""Of a column that is written as a span, to which a server adds its time: see `store_time`."""
 CHANNEL: Final = "mlproducer_waiting"
 """PostgreSQL: who commits rows for others to drain says so here, with `pg_notify(CHANNEL, who)`."""
 
@@ -43,9 +45,9 @@ waiting = Table(
     metadata,
     *_envelope(),
     Column("accepted_at", Double, nullable=False),
-    Column("due_at", Double, nullable=False),
+    Column("due_at", Double, nullable=False, info=SPAN),
     # When the row may be leased next: `due_at`, or the end of its lease while somebody holds it. One index serves both.
-    Column("free_at", Double, nullable=False),
+    Column("free_at", Double, nullable=False, info=SPAN),
     Column("token", Text),
     Column("attempts", Integer, nullable=False),
     Column("cause", Text, nullable=False),
@@ -56,7 +58,7 @@ waiting = Table(
     # for as long as that lasts. `measure` adds what is not counted, and the first lease of a row counts it in.
     Column("counted", Integer, nullable=False),
     # When it was due for the first time. Null: an outbox of an older version put it, when it was accepted.
-    Column("first_due_at", Double),
+    Column("first_due_at", Double, info=SPAN),
 )
 
 dead_letters = Table(
@@ -80,10 +82,10 @@ records = Table(
     Column("task_type", Text, nullable=False),
     Column("digest", LargeBinary, nullable=False),
     Column("accepted_at", Double, nullable=False),
-    Column("keep_until", Double, nullable=False),
+    Column("keep_until", Double, nullable=False, info=SPAN),
     Column("confirmed_at", Double),
     Column("attempts", Integer, nullable=False),
-    Column("held_until", Double),
+    Column("held_until", Double, info=SPAN),
     Column("token", Text, nullable=False),
 )
 
@@ -114,7 +116,17 @@ counted = Table(
     "mlproducer_counted",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("keep_until", Double, nullable=False),
+    Column("keep_until", Double, nullable=False, info=SPAN),
+)
+
+# Of a SQLite file alone, one row: see `file_time`.
+clock = Table(
+    "mlproducer_clock",
+    MetaData(),
+    Column("id", Integer, primary_key=True),
+    Column("origin", Double, nullable=False),
+    Column("skew", Double, nullable=False),
+    Column("mark", Double, nullable=False),
 )
 
 # Kept by the same transactions that change the tables: counting a million rows each second would not do. One row a

@@ -26,6 +26,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_
 
 from mlproducer.errors import SettingsError, SpoolUnavailable
 from mlproducer.spool.migrations import VERSION, check_for_visitor, migrate, version_of
+from mlproducer.spool.store_time import ServerTime
 
 DEFAULT_TIMEOUT: Final = 10.0
 SLOTS: Final = 64
@@ -152,6 +153,7 @@ class PostgresStore:
     reading: Engine
     who: str = field(default_factory=lambda: secrets.token_hex(8))
     sockets: dict[Engine, _Sockets] = field(default_factory=dict)
+    time: ServerTime = field(default_factory=ServerTime)
 
     @property
     def name(self) -> str:

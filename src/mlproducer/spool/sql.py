@@ -12,17 +12,19 @@ from typing import Any, Generic, TypeVar
 from msgspec.structs import replace
 from sqlalchemy import Connection, exc
 
+from mlproducer.clock import SystemClock
 from mlproducer.errors import SpoolUnavailable
+from mlproducer.ports import Clock
 from mlproducer.rows import (
     Audit,
+    Claim,
     Counts,
     DeadEntry,
     DeadFilter,
     Known,
     Lease,
-    Record,
+    NewRow,
     Settlement,
-    SpoolRow,
     SpoolSize,
     Tally,
     WaitingEntry,
@@ -79,39 +81,37 @@ class SqlSpool(Generic[S]):
     def watch(self, added: Callable[[], None]) -> None:
         self._added = added
 
-    def put(self, row: SpoolRow) -> asyncio.Future[bool]:
+    def put(self, row: NewRow) -> asyncio.Future[bool]:
         return self._writes().ask(PUT, row)
 
-    def claim(self, claim: Record, *, now: float) -> asyncio.Future[Known | None]:
+    def claim(self, claim: Claim, *, hold: float) -> asyncio.Future[Known | None]:
         # Its token tells whose it is, so that others can release it when we are dead.
         token = token_of(self._opened().who, claim.token)
-        return self._writes().ask(CLAIM, (replace(claim, token=token), now))
+        return self._writes().ask(CLAIM, (replace(claim, token=token), hold))
 
-    async def confirm(self, record: Record) -> None:
-        await self._writes().ask(CONFIRM, record)
+    async def confirm(self, claim: Claim, *, confirmed_at: float, keep: float) -> None:
+        await self._writes().ask(CONFIRM, (claim, confirmed_at, keep))
 
     async def release(self, task_id: str, token: str) -> None:
         whole = token_of(self._opened().who, token)
         await self._run(lambda tx: statements.release_claim(tx, task_id, whole))
 
-    async def lease(self, limit: int, *, now: float, until: float, expired: bool = False) -> Sequence[Lease]:
+    async def lease(self, limit: int, *, hold: float, expired: bool = False) -> Sequence[Lease]:
         token = token_of(self._opened().who, str(next(self._leases)))
-        leases: list[Lease] = await self._run(
-            lambda tx: statements.lease_rows(tx, limit, now, until, token, expired=expired)
-        )
+        leases: list[Lease] = await self._run(lambda tx: statements.lease_rows(tx, limit, hold, token, expired=expired))
         return leases
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
         return await self._writes().ask(SETTLE, settlements) if settlements else []
 
     async def measure(self) -> SpoolSize:
-        return await self._read(queries.measure_rows)
+        return await self._read(lambda connection: queries.measure_rows(connection, self._opened().time))
 
     async def find(self, task_id: str) -> Known | None:
-        return await self._read(lambda connection: queries.find_row(connection, task_id))
+        return await self._read(lambda connection: queries.find_row(connection, self._opened().time, task_id))
 
     async def waiting(self, *, limit: int, offset: int = 0) -> Sequence[WaitingEntry]:
-        return await self._read(lambda connection: queries.waiting_rows(connection, limit, offset))
+        return await self._read(lambda connection: queries.waiting_rows(connection, self._opened().time, limit, offset))
 
     async def dead(self, where: DeadFilter, *, limit: int, offset: int = 0) -> Sequence[DeadEntry]:
         return await self._read(lambda connection: queries.dead_rows(connection, where, limit, offset))
@@ -128,8 +128,8 @@ class SqlSpool(Generic[S]):
     async def audits(self, *, limit: int, offset: int = 0) -> Sequence[Audit]:
         return await self._read(lambda connection: queries.audit_rows(connection, limit, offset))
 
-    async def forget(self, *, now: float, limit: int) -> int:
-        return int(await self._run(lambda tx: statements.forget_records(tx, now, limit)))
+    async def forget(self, *, limit: int) -> int:
+        return int(await self._run(lambda tx: statements.forget_records(tx, limit)))
 
     async def count(self, tallies: Sequence[Tally]) -> Sequence[bool]:
         return await self._writes().ask(COUNT, tallies) if tallies else []
@@ -137,8 +137,8 @@ class SqlSpool(Generic[S]):
     async def counts(self, *, since: int, until: int, hourly: bool) -> Counts:
         return await self._read(lambda connection: counters.read_counts(connection, since, until, hourly=hourly))
 
-    async def forget_counts(self, *, now: float, before: int, limit: int) -> int:
-        return int(await self._run(lambda tx: counters.forget_counts(tx, now, before, limit)))
+    async def forget_counts(self, *, before: int, limit: int) -> int:
+        return int(await self._run(lambda tx: counters.forget_counts(tx, before, limit)))
 
     def _writes(self) -> Writer:
         if self._writer is None:
@@ -192,14 +192,14 @@ class SqliteSpool(SqlSpool[SqliteStore]):
     never calls.
     """
 
-    def __init__(self, path: Path, *, owner: bool = True) -> None:
-        super().__init__(str(path), lambda: open_file(path, owner=owner))
+    def __init__(self, path: Path, *, owner: bool = True, clock: Clock | None = None) -> None:
+        super().__init__(str(path), lambda: open_file(path, owner=owner, clock=clock or SystemClock()))
 
     async def measure(self) -> SpoolSize:
         """And look after the dead: what they held is free again, a second after they died."""
         store = self._opened()
         size, dead, claims = await self._read(
-            lambda connection: (queries.measure_rows(connection), *store.look(connection))
+            lambda connection: (queries.measure_rows(connection, store.time), *store.look(connection))
         )
         if dead:
             with contextlib.suppress(SpoolUnavailable):  # a full disk, perhaps; the next look comes

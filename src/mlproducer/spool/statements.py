@@ -51,7 +51,20 @@ from sqlalchemy import (
 
 from mlproducer.core.digest import content_digest
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.rows import LEASE_BYTES, Again, Bury, DeadLetter, Done, Known, Lease, Record, Settlement, SpoolRow
+from mlproducer.rows import (
+    LEASE_BYTES,
+    Again,
+    Bury,
+    Claim,
+    DeadLetter,
+    Done,
+    Known,
+    Lease,
+    NewRow,
+    Record,
+    Settlement,
+    SpoolRow,
+)
 from mlproducer.spool.bulk import (
     among,
     chunks,
@@ -66,7 +79,6 @@ from mlproducer.spool.bulk import (
 from mlproducer.spool.columns import (
     dead_columns,
     history_text,
-    record_from,
     record_values,
     row_from,
     storable,
@@ -75,14 +87,16 @@ from mlproducer.spool.columns import (
 )
 from mlproducer.spool.queries import find_row
 from mlproducer.spool.schema import dead_letters, records, waiting
+from mlproducer.spool.store_time import SERVER_NOW
 from mlproducer.spool.transaction import Transaction
 
-_AGAIN: Final = (
-    update(waiting)
-    .where(waiting.c.task_id == bindparam("id_"))
-    .values(
-        due_at=bindparam("due_at_"),
-        free_at=bindparam("due_at_"),
+Confirmation = tuple[Claim, float, float]
+"""A claim, when it was confirmed (Unix seconds), and for how many seconds to keep its record."""
+
+
+def _again(due_at: ColumnElement[float]) -> Update:
+    again = update(waiting).where(waiting.c.task_id == bindparam("id_")).values(due_at=due_at, free_at=due_at)
+    return again.values(
         token=None,
         attempts=bindparam("attempts_"),
         cause=bindparam("cause_"),
@@ -90,19 +104,24 @@ _AGAIN: Final = (
         alone=bindparam("alone_"),
         history=bindparam("history_"),
     )
-)
+
+
+_DUE_AT: Final = bindparam("due_at_", type_=waiting.c.due_at.type)
+_AGAIN: Final = _again(_DUE_AT)
+_AGAIN_ON_SERVER: Final = _again(SERVER_NOW + _DUE_AT)
 _TOKENS: Final = select(waiting.c.task_id, waiting.c.token).order_by(waiting.c.task_id).with_for_update()
 _TOKENS_AT_ONCE: Final = select(func.json_group_object(waiting.c.task_id, waiting.c.token))
 """On SQLite, where each row of an answer is a wait of its own (see `bulk`)."""
-_RECORDS: Final = select(records).order_by(records.c.task_id).with_for_update()
+_RECORDS: Final = select(records).order_by(records.c.task_id)
+_RECORDS_ON_SERVER: Final = _RECORDS.add_columns(SERVER_NOW.label("now")).with_for_update()
 _UNCONFIRMED: Final = records.c.confirmed_at.is_(None)
 _TURNS: Final = 5
 """How often a claim looks again at an id that others move at the same moments."""
 
 
-def put_rows(tx: Transaction, rows: Sequence[SpoolRow]) -> list[bool]:
+def put_rows(tx: Transaction, rows: Sequence[NewRow]) -> list[bool]:
     """Insert those whose id does not wait, is not dead and not confirmed; they take the place of claims."""
-    first: dict[str, SpoolRow] = {}
+    first: dict[str, NewRow] = {}
     for row in rows:
         first.setdefault(row.envelope.task_id, row)
     new = _put_then_look(tx, first) if is_postgresql(tx.connection) else _put_where_unknown(tx, first)
@@ -112,9 +131,9 @@ def put_rows(tx: Transaction, rows: Sequence[SpoolRow]) -> list[bool]:
     return [row.envelope.task_id in new and first[row.envelope.task_id] is row for row in rows]
 
 
-def _put_then_look(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
+def _put_then_look(tx: Transaction, rows: Mapping[str, NewRow]) -> set[str]:
     """On PostgreSQL: see the top of this module."""
-    new = insert_new(tx.connection, waiting, _values(rows))
+    new = insert_new(tx.connection, waiting, _values(tx, rows))
     if new:
         delete_ids(tx.connection, records, new, _UNCONFIRMED)
         taken = ids_in(tx.connection, new, dead_letters, records)
@@ -123,36 +142,39 @@ def _put_then_look(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
     return new
 
 
-def _put_where_unknown(tx: Transaction, rows: Mapping[str, SpoolRow]) -> set[str]:
+def _put_where_unknown(tx: Transaction, rows: Mapping[str, NewRow]) -> set[str]:
     """On SQLite: nobody else writes meanwhile, so all may be decided within the INSERT. Mostly no id is known."""
-    new = put_unknown(tx.connection, _values(rows), dead_letters, records)
+    new = put_unknown(tx.connection, _values(tx, rows), dead_letters, records)
     known = rows.keys() - new
     if known:
         recorded = known - ids_in(tx.connection, known, waiting, dead_letters)
         delete_ids(tx.connection, records, recorded, _UNCONFIRMED)
-        new |= put_unknown(tx.connection, _values({each: rows[each] for each in recorded}), records)
+        new |= put_unknown(tx.connection, _values(tx, {each: rows[each] for each in recorded}), records)
     return new
 
 
-def _values(rows: Mapping[str, SpoolRow]) -> list[tuple[object, ...]]:
-    return [waiting_values(row) for row in rows.values()]
+def _values(tx: Transaction, rows: Mapping[str, NewRow]) -> list[tuple[object, ...]]:
+    due = tx.time.due
+    return [waiting_values(row, due(row.delay, row.envelope.eta)) for row in rows.values()]
 
 
-def lease_rows(tx: Transaction, limit: int, now: float, until: float, token: str, *, expired: bool) -> list[Lease]:
+def lease_rows(tx: Transaction, limit: int, hold: float, token: str, *, expired: bool) -> list[Lease]:
     """By when a row became free, from one index; a row whose lease ended queues up at that end, behind its elders.
 
     Rows that another instance is leasing at this moment are passed over: they will be its own when it commits.
     """
+    now = tx.time.now()
     if expired:
+        past = waiting.c.expires_at <= tx.time.utc()
         unheld = or_(waiting.c.token.is_(None), waiting.c.free_at <= now)
-        query = select(waiting).where(waiting.c.expires_at <= now, unheld).order_by(waiting.c.expires_at).limit(limit)
+        query = select(waiting).where(past, unheld).order_by(waiting.c.expires_at).limit(limit)
     else:
         query = select(waiting).where(waiting.c.free_at <= now).order_by(waiting.c.free_at).limit(limit)
-    held = update(waiting).values(free_at=until, token=token, counted=1)
+    held = update(waiting).values(free_at=now + hold, token=token, counted=1)
     take = _take_by_size if is_postgresql(tx.connection) else _take_row_by_row
     rows, uncounted = take(tx.connection, query, held)
     tx.count(tasks=len(uncounted), size=sum(uncounted))
-    return sorted((Lease(row_from(each), token) for each in rows), key=lambda lease: lease.row.due_at)
+    return sorted((Lease(row_from(each, tx.time), token) for each in rows), key=lambda lease: lease.row.due_at)
 
 
 _Taken = tuple[list[RowMapping], list[int]]
@@ -215,9 +237,10 @@ def settle_rows(tx: Transaction, settlements: Sequence[Settlement]) -> list[bool
             case _:
                 assert_never(verdict)
     _remove(tx, [row for row, _ in (*done, *buried)])
-    remember(tx.connection, [record_values(_record(row, verdict)) for row, verdict in done])
+    remember(tx.connection, [record_values(_record(tx, row, verdict)) for row, verdict in done])
     if again:
-        tx.connection.execute(_AGAIN, [_again_columns(row, verdict) for row, verdict in again])
+        put_back = _AGAIN_ON_SERVER if is_postgresql(tx.connection) else _AGAIN
+        tx.connection.execute(put_back, [_again_columns(tx, row, verdict) for row, verdict in again])
     _bury(tx, [_letter(row, verdict) for row, verdict in buried])
     return held
 
@@ -234,18 +257,18 @@ def _tokens(connection: Connection, ids: Iterable[str]) -> dict[str, str | None]
     return tokens
 
 
-def claim_rows(tx: Transaction, claims: Sequence[tuple[Record, float]]) -> list[Known | None]:
-    """Each claim with its own `now`; for each what `Spool.claim` answers."""
+def claim_rows(tx: Transaction, claims: Sequence[tuple[Claim, float]]) -> list[Known | None]:
+    """Each claim with how long it is to hold; for each what `Spool.claim` answers."""
     answers: dict[int, Known | None] = {}
     left = list(enumerate(claims))
     for _ in range(_TURNS + len(claims)):
         if not left:
             return [answers[n] for n in range(len(claims))]
         # One of each id at a time: the second of two equals is to find the first.
-        turn = {claim.task_id: (n, claim, now) for n, (claim, now) in reversed(left)}
-        taken = _claim(tx, [(claim, now) for _, claim, now in turn.values()])
+        turn = {claim.task_id: (n, claim, hold) for n, (claim, hold) in reversed(left)}
+        taken = _claim(tx, [(claim, hold) for _, claim, hold in turn.values()])
         for task_id, (n, _, _) in turn.items():
-            known = None if task_id in taken else find_row(tx.connection, task_id)
+            known = None if task_id in taken else find_row(tx.connection, tx.time, task_id)
             if known is not None or task_id in taken:
                 answers[n] = known
             # Else it was forgotten, released or moved between two of our statements: once more.
@@ -253,25 +276,42 @@ def claim_rows(tx: Transaction, claims: Sequence[tuple[Record, float]]) -> list[
     raise SpoolUnavailable("the id of this task changes hands at this very moment: ask again")
 
 
-def _claim(tx: Transaction, claims: Sequence[tuple[Record, float]]) -> set[str]:
+def _claim(tx: Transaction, claims: Sequence[tuple[Claim, float]]) -> set[str]:
     """The ids, distinct, that are ours now."""
-    now_of = {claim.task_id: now for claim, now in claims}
-    locked = run_for(tx.connection, _RECORDS, records.c.task_id, now_of)
-    there = {found["task_id"]: record_from(found) for result in locked for found in result.mappings()}
-    over = {task_id for task_id, record in there.items() if _is_over(record, now_of[task_id])}
+    there, over = _recorded(tx, [claim.task_id for claim, _ in claims])
     delete_ids(tx.connection, records, over)
-    fresh = [record_values(claim) for claim, _ in claims if claim.task_id not in there or claim.task_id in over]
+    fresh = [
+        record_values(_claimed(claim, tx.time.after(hold)))
+        for claim, hold in claims
+        if claim.task_id not in there or claim.task_id in over
+    ]
     taken = insert_new(tx.connection, records, fresh)
     kept = ids_in(tx.connection, taken, waiting, dead_letters)
     delete_ids(tx.connection, records, kept)
     return taken - kept
 
 
-def confirm_rows(tx: Transaction, confirmed: Sequence[Record]) -> None:
+def _recorded(tx: Transaction, ids: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Of the ids, those that have a record, and those whose record is a claim that is over. Locked on PostgreSQL."""
+    on_server = is_postgresql(tx.connection)
+    query = _RECORDS_ON_SERVER if on_server else _RECORDS
+    found = [row for result in run_for(tx.connection, query, records.c.task_id, ids) for row in result]
+    now = None if on_server else tx.time.now()
+    over = {
+        row.task_id
+        for row in found
+        if row.confirmed_at is None and (row.held_until or 0.0) <= (row.now if now is None else now)
+    }
+    return {row.task_id for row in found}, over
+
+
+def confirm_rows(tx: Transaction, confirmed: Sequence[Confirmation]) -> None:
     """Of two confirms of one id, the first is the one that is remembered."""
     first: dict[str, Record] = {}
-    for record in confirmed:
-        first.setdefault(record.task_id, record)
+    for claim, confirmed_at, keep in confirmed:
+        keep_until = tx.time.after(keep)
+        record = Record(claim.task_id, claim.task_type, claim.digest, claim.accepted_at, keep_until, confirmed_at)
+        first.setdefault(claim.task_id, record)
     remember(tx.connection, [record_values(record) for record in first.values()])
     delete_ids(tx.connection, records, ids_in(tx.connection, first, waiting, dead_letters))
 
@@ -281,9 +321,9 @@ def release_claim(tx: Transaction, task_id: str, token: str) -> None:
     tx.connection.execute(claim)
 
 
-def forget_records(tx: Transaction, now: float, limit: int) -> int:
-    query = select(records.c.task_id).where(records.c.keep_until <= now).order_by(records.c.keep_until).limit(limit)
-    over = tx.connection.execute(query.with_for_update(skip_locked=True)).scalars().all()
+def forget_records(tx: Transaction, limit: int) -> int:
+    query = select(records.c.task_id).where(records.c.keep_until <= tx.time.now()).order_by(records.c.keep_until)
+    over = tx.connection.execute(query.limit(limit).with_for_update(skip_locked=True)).scalars().all()
     delete_ids(tx.connection, records, over)
     return len(over)
 
@@ -316,8 +356,11 @@ def _held_by(token: Column[Any], holders: Sequence[str]) -> ColumnElement[bool]:
     return or_(*(token.between(token_of(who, ""), token_of(who, "~")) for who in holders))
 
 
-def _is_over(record: Record, now: float) -> bool:
-    return record.confirmed_at is None and (record.held_until or 0.0) <= now
+def _claimed(claim: Claim, ends: float) -> Record:
+    """It is kept for no longer than it holds."""
+    return Record(
+        claim.task_id, claim.task_type, claim.digest, claim.accepted_at, ends, held_until=ends, token=claim.token
+    )
 
 
 def _remove(tx: Transaction, rows: Sequence[SpoolRow]) -> None:
@@ -335,12 +378,11 @@ def _bury(tx: Transaction, letters: Sequence[DeadLetter]) -> None:
     tx.count(dead=len(letters) - len(older))
 
 
-def _record(row: SpoolRow, done: Done) -> Record:
+def _record(tx: Transaction, row: SpoolRow, done: Done) -> Record:
     task = row.envelope
     digest = content_digest(task)
-    return Record(
-        task.task_id, task.task_type, digest, row.accepted_at, done.keep_until, done.confirmed_at, row.attempts
-    )
+    keep_until = tx.time.after(done.keep)
+    return Record(task.task_id, task.task_type, digest, row.accepted_at, keep_until, done.confirmed_at, row.attempts)
 
 
 def _letter(row: SpoolRow, bury: Bury) -> DeadLetter:
@@ -349,10 +391,10 @@ def _letter(row: SpoolRow, bury: Bury) -> DeadLetter:
     )
 
 
-def _again_columns(row: SpoolRow, again: Again) -> dict[str, object]:
+def _again_columns(tx: Transaction, row: SpoolRow, again: Again) -> dict[str, object]:
     return {
         "id_": row.envelope.task_id,
-        "due_at_": again.due_at,
+        "due_at_": tx.time.after(again.delay),
         "attempts_": again.attempts,
         "cause_": again.cause,
         "text_": storable(again.text),

@@ -8,6 +8,7 @@ from typing import Protocol
 from sqlalchemy import Engine
 
 from mlproducer.errors import SpoolUnavailable
+from mlproducer.spool.store_time import StoreTime
 
 
 class Store(Protocol):
@@ -26,6 +27,11 @@ class Store(Protocol):
     @property
     def reading(self) -> Engine:
         """Its transactions see one moment of the database."""
+        ...
+
+    @property
+    def time(self) -> StoreTime:
+        """By which all of it is decided."""
         ...
 
     @property

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, func, select, text
 
 from mlproducer.spool.bulk import is_postgresql
 from mlproducer.spool.schema import CHANNEL
+from mlproducer.spool.store_time import StoreTime
 
 _COUNT: Final = text("""
     INSERT INTO mlproducer_totals (slot, tasks, bytes, dead) VALUES (:slot, :tasks, :size, :dead)
@@ -22,6 +23,7 @@ class Transaction:
     """Statements run on `connection` and `count` what they change; `finish` is the last thing before the commit."""
 
     connection: Connection
+    time: StoreTime
     tasks: int = 0
     size: int = 0
     dead: int = 0
@@ -47,5 +49,6 @@ class Transaction:
         if self.tasks or self.size or self.dead:
             given = {"slot": slot, "tasks": self.tasks, "size": self.size, "dead": self.dead}
             self.connection.execute(_COUNT, given)
+        self.time.note(self.connection)
         if self.added and is_postgresql(self.connection):
             self.connection.execute(select(func.pg_notify(CHANNEL, who)))

@@ -236,8 +236,9 @@ class Writer:
 
     def _commit(self, group: Sequence[_Batch], perform: Callable[[Transaction, Sequence[_Batch]], None]) -> None:
         if group:
+            self._store.time.look(self._store.writing)
             with self._store.turn(), self._store.writing.begin() as connection:
-                tx = Transaction(connection)
+                tx = Transaction(connection, self._store.time)
                 perform(tx, group)
                 tx.finish(self._store.slot, self._store.who)
 
@@ -246,7 +247,7 @@ class Writer:
             batch.answers = [self._alone(tx, batch.command, item) for item in batch.items]
 
     def _alone(self, tx: Transaction, command: Command[Item, Answer], item: Item) -> Answer | _Failed:
-        part = Transaction(tx.connection)
+        part = Transaction(tx.connection, tx.time)
         try:
             with tx.connection.begin_nested():
                 answer = command.perform(part, [item])[0]

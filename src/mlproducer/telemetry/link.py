@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from mlproducer.events import (
     BlockedChanged,
     BreakerChanged,
     BreakerState,
+    ClockJumped,
     ConfirmsTimedOut,
     ConnectionChanged,
     ConnectionFailed,
@@ -24,6 +26,8 @@ from mlproducer.events import (
 )
 from mlproducer.telemetry.cells import Board
 from mlproducer.telemetry.labels import ERROR_TYPES, OTHER
+
+CLOCKS: Final = ("host", "store")
 
 
 class LinkMetrics:
@@ -110,6 +114,11 @@ class StoreMetrics:
         self._unavailable = board.gauge(
             "spool_unavailable", "1 from when a call met a spool that fails until it works."
         )
+        self._apart = board.gauge(
+            "clock_apart_seconds", "By how much this host's clock is ahead of that of the spool's server."
+        )
+        jumps = board.counters("clock_jumps", "Times that a clock was set by more than a second.", clock=CLOCKS)
+        self._jumps = {clock: number for (clock,), number in jumps.items()}
         depth = board.gauges(
             "queue_depth", "Ready messages of a broker queue.", merge="max", queue_name=(*queues, OTHER)
         )
@@ -120,6 +129,10 @@ class StoreMetrics:
         self._bytes.set(event.bytes)
         self._oldest.set(event.oldest_age)
         self._dead.set(event.dead)
+        self._apart.set(event.apart)
+
+    def clock_jumped(self, event: ClockJumped) -> None:
+        self._jumps[event.clock].inc()
 
     def spool_failed(self, _event: SpoolFailed) -> None:
         self._failed.inc()

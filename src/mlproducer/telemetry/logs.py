@@ -25,6 +25,7 @@ from mlproducer.events import (
     BlockedChanged,
     BreakerChanged,
     BreakerState,
+    ClockJumped,
     ConfirmsTimedOut,
     ConnectionChanged,
     ConnectionFailed,
@@ -101,6 +102,7 @@ class LogListener:
             HealthChecked: self._health,
             SpoolFailed: lambda e: self._log.error("the spool failed; it is tried again", text=e.text),
             SpoolChanged: self._spool_changed,
+            ClockJumped: self._clock_jumped,
             TopologyDiffers: self._topology,
         }
 
@@ -108,6 +110,13 @@ class LogListener:
         handler = self.handlers.get(type(event))
         if handler is not None:
             handler(event)
+
+    def _clock_jumped(self, event: ClockJumped) -> None:
+        self._log.warning(
+            "a clock jumped; tasks wait and leases last as long as they should all the same",
+            clock=event.clock,
+            seconds=round(event.seconds, 3),
+        )
 
     def _settled(self, event: AttemptSettled) -> None:
         if type(event.outcome) is Confirmed or not self._enabled(DEBUG):

@@ -20,6 +20,7 @@ from mlproducer.events import (
     AttemptSettled,
     BlockedChanged,
     BreakerChanged,
+    ClockJumped,
     ConfirmsTimedOut,
     ConnectionChanged,
     ConnectionFailed,
@@ -218,5 +219,6 @@ def _handlers(
         SpoolMeasured: spool_measured,
         SpoolFailed: store.spool_failed,
         SpoolChanged: store.spool_changed,
+        ClockJumped: store.clock_jumped,
         QueueMeasured: store.queue,
     }

@@ -1,6 +1,8 @@
-"""A clock that stands still until the test moves it."""
+"""Clocks for tests: one that stands still until the test moves it, and one that is wrong."""
 
 from __future__ import annotations
+
+from mlproducer.clock import SystemClock
 
 
 class ManualClock:
@@ -24,3 +26,17 @@ class ManualClock:
         """Move both clocks by the same amount."""
         self._monotonic += seconds
         self._now += seconds
+
+    def set_wall(self, by: float) -> None:
+        """Somebody sets the wall clock forward by so many seconds, or back; no time passes."""
+        self._now += by
+
+
+class WrongClock(SystemClock):
+    """`ports.Clock` of a host whose wall clock is `ahead` by so many seconds; it may be set at any time."""
+
+    def __init__(self, ahead: float = 0.0) -> None:
+        self.ahead = ahead
+
+    def now(self) -> float:
+        return SystemClock.now() + self.ahead

@@ -1,7 +1,7 @@
 """What every store's counters must do: subclass `CountersContract` and give it a `make_spool` fixture.
 
-As `spool_contract`; several objects of one `make_spool` are several instances on one store, where the store can be
-shared.
+As `spool_contract`, with its `clock`; several objects of one `make_spool` are several instances on one store, where the
+store can be shared.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import pytest
 from mlproducer.core.counting import merged, over_all_hours
 from mlproducer.ports import CountingSpool
 from mlproducer.rows import CountKey, Counts, Tally
+from mlproducer.testing.clock import ManualClock
+from mlproducer.testing.spool_contract import NOW, StoreClock
 
 MakeCounters = Callable[[], CountingSpool]
 HOUR = 500_000
-NOW = HOUR * 3_600.0
 LARGE = 2**62
 
 
@@ -25,8 +26,8 @@ def key(label: str = "", *, hour: int = HOUR, kind: str = "dead", task_type: str
     return CountKey(hour, task_type, kind, label)
 
 
-def tally(name: str, counts: Counts, *, keep_until: float = NOW + 100) -> Tally:
-    return Tally(name, keep_until, counts)
+def tally(name: str, counts: Counts, *, keep: float = 100) -> Tally:
+    return Tally(name, keep, counts)
 
 
 async def all_of(store: CountingSpool) -> Counts:
@@ -38,6 +39,10 @@ class CountersContract:
 
     durable = True
     shared = True
+
+    @pytest.fixture
+    def clock(self) -> StoreClock:
+        return ManualClock(NOW)
 
     @pytest.fixture
     def make_spool(self) -> MakeCounters:
@@ -98,16 +103,17 @@ class CountersContract:
         assert await all_of(store) == counts
         await store.close()
 
-    async def test_old_hours_and_ids_are_forgotten(self, make_spool: MakeCounters) -> None:
+    async def test_old_hours_and_ids_are_forgotten(self, make_spool: MakeCounters, clock: StoreClock) -> None:
         store = make_spool()
         await store.open()
         old, young = key(hour=HOUR - 1), key()
-        await store.count([tally(f"o{n}", {old: 1}, keep_until=NOW) for n in range(5)])
-        await store.count([tally("young", {young: 1}, keep_until=NOW + 1)])
-        assert await store.forget_counts(now=NOW, before=HOUR, limit=3) == 3
+        await store.count([tally(f"o{n}", {old: 1}, keep=5) for n in range(5)])
+        await store.count([tally("young", {young: 1}, keep=6)])
+        clock.advance(5)
+        assert await store.forget_counts(before=HOUR, limit=3) == 3
         assert await all_of(store) == {young: 1}
-        assert await store.forget_counts(now=NOW, before=HOUR, limit=3) == 2
-        assert await store.forget_counts(now=NOW, before=HOUR, limit=3) == 0
+        assert await store.forget_counts(before=HOUR, limit=3) == 2
+        assert await store.forget_counts(before=HOUR, limit=3) == 0
         assert list(await store.count([tally("o1", {young: 1}), tally("young", {young: 1})])) == [True, False]
         assert await all_of(store) == {young: 2}
         await store.close()

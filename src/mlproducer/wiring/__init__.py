@@ -4,8 +4,8 @@ choices    what the settings choose, one thing at a time     announce   who is t
 parts      the engine, put together                          producer   `Producer`
 """
 
+from mlproducer.clock import SystemClock
 from mlproducer.wiring.choices import (
-    SystemClock,
     analytics_for,
     blobs_for,
     encoder_for,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import socket
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -20,6 +18,7 @@ from mlproducer.analytics.reading import Analytics
 from mlproducer.analytics.results import Results
 from mlproducer.blobs import BlobStore, open_blobs
 from mlproducer.blobs.claim_check import ClaimCheck
+from mlproducer.clock import SystemClock
 from mlproducer.core.budget import Limits
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import TaskType, TaskTypes
@@ -34,14 +33,6 @@ from mlproducer.telemetry.tracing import Exemplars, Tracing
 
 _STORES: Final = {"postgres": "postgresql", "postgresql+psycopg": "postgresql", "rediss": "redis"}
 """The other schemes of `ML_SPOOL_URL` that mean the same store."""
-
-
-class SystemClock:
-    """The machine's time and chance; the functions themselves, since they are asked several times a task."""
-
-    monotonic = staticmethod(time.monotonic)
-    now = staticmethod(time.time)
-    random = staticmethod(random.random)
 
 
 def registry(settings: Settings, extra: Sequence[TaskType] = ()) -> TaskTypes:
@@ -61,9 +52,9 @@ def encoder_for(types: TaskTypes, max_bytes: int) -> Encoder:
     return Encoder(types, f"mlproducer@{socket.gethostname()}", max_bytes)
 
 
-def spool_for(settings: Settings, *, owner: bool = True) -> CountingSpool:
+def spool_for(settings: Settings, *, owner: bool = True, clock: Clock | None = None) -> CountingSpool:
     """The spool of these settings; `owner=False` looks at it beside a running producer."""
-    return open_spool(settings.spool_url, owner=owner)
+    return open_spool(settings.spool_url, owner=owner, clock=clock)
 
 
 def spool_facts(settings: Settings) -> SpoolFacts:

@@ -13,6 +13,7 @@ from mlproducer.amqp.reader import reader
 from mlproducer.analytics.consumer import CeleryEvents
 from mlproducer.analytics.counting import Counting
 from mlproducer.analytics.results import Results
+from mlproducer.clock import SystemClock
 from mlproducer.core.admission import SpoolGate, Window
 from mlproducer.core.backoff import Backoff
 from mlproducer.core.breaker import Breaker
@@ -32,6 +33,7 @@ from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.operations import LastConfirm, Operations
 from mlproducer.delivery.pipeline import Pipeline
 from mlproducer.delivery.receipts import ReceiptBook
+from mlproducer.delivery.spool_time import SpoolTime
 from mlproducer.delivery.spool_watch import SpoolWatch
 from mlproducer.delivery.verdicts import Verdicts
 from mlproducer.engine import Parts
@@ -47,7 +49,6 @@ from mlproducer.telemetry.metrics import Metrics
 from mlproducer.telemetry.tracing import Tracing
 from mlproducer.wiring.announce import announcer
 from mlproducer.wiring.choices import (
-    SystemClock,
     analytics_for,
     claim_check_for,
     encoder_for,
@@ -78,7 +79,7 @@ class _Outside:
 
     settings: Settings
     types: TaskTypes
-    clock: Clock
+    clock: SpoolTime
     tell: Listener
     tracing: Tracing
     watch: SpoolWatch
@@ -97,14 +98,15 @@ def assemble(
     overrides: Overrides,
 ) -> Parts:
     """All parts of an engine, none of them started. Raises: SettingsError."""
-    clock: Clock = overrides.clock or SystemClock()
+    host: Clock = overrides.clock or SystemClock()
+    clock = SpoolTime(host)
     last_confirm = LastConfirm(clock)
     tracing = tracing_for(settings, types, overrides.tracer_provider, metrics)
-    spool = overrides.spool or spool_for(settings)
+    spool = overrides.spool or spool_for(settings, clock=host)
     knot = _Knot()
     watch = SpoolWatch(spool, clock, knot.tell)
     # A spool of somebody else's may keep no counters.
-    counters = watch.spool if isinstance(spool, Counters) else MemoryCounters()
+    counters = watch.spool if isinstance(spool, Counters) else MemoryCounters(clock.monotonic)
     flush = settings.ml_analytics_flush
     counting = Counting(counters, metrics.task_totals, types.names, clock, knot.tell, interval=flush)
     results = results_of(settings, types, counters, clock)

@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.spool.migrations import m0002_indexes, m0003_shared, m0004_counters, m0005_first_due
+from mlproducer.spool.migrations import m0002_indexes, m0003_shared, m0004_counters, m0005_first_due, m0006_clock
 
 FIRST: Final = 3
 """The version at which new databases begin. What is older is a SQLite file that had the tables for itself alone."""
@@ -23,8 +23,9 @@ STEPS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
         m0003_shared.UPGRADE,
         m0004_counters.UPGRADE["sqlite"],
         m0005_first_due.UPGRADE["sqlite"],
+        m0006_clock.UPGRADE,
     ),
-    "postgresql": ((), (), m0004_counters.UPGRADE["postgresql"], m0005_first_due.UPGRADE["postgresql"]),
+    "postgresql": ((), (), m0004_counters.UPGRADE["postgresql"], m0005_first_due.UPGRADE["postgresql"], ()),
 }
 """From version 1 to 2, from 2 to 3, …"""
 VERSION: Final = len(STEPS["sqlite"]) + 1

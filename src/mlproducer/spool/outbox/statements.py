@@ -12,9 +12,11 @@ from functools import cache
 from typing import Any, Final
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Compiled,
     Dialect,
+    Double,
     Executable,
     Insert,
     Select,
@@ -30,7 +32,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 
-from mlproducer.spool.schema import CHANNEL, dead_letters, records, waiting
+from mlproducer.spool.schema import CHANNEL, clock, dead_letters, records, waiting
+from mlproducer.spool.store_time import SERVER_NOW
 
 
 class Place(IntEnum):
@@ -50,23 +53,38 @@ def _in(place: Place, same: Any, *where: Any) -> Select[Any]:  # noqa: ANN401  #
 _ONE: Final[ColumnElement[int]] = literal_column("1")
 _ID: Final = bindparam("id_", type_=waiting.c.task_id.type)
 _DIGEST: Final = bindparam("digest_", type_=records.c.digest.type)
-_NOW: Final = bindparam("now_", type_=records.c.held_until.type)
+_ZERO: Final[ColumnElement[float]] = literal_column("0.0", Double)
 _SAME_CONTENT: Final = (waiting.c.routing_key == bindparam("key_")) & (waiting.c.body == bindparam("body_"))
 _SAME_RECORD: Final = records.c.digest == _DIGEST
-_ELSEWHERE: Final = (
-    _in(Place.DEAD, false(), dead_letters.c.task_id == _ID),
-    _in(Place.CONFIRMED, _SAME_RECORD, records.c.task_id == _ID, records.c.confirmed_at.is_not(None)),
-    _in(
-        Place.CLAIMED,
-        _SAME_RECORD,
-        records.c.task_id == _ID,
-        records.c.confirmed_at.is_(None),
-        records.c.held_until > _NOW,
-    ),
-)
+_NOW, _MONOTONIC, _ETA = (bindparam(name, type_=_ZERO.type) for name in ("now_", "monotonic_", "eta_"))
 
-FIND: Final = union_all(_in(Place.WAITING, _SAME_CONTENT, waiting.c.task_id == _ID), *_ELSEWHERE)
-FIND_ELSEWHERE: Final = union_all(*_ELSEWHERE)
+
+def _of_file(column: Column[Any], without: ColumnElement[float]) -> ColumnElement[float]:
+    return func.coalesce(select(column).scalar_subquery(), without)
+
+
+_FILE_NOW: Final = func.max(
+    _MONOTONIC + _of_file(clock.c.origin, _NOW - _MONOTONIC),
+    _of_file(clock.c.mark, _ZERO),  # the machine was started again, and no producer yet
+)
+_FILE_DUE: Final = func.max(_FILE_NOW, func.coalesce(_ETA - _of_file(clock.c.skew, _ZERO), _ZERO))
+_SERVER_DUE: Final = func.greatest(SERVER_NOW, _ETA)
+"""When the store's own clock says that it is, and when a task is due by it: see `spool.file_time`, `store_time`."""
+
+
+def _elsewhere(now: ColumnElement[float]) -> tuple[Select[Any], ...]:
+    ours = records.c.task_id == _ID
+    return (
+        _in(Place.DEAD, false(), dead_letters.c.task_id == _ID),
+        _in(Place.CONFIRMED, _SAME_RECORD, ours, records.c.confirmed_at.is_not(None)),
+        _in(Place.CLAIMED, _SAME_RECORD, ours, records.c.confirmed_at.is_(None), records.c.held_until > now),
+    )
+
+
+def _find(now: ColumnElement[float]) -> Executable:
+    return union_all(_in(Place.WAITING, _SAME_CONTENT, waiting.c.task_id == _ID), *_elsewhere(now))
+
+
 TAKE_BACK: Final = delete(waiting).where(waiting.c.task_id == _ID).returning(_ONE)
 
 _OURS: Final = ", ".join(f"'{column.name}'" for column in waiting.columns)
@@ -85,9 +103,16 @@ class Statements:
     """Every column of `waiting`. One row if it was inserted; none if the id waits."""
     insert_and_notify: Executable
     """The same; on commit the drains are told."""
+    find: Executable
+    """Where the id is, and whether with the same content."""
+    find_elsewhere: Executable
+    """The same, but for where it waits."""
 
 
-def _insert(new: Insert, answer: Any) -> Executable:  # noqa: ANN401  # a clause
+def _insert(new: Insert, due: Any, answer: Any, **more: Any) -> Executable:  # noqa: ANN401  # clauses
+    # Each by a name of its own: that of its column would be taken for a plain value.
+    given = {column.name: bindparam(f"{column.name}_", type_=column.type) for column in waiting.columns}
+    new = new.values({**given, "due_at": due, "free_at": due, "first_due_at": due, **more})
     return new.on_conflict_do_nothing(index_elements=["task_id"]).returning(answer)  # type: ignore[attr-defined,no-any-return]  # both dialects' own Insert has it
 
 
@@ -110,7 +135,8 @@ _POSTGRESQL_FITS: Final = text(f"""
 _SQLITE_FITS: Final = text(f"""
     SELECT
         (SELECT count(*) FROM sqlite_master
-            WHERE type = 'table' AND name IN ('{waiting.name}', '{dead_letters.name}', '{records.name}')) = 3,
+            WHERE type = 'table'
+                AND name IN ('{waiting.name}', '{dead_letters.name}', '{records.name}', '{clock.name}')) = 4,
         (SELECT sum(name IN ({_OURS})) = {_COUNT}
                 AND sum(name NOT IN ({_OURS}) AND "notnull" AND dflt_value IS NULL) = 0
             FROM pragma_table_info('{waiting.name}')),
@@ -120,15 +146,27 @@ _SQLITE_FITS: Final = text(f"""
 POSTGRESQL: Final = Statements(
     fits=_POSTGRESQL_FITS,
     asks_first=True,
-    insert=_insert(postgresql.insert(waiting), _ONE),
+    insert=_insert(postgresql.insert(waiting), _SERVER_DUE, _ONE, accepted_at=SERVER_NOW),
     insert_and_notify=_insert(
-        postgresql.insert(waiting), func.pg_notify(literal_column(f"'{CHANNEL}'"), literal_column("''"))
+        postgresql.insert(waiting),
+        _SERVER_DUE,
+        func.pg_notify(literal_column(f"'{CHANNEL}'"), literal_column("''")),
+        accepted_at=SERVER_NOW,
     ),
+    find=_find(SERVER_NOW),
+    find_elsewhere=union_all(*_elsewhere(SERVER_NOW)),
 )
-_SQLITE_INSERT: Final = _insert(sqlite.insert(waiting), _ONE)
+_SQLITE_INSERT: Final = _insert(sqlite.insert(waiting), _FILE_DUE, _ONE)
 # A failed statement undoes itself alone here. And to read before the first write would be wrong: the transaction then
 # stands on a snapshot, and if anybody commits before our INSERT, that is refused as busy without any wait.
-SQLITE: Final = Statements(fits=_SQLITE_FITS, asks_first=False, insert=_SQLITE_INSERT, insert_and_notify=_SQLITE_INSERT)
+SQLITE: Final = Statements(
+    fits=_SQLITE_FITS,
+    asks_first=False,
+    insert=_SQLITE_INSERT,
+    insert_and_notify=_SQLITE_INSERT,
+    find=_find(_FILE_NOW),
+    find_elsewhere=union_all(*_elsewhere(_FILE_NOW)),
+)
 
 
 @cache

@@ -23,8 +23,9 @@ from sqlalchemy import Executable
 
 from mlproducer.core.digest import content_digest
 from mlproducer.errors import SpoolUnavailable, TaskConflict
+from mlproducer.ports import Clock
 from mlproducer.spool.columns import outbox_columns
-from mlproducer.spool.outbox.statements import FIND, FIND_ELSEWHERE, TAKE_BACK, Place, Statements
+from mlproducer.spool.outbox.statements import TAKE_BACK, Place, Statements
 from mlproducer.task import Envelope
 
 
@@ -58,16 +59,16 @@ FORBIDDEN: Final = (
 )
 
 
-def adding(ask: Statements, *, envelope: Envelope, now: float, notify: bool) -> Steps:
-    """Raises, when the database has answered so: TaskConflict; SpoolUnavailable. Then the task is not in it."""
+def adding(ask: Statements, *, envelope: Envelope, clock: Clock, notify: bool) -> Steps:
+    """`clock` is the application's: of a file it is also the store's, of a server not.
+
+    Raises, when the database has answered so: TaskConflict; SpoolUnavailable. Then the task is not in it.
+    """
     if ask.asks_first:
         _check((yield Step(ask.fits, {})))
-    insert = Step(ask.insert_and_notify if notify else ask.insert, outbox_columns(envelope, now))
-    looked_for: dict[str, object] = {
-        "id_": envelope.task_id,
-        "digest_": content_digest(envelope),
-        "now_": now,
-    }
+    time = {"now_": clock.now(), "monotonic_": clock.monotonic()}
+    insert = Step(ask.insert_and_notify if notify else ask.insert, outbox_columns(envelope, time["now_"]) | time)
+    looked_for: dict[str, object] = {"id_": envelope.task_id, "digest_": content_digest(envelope), **time}
     content = {"key_": envelope.routing_key, "body_": envelope.body}
     while True:
         try:
@@ -77,11 +78,11 @@ def adding(ask: Statements, *, envelope: Envelope, now: float, notify: bool) -> 
                 _check((yield Step(ask.fits, {})))
             raise
         if not inserted:
-            if _is_known((yield Step(FIND, {**looked_for, **content})), envelope.task_id):
+            if _is_known((yield Step(ask.find, {**looked_for, **content})), envelope.task_id):
                 return
             continue
         try:
-            known = _is_known((yield Step(FIND_ELSEWHERE, looked_for)), envelope.task_id)
+            known = _is_known((yield Step(ask.find_elsewhere, looked_for)), envelope.task_id)
         except TaskConflict:
             yield Step(TAKE_BACK, {"id_": envelope.task_id})
             raise

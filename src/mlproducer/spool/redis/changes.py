@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mlproducer.spool.redis.lua import KNOWN, PAIR, TELL, Script
+from mlproducer.spool.redis.lua import EXACT, KNOWN, NOW, PAIR, STAMP, TELL, Script
 
 ADOPT: Final = Script(
     ("version",),
@@ -21,10 +21,12 @@ PUT: Final = Script(
     ("rows", "bodies", "free", "due", "accepted", "expires", "dead", "records", "claims", "kept", "bytes", "added"),
     TELL
     + PAIR
+    + NOW
+    + STAMP
     + """
 local answer, new, size = {}, {}, 0
 local content, entry, at, expires_at, claimed = {}, {}, {}, {}, {}
-for n = 2, #args, 5 do
+for n = 2, #args, 6 do
   local id = args[n]
   local record = call('HEXISTS', records, id) == 1
   local there = new[id] or call('HEXISTS', rows, id) == 1 or call('HEXISTS', dead, id) == 1
@@ -32,9 +34,11 @@ for n = 2, #args, 5 do
   answer[#answer + 1] = there and 0 or 1
   if not there then
     new[id] = true
-    pair(entry, id, args[n + 1])
+    local due_at = now + args[n + 3]
+    if args[n + 5] ~= '' then due_at = math.max(due_at, tonumber(args[n + 5])) end
+    pair(entry, id, stamped(args[n + 1], due_at))
     pair(content, id, args[n + 2])
-    pair(at, args[n + 3], id)
+    pair(at, due_at, id)
     if args[n + 4] ~= '' then pair(expires_at, args[n + 4], id) end
     if record then claimed[#claimed + 1] = id end
     size = size + #args[n + 2] - 4
@@ -58,48 +62,52 @@ end
 return answer
 """,
 )
-"""args: who puts; then for each row: id, entry, content, due_at, expires_at or ''. 1 for each stored."""
+"""args: who puts; then for each row: id, entry, content, delay, expires_at or '', eta or ''. 1 for each stored."""
 
 CLAIM: Final = Script(
     ("rows", "bodies", "dead", "records", "claims", "kept"),
     KNOWN
+    + NOW
+    + EXACT
     + """
 local answer = {}
-for n = 1, #args, 5 do
-  local id, now, record, keep_until, claim = unpack(args, n, n + 4)
+for n = 1, #args, 4 do
+  local id, hold, record, token = unpack(args, n, n + 3)
   local found = known(id)
   if found and found[1] == 'record' then
     local ends = string.match(call('HGET', claims, id) or '', '^%S+')
-    if ends and tonumber(ends) <= tonumber(now) then found = false end
+    if ends and tonumber(ends) <= now then found = false end
   end
   if not found then
+    local ends = now + hold
     call('HSET', records, id, record)
-    call('HSET', claims, id, claim)
-    call('ZADD', kept, keep_until, id)
+    call('HSET', claims, id, exact(ends) .. ' ' .. token)
+    call('ZADD', kept, ends, id)
   end
   answer[#answer + 1] = found or false
 end
 return answer
 """,
 )
-"""args for each: id, now, record, keep_until, 'end token'. For each what is there, or nil: it is the caller's."""
+"""args for each: id, hold, record, token. For each what is there, or nil: it is the caller's."""
 
 CONFIRM: Final = Script(
     ("rows", "dead", "records", "claims", "kept"),
-    """
+    NOW
+    + """
 for n = 1, #args, 3 do
-  local id, record, keep_until = unpack(args, n, n + 2)
+  local id, record, keep = unpack(args, n, n + 2)
   if call('HEXISTS', rows, id) == 0 and call('HEXISTS', dead, id) == 0
     and (call('HEXISTS', records, id) == 0 or call('HEXISTS', claims, id) == 1) then
     call('HDEL', claims, id)
     call('HSET', records, id, record)
-    call('ZADD', kept, keep_until, id)
+    call('ZADD', kept, now + keep, id)
   end
 end
 return #args / 3
 """,
 )
-"""args for each: id, record, keep_until."""
+"""args for each: id, record, keep."""
 
 RELEASE: Final = Script(
     ("records", "claims", "kept"),
@@ -120,8 +128,10 @@ return #args / 2
 LEASE: Final = Script(
     ("rows", "bodies", "tokens", "free", "expires"),
     PAIR
+    + NOW
     + """
-local limit, now, ends, token, by, most = unpack(args)
+local limit, hold, token, by, most = unpack(args)
+local ends = now + hold
 local ids = call('ZRANGEBYSCORE', by == 'expires' and expires or free, '-inf', now, 'LIMIT', 0, limit)
 local answer, taken, held, till, late, size = {}, {}, {}, {}, {}, 0
 for _, id in ipairs(ids) do
@@ -134,7 +144,7 @@ for _, id in ipairs(ids) do
   pair(held, id, token)
   pair(till, ends, id)
   local expires_at = call('ZSCORE', expires, id)
-  if expires_at and tonumber(expires_at) < tonumber(ends) then pair(late, ends, id) end
+  if expires_at and tonumber(expires_at) < ends then pair(late, ends, id) end
 end
 if #taken > 0 then
   call('HDEL', tokens, unpack(taken))
@@ -145,7 +155,7 @@ end
 return table.concat(answer)
 """,
 )
-"""args: limit, now, end, token, 'free' or 'expires', the most bytes of content.
+"""args: limit, hold, token, 'free' or 'expires', the most bytes of content.
 
 For each its id, entry and content, behind their lengths; all in one string, since taking an answer apart piece by
 piece is what costs the client most.
@@ -154,6 +164,8 @@ piece is what costs the client most.
 SETTLE: Final = Script(
     ("rows", "bodies", "tokens", "free", "due", "accepted", "expires", "dead", "died", "records", "kept", "bytes"),
     PAIR
+    + NOW
+    + STAMP
     + """
 local answer, held, place, gone, done, size = {}, {}, {}, {}, {}, 0
 for n = 1, #args, 6 do
@@ -179,17 +191,17 @@ end
 if #done > 0 then call('HDEL', bodies, unpack(done)) end
 local record, keep = {}, {}
 for _, id in ipairs(held) do
-  local verdict, _, _, value, at, expires_at = unpack(args, place[id], place[id] + 5)
+  local verdict, _, _, value, by, expires_at = unpack(args, place[id], place[id] + 5)
   if verdict == 'done' then
     pair(record, id, value)
-    pair(keep, at, id)
+    pair(keep, now + by, id)
   elseif verdict == 'bury' then
     call('HSET', dead, id, value)
-    call('ZADD', died, at, id)
+    call('ZADD', died, by, id)
   else
-    call('HSET', rows, id, value)
-    call('ZADD', free, at, id)
-    call('ZADD', due, at, id)
+    call('HSET', rows, id, stamped(value, now + by))
+    call('ZADD', free, now + by, id)
+    call('ZADD', due, now + by, id)
     if expires_at ~= '' then call('ZADD', expires, expires_at, id) end
   end
 end
@@ -200,7 +212,7 @@ end
 return answer
 """,
 )
-"""args for each: 'done', 'again' or 'bury'; id; token; record or entry; keep_until, due_at or -died_at; expires_at or
+"""args for each: 'done', 'again' or 'bury'; id; token; record or entry; keep, delay or -died_at; expires_at or
 ''. 1 for each whose lease held."""
 
 _TAKE: Final = """
@@ -218,10 +230,13 @@ REPLAY: Final = Script(
     ("rows", "bodies", "free", "due", "accepted", "expires", "dead", "died", "bytes", "audits", "added"),
     TELL
     + _TAKE
+    + NOW
+    + STAMP
     + """
-local _, from, at, told = unpack(args, 1, 4)
-local ids, size = found(5), 0
+local _, from, told = unpack(args, 1, 3)
+local ids, size = found(4), 0
 if #ids == 0 then return 0 end
+told = stamp(told, 0, now)
 for _, id in ipairs(ids) do
   local entry = call('HGET', dead, id)
   local kept = struct.unpack('>I4', entry)
@@ -229,9 +244,9 @@ for _, id in ipairs(ids) do
   call('ZREM', died, id)
   call('HDEL', dead, id)
   call('HSET', rows, id, string.sub(entry, 1, 4 + kept) .. told)
-  call('ZADD', free, at, id)
-  call('ZADD', due, at, id)
-  call('ZADD', accepted, at, id)
+  call('ZADD', free, now, id)
+  call('ZADD', due, now, id)
+  call('ZADD', accepted, now, id)
   if task[3] then call('ZADD', expires, task[3], id) end
   size = size + call('HSTRLEN', bodies, id) - 4
 end
@@ -241,7 +256,7 @@ tell(from)
 return #ids
 """,
 )
-"""args: the audit without ids; who replays; due_at; what is told of each row; ids. How many there were."""
+"""args: the audit without ids; who replays; what is told of each row; ids. How many there were."""
 
 PURGE: Final = Script(
     ("bodies", "dead", "died", "audits"),
@@ -262,8 +277,9 @@ return #ids
 
 FORGET: Final = Script(
     ("records", "claims", "kept"),
-    """
-local ids = call('ZRANGEBYSCORE', kept, '-inf', args[1], 'LIMIT', 0, args[2])
+    NOW
+    + """
+local ids = call('ZRANGEBYSCORE', kept, '-inf', now, 'LIMIT', 0, args[1])
 for _, id in ipairs(ids) do
   call('ZREM', kept, id)
   call('HDEL', records, id)
@@ -272,4 +288,4 @@ end
 return #ids
 """,
 )
-"""args: now, limit. How many there were."""
+"""args: limit. How many there were."""

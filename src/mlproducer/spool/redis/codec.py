@@ -15,19 +15,21 @@ import struct
 from collections.abc import Iterator
 from typing import Any, Final
 
-from msgspec import Struct, msgpack
+from msgspec import Struct, msgpack, structs
 
 from mlproducer.core.digest import content_digest
 from mlproducer.rows import (
     Attempted,
     Audit,
     Bury,
+    Claim,
     DeadEntry,
     DeadFilter,
     DeadLetter,
     Done,
     History,
     Known,
+    NewRow,
     Record,
     SpoolRow,
     WaitingEntry,
@@ -104,9 +106,13 @@ def content(envelope: Envelope) -> bytes:
     return b"".join((len(envelope.properties).to_bytes(CONTENT_HEAD), envelope.properties, envelope.body))
 
 
-def row_entry(row: SpoolRow) -> bytes:
-    told = _Waits(row.due_at, row.attempts, row.cause, storable(row.text), row.alone)
-    return _entry(row.envelope, row.accepted_at, row.history, pack(told))
+def row_entry(row: NewRow) -> bytes:
+    return _entry(row.envelope, row.accepted_at, row.history, told_of(row.attempts, row.cause, row.text, row.alone))
+
+
+def told_of(attempts: int, cause: str, text: str, alone: bool) -> bytes:  # noqa: FBT001  # fields of a row
+    """Of a row, without when it is due: that is the script's to put in, as the first of the array, a double."""
+    return pack(_Waits(0.0, attempts, cause, storable(text), alone))
 
 
 def letter_entry(row: SpoolRow, verdict: Bury) -> bytes:
@@ -114,22 +120,26 @@ def letter_entry(row: SpoolRow, verdict: Bury) -> bytes:
     return _entry(row.envelope, row.accepted_at, verdict.history, pack(told))
 
 
-def replayed(due_at: float) -> bytes:
-    """What is told of a row that was a dead letter: no attempts spent."""
-    return pack(_Waits(due_at, 0, "replayed", "", alone=False))
-
-
 def done_record(row: SpoolRow, verdict: Done) -> bytes:
     task = row.envelope
+    claim = Claim(task.task_id, task.task_type, content_digest(task), row.accepted_at)
+    return record(claim, verdict.confirmed_at, row.attempts)
+
+
+def record(claim: Claim, confirmed_at: float | None = None, attempts: int = 0) -> bytes:
+    """Without its ends, which are in `kept` and `claims`."""
+    end, token = 0.0, claim.token if confirmed_at is None else ""
     return pack(
         Record(
-            task.task_id,
-            task.task_type,
-            content_digest(task),
-            row.accepted_at,
-            verdict.keep_until,
-            verdict.confirmed_at,
-            row.attempts,
+            claim.task_id,
+            claim.task_type,
+            claim.digest,
+            claim.accepted_at,
+            end,
+            confirmed_at,
+            attempts,
+            held_until=end if confirmed_at is None else None,
+            token=token,
         )
     )
 
@@ -190,7 +200,11 @@ def known_from(task_id: str, found: list[bytes] | None) -> Known | None:
             told.text,
             _history(kept),
         )
-    return _record.decode(found[1])
+    _, packed, keep_until, claim = found
+    held = claim.partition(b" ")[0]
+    return structs.replace(
+        _record.decode(packed), keep_until=float(keep_until), held_until=float(held) if held else None
+    )
 
 
 def waiting_entry(task_id: str, entry: bytes) -> WaitingEntry:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from mlproducer.core.counting import merged, over_all_hours
 from mlproducer.rows import CountKey, Counts, Tally
 from mlproducer.spool.redis.codec import number
-from mlproducer.spool.redis.lua import Script
+from mlproducer.spool.redis.lua import NOW, Script
 
 if TYPE_CHECKING:
     from mlproducer.spool.redis.link import Link
@@ -28,11 +28,12 @@ _HOURS: Final = 24
 
 _COUNT: Final = Script(
     ("hours", "counted"),
-    """
+    NOW
+    + """
 local answer, at = {}, 1
 while at <= #args do
-  local id, keep_until, many = args[at], args[at + 1], tonumber(args[at + 2])
-  local new = call('ZADD', counted, 'NX', keep_until, id)
+  local id, keep, many = args[at], args[at + 1], tonumber(args[at + 2])
+  local new = call('ZADD', counted, 'NX', now + keep, id)
   answer[#answer + 1] = new
   for n = at + 3, at + 2 + 4 * many, 4 do
     if new == 1 then
@@ -45,7 +46,7 @@ end
 return answer
 """,
 )
-"""args for each: id, keep_until, how many sums; for each of those: which of the hashes behind the first two keys, its
+"""args for each: id, keep, how many sums; for each of those: which of the hashes behind the first two keys, its
 hour, field, number. 1 for each that is new."""
 
 _WHICH: Final = Script(("hours",), "return call('ZRANGEBYSCORE', hours, args[1], args[2])")
@@ -72,8 +73,9 @@ return #args
 
 _FORGET_IDS: Final = Script(
     ("counted",),
-    """
-local ids = call('ZRANGEBYSCORE', counted, '-inf', args[1], 'LIMIT', 0, args[2])
+    NOW
+    + """
+local ids = call('ZRANGEBYSCORE', counted, '-inf', now, 'LIMIT', 0, args[1])
 if #ids > 0 then call('ZREM', counted, unpack(ids)) end
 return #ids
 """,
@@ -97,7 +99,7 @@ class RedisCounters:
             places = {hour: place for place, hour in enumerate(hours, 1)}
             args: list[str | int] = []
             for tally in part:
-                args += (tally.id, number(tally.keep_until), len(tally.counts))
+                args += (tally.id, number(tally.keep), len(tally.counts))
                 for key, more in tally.counts.items():
                     args += (places[key.hour], key.hour, _field(key), more)
             answers += map(bool, await self._link.run(_COUNT, args, _hashes(hours)))
@@ -114,14 +116,14 @@ class RedisCounters:
                 parts.append(found if hourly else over_all_hours(found, since))
         return merged(parts)
 
-    async def forget_counts(self, *, now: float, before: int, limit: int) -> int:
+    async def forget_counts(self, *, before: int, limit: int) -> int:
         over = await self._hours(0, before)
         if over:
             await self._link.run(_FORGET_HOURS, over, _hashes(over))
         gone = 0
         while gone < limit:
             asked = min(limit - gone, _AT_ONCE)
-            found = int(await self._link.run(_FORGET_IDS, [number(now), asked]))
+            found = int(await self._link.run(_FORGET_IDS, [asked]))
             gone += found
             if found < asked:
                 break

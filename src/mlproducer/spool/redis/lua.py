@@ -24,7 +24,8 @@ which may need memory; after any write a script is let through to its end. So wh
 its big value first, and is refused whole; what gets tasks out or settles them removes something first, and goes on
 working: else a full server could never be emptied.
 
-Scripts take the time from their caller, never from the server.
+**Time** is the server's own: a script is told spans, never what time it is (docs/adr/0015). What is stored of a moment
+for people, in an entry, is put there by the script that makes the moment.
 """
 
 from __future__ import annotations
@@ -61,9 +62,26 @@ local function known(id)
   entry = call('HGET', dead, id)
   if entry then return {'dead', entry, call('HGET', bodies, id)} end
   local record = call('HGET', records, id)
-  return record and {'record', record}
+  return record and {'record', record, call('ZSCORE', kept, id), call('HGET', claims, id) or ''}
 end
 """
+
+NOW: Final = """
+local time = call('TIME')
+local now = time[1] + time[2] / 1000000
+"""
+"""Unix seconds. As an argument of a command a number keeps all of its digits; into a text it goes by `exact`."""
+
+EXACT: Final = "local function exact(number) return string.format('%.17g', number) end\n"
+
+STAMP: Final = """
+-- The due_at of a row's entry, or of what is told of it: the first of an array, a double.
+local function stamp(entry, from, due_at)
+  return string.sub(entry, 1, from + 2) .. struct.pack('>d', due_at) .. string.sub(entry, from + 11)
+end
+local function stamped(entry, due_at) return stamp(entry, 4 + struct.unpack('>I4', entry), due_at) end
+"""
+"""See `codec.told_of`."""
 
 PAIR: Final = "local function pair(list, a, b) list[#list + 1] = a list[#list + 1] = b end\n"
 """Rows are written together: for each command there is a price, beside that for each row."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from mlproducer.spool.redis.lua import KNOWN, Script
+from mlproducer.spool.redis.lua import EXACT, KNOWN, NOW, Script
 
 FIND: Final = Script(
-    ("rows", "bodies", "dead", "records"),
+    ("rows", "bodies", "dead", "records", "claims", "kept"),
     KNOWN
     + """
 local answer = {}
@@ -19,9 +19,11 @@ return answer
 
 MEASURE: Final = Script(
     ("rows", "free", "accepted", "dead", "bytes"),
-    """
+    NOW
+    + EXACT
+    + """
 local function first(set) return call('ZRANGE', set, 0, 0, 'WITHSCORES')[2] or false end
-return {call('HLEN', rows), call('GET', bytes) or 0, first(accepted), call('HLEN', dead), first(free)}
+return {call('HLEN', rows), call('GET', bytes) or 0, first(accepted), call('HLEN', dead), first(free), exact(now)}
 """,
 )
 

@@ -14,15 +14,15 @@ from mlproducer.rows import (
     Again,
     Audit,
     Bury,
+    Claim,
     Counts,
     DeadEntry,
     DeadFilter,
     Done,
     Known,
     Lease,
-    Record,
+    NewRow,
     Settlement,
-    SpoolRow,
     SpoolSize,
     Tally,
     WaitingEntry,
@@ -112,30 +112,30 @@ class RedisSpool:
     def watch(self, added: Callable[[], None]) -> None:
         self._added = added
 
-    def put(self, row: SpoolRow) -> asyncio.Future[bool]:
+    def put(self, row: NewRow) -> asyncio.Future[bool]:
         """After an answer that was lost, a second put finds the row of the first, and says False: it is safe."""
         task = row.envelope
         return self._puts.ask(
             task.task_id,
             codec.row_entry(row),
             codec.content(task),
-            number(row.due_at),
+            number(row.delay),
             optional(task.expires_at),
+            optional(task.eta),
         )
 
-    async def claim(self, claim: Record, *, now: float) -> Known | None:
+    async def claim(self, claim: Claim, *, hold: float) -> Known | None:
         """After an answer that was lost, a second one finds our own claim, and returns it; its token says so."""
-        held = f"{number(claim.held_until or 0.0)} {claim.token}"
-        found = await self._claims.ask(claim.task_id, number(now), codec.pack(claim), number(claim.keep_until), held)
+        found = await self._claims.ask(claim.task_id, number(hold), codec.record(claim), claim.token)
         return codec.known_from(claim.task_id, found)
 
-    async def confirm(self, record: Record) -> None:
-        await self._confirms.ask(record.task_id, codec.pack(record), number(record.keep_until))
+    async def confirm(self, claim: Claim, *, confirmed_at: float, keep: float) -> None:
+        await self._confirms.ask(claim.task_id, codec.record(claim, confirmed_at), number(keep))
 
     async def release(self, task_id: str, token: str) -> None:
         await self._releases.ask(task_id, token)
 
-    async def lease(self, limit: int, *, now: float, until: float, expired: bool = False) -> Sequence[Lease]:
+    async def lease(self, limit: int, *, hold: float, expired: bool = False) -> Sequence[Lease]:
         """With `expired`, those that expired first."""
         token = next(self._tokens)
         leases: list[Lease] = []
@@ -143,7 +143,7 @@ class RedisSpool:
         by = "expires" if expired else "free"
         while len(leases) < limit and room > 0:
             asked = min(limit - len(leases), _AT_ONCE)
-            args: list[str | int] = [asked, number(now), number(until), token, by, room]
+            args: list[str | int] = [asked, number(hold), token, by, room]
             try:
                 found = await self._link.run(changes.LEASE, args)
             except SpoolUnavailable:
@@ -170,13 +170,14 @@ class RedisSpool:
         return held
 
     async def measure(self) -> SpoolSize:
-        tasks, size, first_due, dead, next_due = await self._link.run(queries.MEASURE, [])
+        tasks, size, first_due, dead, next_due, now = await self._link.run(queries.MEASURE, [])
         return SpoolSize(
             tasks,
             int(size),
             None if first_due is None else float(first_due),
             dead,
             None if next_due is None else float(next_due),
+            at=float(now),
         )
 
     async def find(self, task_id: str) -> Known | None:
@@ -217,7 +218,7 @@ class RedisSpool:
 
     async def replay(self, audit: Audit) -> int:
         """One script, and so one transaction, however many ids: about 100,000 of them keep the server for a second."""
-        how = (self._origin, number(audit.at), codec.replayed(audit.at))
+        how = (self._origin, codec.told_of(0, "replayed", "", alone=False))
         ids = dict.fromkeys(audit.task_ids)
         return int(await self._link.run(changes.REPLAY, [codec.audit_head(audit), *how, *ids]))
 
@@ -231,11 +232,11 @@ class RedisSpool:
             return []
         return [codec.audit_from(each) for each in await self._link.run(queries.AUDITS, [offset, offset + limit - 1])]
 
-    async def forget(self, *, now: float, limit: int) -> int:
+    async def forget(self, *, limit: int) -> int:
         gone = 0
         while gone < limit:
             asked = min(limit - gone, _AT_ONCE)
-            found = int(await self._link.run(changes.FORGET, [number(now), asked]))
+            found = int(await self._link.run(changes.FORGET, [asked]))
             gone += found
             if found < asked:
                 break
@@ -247,8 +248,8 @@ class RedisSpool:
     async def counts(self, *, since: int, until: int, hourly: bool) -> Counts:
         return await self._counters.counts(since=since, until=until, hourly=hourly)
 
-    async def forget_counts(self, *, now: float, before: int, limit: int) -> int:
-        return await self._counters.forget_counts(now=now, before=before, limit=limit)
+    async def forget_counts(self, *, before: int, limit: int) -> int:
+        return await self._counters.forget_counts(before=before, limit=limit)
 
     async def _put_together(self, group: Sequence[Args]) -> Sequence[bool]:
         stored: list[int] = await self._link.run(changes.PUT, [self._origin, *itertools.chain.from_iterable(group)])
@@ -312,14 +313,14 @@ def _verdict(settlement: Settlement) -> Args:
     row = lease.row
     task = row.envelope
     match verdict:
-        case Done(keep_until=keep_until):
-            said: Args = ("done", codec.done_record(row, verdict), number(keep_until), "")
-        case Again(due_at, attempts, cause, text, alone, history):
-            again = SpoolRow(task, row.accepted_at, due_at, attempts, cause, text, alone, history)
-            said = ("again", codec.row_entry(again), number(due_at), optional(task.expires_at))
+        case Done(keep=keep):
+            said: Args = ("done", codec.done_record(row, verdict), number(keep), "")
+        case Again(delay, attempts, cause, text, alone, history):
+            again = NewRow(task, row.accepted_at, delay, attempts, cause, text, alone, history)
+            said = ("again", codec.row_entry(again), number(delay), optional(task.expires_at))
         case Bury(died_at=died_at):
             said = ("bury", codec.letter_entry(row, verdict), number(-died_at), "")
         case _:
             assert_never(verdict)
-    kind, value, at, expires_at = said
-    return kind, task.task_id, lease.token, value, at, expires_at
+    kind, value, by, expires_at = said
+    return kind, task.task_id, lease.token, value, by, expires_at
