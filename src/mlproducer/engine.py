@@ -15,6 +15,7 @@ from mlproducer.analytics.reading import Analytics
 from mlproducer.analytics.results import Counted, Results
 from mlproducer.core.replay import Chosen
 from mlproducer.core.results import TaskResult
+from mlproducer.delivery.callbacks import Callbacks
 from mlproducer.delivery.drain import Drain
 from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
@@ -64,6 +65,7 @@ class Parts:
     analytics: Analytics
     results: Results
     celery_events: CeleryEvents | None
+    callbacks: Callbacks
     confirm_timeout: float
     shutdown_timeout: float
 
@@ -254,17 +256,19 @@ class Engine:
 
         `chosen` are task ids, or a `DeadFilter`: all that it lets through and that died before this call. `by` goes
         into the audit. `rate` is in tasks per second; `limit` bounds how many are taken, newest first. `progress` is
-        called after each chunk with how many were looked at, and of how many. Cancelled, or ended by an error, it
-        leaves what was replayed replayed and the rest dead; `audits` tells which.
+        called after each chunk with how many were looked at, and of how many; an error of it is logged and ends
+        nothing. Cancelled, or ended by an error, it leaves what was replayed replayed and the rest dead; `audits` tells
+        which.
 
         Raises: SpoolUnavailable; ValueError, for a wrong `by`, `rate` or `limit`.
         """
         done = 0
+        told = None if progress is None else self._parts.callbacks.guarded("progress", progress)
         async with aclosing(self.replay_steps(chosen, by=by, rate=rate, limit=limit)) as steps:
             async for step in steps:
                 done = step.done
-                if progress is not None:
-                    progress(step.taken, step.total)
+                if told is not None:
+                    told(step.taken, step.total)
         return done
 
     def replay_steps(

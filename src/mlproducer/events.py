@@ -6,7 +6,7 @@ Durations and ages are seconds, sizes are bytes. Why structs and no dataclasses:
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 from msgspec import Struct
 
@@ -215,6 +215,33 @@ class QueueMeasured(Struct, frozen=True, gc=False):
     depth: int
 
 
+CallbackKind = Literal["listener", "progress", "tracing"]
+"""Whose code it was: the values of `ml_producer_listener_errors_total{callback}`."""
+
+
+class CallbackFailed(Struct, frozen=True, gc=False):
+    """Code of the application that we called raised `error`, a class of errors; we went on as if it had not.
+
+    `name` is the module and the qualified name of that code. `traceback` is that of the first of its kind, and empty
+    for those after it.
+    """
+
+    callback: CallbackKind
+    name: str
+    error: str
+    text: str
+    traceback: str = ""
+
+
+class CallbackSlow(Struct, frozen=True, gc=False):
+    """A listener took `seconds` for an event, in which the event loop stood still. `first`: its first time."""
+
+    name: str
+    event: str
+    seconds: float
+    first: bool = False
+
+
 Event = (
     TaskAccepted
     | TaskRefused
@@ -240,6 +267,8 @@ Event = (
     | SpoolMeasured
     | FlightMeasured
     | QueueMeasured
+    | CallbackFailed
+    | CallbackSlow
 )
 
 ALL_EVENTS: Final[tuple[type[Event], ...]] = get_args(Event)

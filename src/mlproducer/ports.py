@@ -26,7 +26,8 @@ from mlproducer.rows import (
 from mlproducer.task import Envelope
 
 Listener = Callable[[Event], None]
-"""Told every fact, synchronously, on the event loop. Must be quick and must not raise."""
+"""Told every fact, synchronously, on the event loop, after what it tells of is done. Should be quick: while it runs,
+nothing else does. One that raises harms nothing but itself: see `delivery.callbacks`."""
 
 Settle = Callable[[Outcome], None]
 """Called exactly once with the outcome of an attempt, on the event loop, perhaps before `publish` returns."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from opentelemetry.trace import TracerProvider
 
 from mlproducer import Producer, Settings, Task
 from mlproducer.events import Event
-from mlproducer.ports import Clock, Spool
+from mlproducer.ports import Clock, Listener, Spool
 from mlproducer.spool import open_spool
 from mlproducer.testing.broker import FakeBroker
 from mlproducer.wiring import Overrides
@@ -54,9 +54,12 @@ class Bench:
 
 
 def bench(*, spool: Spool | None = None, **given: Any) -> Bench:
-    """`given` are settings; `tracer_provider` is one of OpenTelemetry, or None; `clock` is the host's."""
+    """`given` are settings; `tracer_provider` is one of OpenTelemetry, or None; `clock` is the host's; `listeners` hear
+    before `events` does.
+    """
     clock: Clock | None = given.pop("clock", None)
     tracer_provider: TracerProvider | None = given.pop("tracer_provider", None)
+    listeners: Sequence[Listener] = given.pop("listeners", ())
     made: list[FakeBroker] = []
 
     def broker(lost: Callable[[Any], None], _tell: object) -> FakeBroker:
@@ -67,7 +70,7 @@ def bench(*, spool: Spool | None = None, **given: Any) -> Bench:
     settings = Settings.load(**{**FAST, "ml_spool_url": "memory://", **given})
     spool = spool or open_spool(settings.spool_url, clock=clock)
     overrides = Overrides(clock=clock, broker=broker, spool=spool, tracer_provider=tracer_provider)
-    producer = Producer(settings, listeners=[events.append], overrides=overrides)
+    producer = Producer(settings, listeners=[*listeners, events.append], overrides=overrides)
     return Bench(producer, made[0], spool, events)
 
 

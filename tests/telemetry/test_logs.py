@@ -20,6 +20,8 @@ from mlproducer.events import (
     BlockedChanged,
     BreakerChanged,
     BreakerState,
+    CallbackFailed,
+    CallbackSlow,
     ConfirmsTimedOut,
     ConnectionChanged,
     ConnectionFailed,
@@ -101,6 +103,8 @@ OTHER_LINES: list[tuple[Event, str]] = [
     (SpoolChanged(available=False, text="disk full"), "error"),
     (SpoolChanged(available=True, lasted=2.5), "info"),
     (TopologyDiffers("ml.embed", "x-queue-type differs"), "warning"),
+    (CallbackFailed("listener", "app.listen", "KeyError", "gone", "Traceback: here"), "error"),
+    (CallbackSlow("app.listen", "TaskConfirmed", 0.3, first=True), "warning"),
 ]
 OUTCOMES: list[tuple[Outcome, str, str]] = [
     (Nacked(), "nacked", "nacked"),
@@ -158,7 +162,8 @@ def test_each_event_has_one_line_or_a_reason_to_have_none(kind: type[Event], for
     stream = io.StringIO()
     configure_logging("debug", form, stream)
     LogListener()(SAMPLES[kind])
-    (line,) = stream.getvalue().splitlines()
+    line, *traceback = stream.getvalue().splitlines()
+    assert bool(traceback) is (kind is CallbackFailed and form == "console")
     if "task_id" in kind.__struct_fields__:
         assert ('"task_id": "t-1"' if form == "json" else "task_id=t-1") in line
 

@@ -14,6 +14,8 @@ from mlproducer.events import (
     BlockedChanged,
     BreakerChanged,
     BreakerState,
+    CallbackFailed,
+    CallbackSlow,
     ClockJumped,
     ConfirmsTimedOut,
     ConnectionChanged,
@@ -163,6 +165,8 @@ EXAMPLES: dict[type[Event], Event] = {
         SpoolMeasured(12, 3_456, 7.5, 2),
         FlightMeasured(11, 4, 6),
         QueueMeasured("ml.embed", 42),
+        CallbackFailed("listener", "app.listen", "KeyError", "gone"),
+        CallbackSlow("app.listen", "TaskConfirmed", 0.3),
     )
 }
 
@@ -191,6 +195,8 @@ CHANGES: dict[type[Event], tuple[str, dict[str, str], float]] = {
     SpoolMeasured: ("retry_queue_size", {}, 12),
     FlightMeasured: ("in_flight", {}, 11),
     QueueMeasured: ("queue_depth", {"queue_name": "ml.embed"}, 42),
+    CallbackFailed: ("listener_errors_total", {"callback": "listener"}, 1),
+    CallbackSlow: ("listener_slow_total", {}, 1),
 }
 
 
@@ -253,7 +259,7 @@ def test_no_label_holds_a_task_id_or_a_text(metrics: Metrics) -> None:
     for event in EXAMPLES.values():
         metrics(event)
     labels = {name for family in metrics.registry.collect() for sample in family.samples for name in sample.labels}
-    assert labels == {"task_type", "status", "reason", "cause", "error_type", "queue_name", "le"} | {
+    assert labels == {"task_type", "status", "reason", "cause", "error_type", "queue_name", "callback", "le"} | {
         "store",
         "shared",
         "spool",

@@ -479,9 +479,8 @@ async def test_a_tracer_that_fails_costs_no_task(at_start: bool, caplog: pytest.
         receipts += [each async for each in producer.publish_many([embed(3)]) if isinstance(each, Receipt)]
     assert [receipt.state for receipt in receipts] == ["confirmed"] * 3
     assert len(b.broker.task_ids()) == 4
-    assert [record.message for record in caplog.records if "tracing failed" in record.message] == [
-        "tracing failed; spans are missing, tasks are not (said once)"
-    ]
+    assert len([record for record in caplog.records if "callback=tracing" in record.message]) == 1, "said once a kind"
+    assert producer.metrics.json()["listeners"]["errors"]["tracing"] > 3  # type: ignore[index]  # a document
 
 
 async def test_what_runs_as_long_as_the_producer_belongs_to_no_trace(spans: Spans) -> None:

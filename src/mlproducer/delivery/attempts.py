@@ -67,14 +67,14 @@ class Attempts:
         return max(0, self._window.max_tasks - self._in_flight)
 
     def settled(self, attempt: _Attempt, outcome: Outcome) -> None:
-        """The broker's answer: for the breaker, for the metrics, for who waits."""
+        """The broker's answer: for the breaker, for who waits, for the metrics."""
         self._in_flight -= 1
         self._bytes -= attempt.size
         if type(outcome) is not Confirmed or not self._guard.calm:
             self._guard.judge(outcome, attempt.admission)
         envelope, duration, number = attempt.envelope, self._monotonic() - attempt.started, attempt.number
-        self._tell(AttemptSettled(envelope.task_id, envelope.task_type, outcome, duration, attempt.size, number))
         attempt.settle(outcome)
+        self._tell(AttemptSettled(envelope.task_id, envelope.task_type, outcome, duration, attempt.size, number))
 
 
 class _Attempt(Struct, eq=False):

@@ -74,11 +74,12 @@ class _Row(Struct, eq=False):
 
     def __call__(self, outcome: Outcome) -> None:
         row = self.lease.row
-        if isinstance(outcome, NotSent) and outcome.cause in NO_ATTEMPT:
+        attempted = not (isinstance(outcome, NotSent) and outcome.cause in NO_ATTEMPT)
+        if not attempted:
             self.batch.answered = False
-        else:
-            self.tell(TaskRetried(row.envelope.task_id, row.envelope.task_type, row.attempts + 1, row.cause))
         self.batch.settled(self.lease, self.verdicts.after(row, outcome))
+        if attempted:
+            self.tell(TaskRetried(row.envelope.task_id, row.envelope.task_type, row.attempts + 1, row.cause))
 
 
 class Drain:
@@ -269,8 +270,8 @@ class Drain:
                 await asyncio.sleep(self._times.poll)
         for (lease, verdict), was_ours in zip(batch.settlements, held, strict=True):
             if was_ours:
-                self._say(lease.row, verdict)
                 self._verdict_told(lease.row, verdict)
+                self._say(lease.row, verdict)
 
     async def _sweep(self) -> bool:
         """Bury what expired while it waited, link or no link; once a poll, or at once again if there may be more."""

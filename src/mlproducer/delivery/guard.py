@@ -100,10 +100,10 @@ class Guard:
     def _announce(self, changes: tuple[BreakerChanged, ...]) -> None:
         """After every call that may have changed the breaker."""
         self.calm = self._breaker.is_calm
-        for change in changes:
-            self._tell(change)
         if any(change.state is BreakerState.OPEN for change in changes):
             self._set_alarm()
+        for change in changes:
+            self._tell(change)
 
     def _set_alarm(self) -> None:
         self.stop()

@@ -112,11 +112,15 @@ class LinkKeeper:
 
     def _on(self, trigger: Trigger) -> None:
         effects = self._supervisor.on(trigger, self._clock.random())
-        self._tell_state()
+        # Race: a listener that hears of the lost link asks for a reconnect at once. Were our timer not set by then,
+        # it could not be stopped, and would be set after the reconnect.
         for effect in effects:
             self._perform(effect)
         if self._supervisor.state is SupervisorState.CLOSED:
             self._closed.set()
+        self._tell_state()
+        for effect in effects:
+            self._tell_effect(effect)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
@@ -125,17 +129,25 @@ class LinkKeeper:
                 self._opening.add_done_callback(self._opened)
             case CloseLink():
                 self._spawn(self._close())
-            case StartTimer(delay=delay, attempt=attempt):
-                self._tell(ReconnectScheduled(attempt, delay))
+            case StartTimer(delay=delay):
                 self._timer = asyncio.get_running_loop().call_later(delay, self._on, TimerFired())
             case StopTimer():
                 if self._timer is not None:
                     self._timer.cancel()
                     self._timer = None
+            case Exhausted():
+                pass  # nothing to do but to say it
+            case _:
+                assert_never(effect)
+
+    def _tell_effect(self, effect: Effect) -> None:
+        match effect:
+            case StartTimer(delay=delay, attempt=attempt):
+                self._tell(ReconnectScheduled(attempt, delay))
             case Exhausted(attempts=attempts):
                 self._tell(ReconnectsExhausted(attempts))
             case _:
-                assert_never(effect)
+                pass
 
     async def _open(self) -> None:
         try:
@@ -176,8 +188,8 @@ class LinkKeeper:
 
     def _failed(self, error: BrokerError) -> None:
         self.last_error = str(error)
-        self._tell(ConnectionFailed(error.error_type, self._broker.view().node, str(error)))
         self._guard.failure()
+        self._tell(ConnectionFailed(error.error_type, self._broker.view().node, str(error)))
 
     def _tell_state(self) -> None:
         state = self._supervisor.connection_state

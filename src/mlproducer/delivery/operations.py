@@ -171,9 +171,9 @@ class Operations:
         async with aclosing(steps):
             async for step in steps:
                 if step.found:
-                    self._tell(TasksReplayed(step.found))
                     self._book.replayed(await self._back(step))
                     self._drain.wake()
+                    self._tell(TasksReplayed(step.found))
                 yield step
         await self._gauges.measure()
 

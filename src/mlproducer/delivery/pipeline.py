@@ -305,9 +305,9 @@ class Pipeline:
         why, since, due_at = row.text or row.cause, row.accepted_at, row.due_at(self._clock.now())
         receipt = Receipt(envelope.task_id, envelope.task_type, accepting.state, since, None, row.attempts, why, due_at)
         self._book.finish(accepting, receipt)
+        self._drain.wake()
         self._tell(TaskAccepted(envelope.task_id, envelope.task_type, envelope.size))
         self._tell(TaskSpooled(envelope.task_id, envelope.task_type, row.cause, row.attempts))
-        self._drain.wake()
         return receipt
 
 

@@ -7,8 +7,9 @@ A line about a task has its `task_id` and its `attempt`, which counts from 1, or
 |---|---|
 | debug | a task confirmed, a retry started, an attempt that did not succeed, a good health check |
 | info | a task spooled, dead letters replayed, the connection's ordinary changes |
-| warning | a task refused or buried, a connection lost, an alarm, an open breaker, a failed health check |
-| error | reconnect attempts used up, the spool unusable |
+| warning | a task refused or buried, a connection lost, an alarm, an open breaker, a failed health check, a listener |
+|         | that is slow |
+| error | reconnect attempts used up, the spool unusable, the application's own code failed |
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from mlproducer.events import (
     BlockedChanged,
     BreakerChanged,
     BreakerState,
+    CallbackFailed,
+    CallbackSlow,
     ClockJumped,
     ConfirmsTimedOut,
     ConnectionChanged,
@@ -104,6 +107,8 @@ class LogListener:
             SpoolChanged: self._spool_changed,
             ClockJumped: self._clock_jumped,
             TopologyDiffers: self._topology,
+            CallbackFailed: self._callback_failed,
+            CallbackSlow: self._callback_slow,
         }
 
     def __call__(self, event: Event) -> None:
@@ -215,6 +220,26 @@ class LogListener:
 
     def _topology(self, event: TopologyDiffers) -> None:
         self._log.warning("broker has it with other arguments; publishing goes on", name=event.name, text=event.text)
+
+    def _callback_failed(self, event: CallbackFailed) -> None:
+        if event.traceback:  # one of its kind was said
+            self._log.error(
+                "code of the application raised an error; no task is touched by it (said once a kind)",
+                callback=event.callback,
+                name=event.name,
+                error=event.error,
+                text=event.text,
+                exception=event.traceback,
+            )
+
+    def _callback_slow(self, event: CallbackSlow) -> None:
+        if event.first:
+            self._log.warning(
+                "a listener took long, and the event loop stood still meanwhile (said once each)",
+                name=event.name,
+                told=event.event,
+                seconds=round(event.seconds, 3),
+            )
 
 
 def _why(event: AttemptSettled) -> dict[str, object]:

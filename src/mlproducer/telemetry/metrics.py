@@ -20,6 +20,8 @@ from mlproducer.events import (
     AttemptSettled,
     BlockedChanged,
     BreakerChanged,
+    CallbackFailed,
+    CallbackSlow,
     ClockJumped,
     ConfirmsTimedOut,
     ConnectionChanged,
@@ -50,6 +52,7 @@ from mlproducer.telemetry.collector import BoardCollector, Creation
 from mlproducer.telemetry.exposition import OPENMETRICS, TEXT, Exposition, Scrape, Shown
 from mlproducer.telemetry.link import LinkMetrics, StoreMetrics
 from mlproducer.telemetry.shared import Shared
+from mlproducer.telemetry.surroundings import Surroundings
 from mlproducer.telemetry.task_totals import task_totals
 from mlproducer.telemetry.tasks import RareTaskMetrics, TaskCounts, with_counts
 from mlproducer.telemetry.totals import Totals, totals_of
@@ -89,6 +92,7 @@ class Metrics:
         rare = RareTaskMetrics(task_types, board)
         link, store = LinkMetrics(board), StoreMetrics(queues, board)
         books = BookMetrics(board, spool or SpoolFacts(), counts.owed)
+        around = Surroundings(board)
         self._created = Creation()
         self._exposition = Exposition()
         self._shared: Shared | None = None
@@ -98,7 +102,7 @@ class Metrics:
         self.task_totals: Final = partial(task_totals, counts)
         self.registry.register(BoardCollector(self._own, self._created))
         self.handlers: Final[Mapping[type[Event], _Handler]] = MappingProxyType(
-            _handlers(counts, rare, link, store, books) | {FlightMeasured: self._measured(link)}
+            _handlers(counts, rare, link, store, books, around) | {FlightMeasured: self._measured(link)}
         )
 
     def __call__(self, event: Event) -> None:
@@ -191,7 +195,12 @@ def _wants_openmetrics(accept: str | None) -> bool:
 
 
 def _handlers(
-    counts: TaskCounts, rare: RareTaskMetrics, link: LinkMetrics, store: StoreMetrics, books: BookMetrics
+    counts: TaskCounts,
+    rare: RareTaskMetrics,
+    link: LinkMetrics,
+    store: StoreMetrics,
+    books: BookMetrics,
+    around: Surroundings,
 ) -> dict[type[Event], _Handler]:
     def spool_measured(event: SpoolMeasured) -> None:
         store.spool(event)
@@ -221,4 +230,6 @@ def _handlers(
         SpoolChanged: store.spool_changed,
         ClockJumped: store.clock_jumped,
         QueueMeasured: store.queue,
+        CallbackFailed: around.callback_failed,
+        CallbackSlow: around.callback_slow,
     }

@@ -59,24 +59,33 @@ and takes several times as long as all the rest that `call` does then."""
 _log = logging.getLogger(__name__)
 
 
-class _Guard:
-    """Around OpenTelemetry: what fails within costs a span and no task. The first failure is said; the next ones come
-    by the thousand.
-    """
+class _SaidOnce:
+    """Where no producer runs that counts what fails (an outbox). The next failures come by the thousand."""
 
     def __init__(self) -> None:
         self._said = False
+
+    def __call__(self, error: BaseException) -> None:
+        if not isinstance(error, Exception):
+            raise error
+        if not self._said:
+            self._said = True
+            _log.warning("tracing failed; spans are missing, tasks are not (said once)", exc_info=error)
+
+
+class _Guard:
+    """Around OpenTelemetry and what the application plugged into it: what fails within costs a span and no task."""
+
+    def __init__(self, failed: Callable[[BaseException], None]) -> None:
+        self._failed = failed
 
     def __enter__(self) -> None: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool:
-        if not isinstance(error, Exception):
-            return False
-        if not self._said:
-            self._said = True
-            _log.warning("tracing failed; spans are missing, tasks are not (said once)", exc_info=error)
+        if error is not None:
+            self._failed(error)
         return True
 
 
@@ -92,7 +101,8 @@ class Tracing:
     """`delivery.traces.Tracer`, and a listener that hears which broker we are connected to.
 
     `provider` None takes OpenTelemetry's global one, also if it is set after this is made. A tracer, sampler or
-    exporter that fails costs spans and never a task. `exemplars` is told of sampled spans.
+    exporter that fails costs spans and never a task; `failed` hears of it
+    (None: a log line, once). `exemplars` is told of sampled spans.
     """
 
     def __init__(
@@ -101,6 +111,7 @@ class Tracing:
         types: TaskTypes,
         provider: TracerProvider | None = None,
         exemplars: Exemplars | None = None,
+        failed: Callable[[BaseException], None] | None = None,
     ) -> None:
         self.exemplars: Final = exemplars
         self._exchange = exchange
@@ -108,7 +119,7 @@ class Tracing:
         self._tracer = None if provider is None else _tracer_of(provider)
         self._look_at = float("-inf")
         self._broker: dict[str, Any] = {}
-        self.guard: Final = _Guard()
+        self.guard: Final = _Guard(_SaidOnce() if failed is None else failed)
         self.handlers: Final[Mapping[type[Event], Callable[[Any], None]]] = MappingProxyType(
             {ConnectionChanged: self._connection}
         )

@@ -114,6 +114,10 @@ def as_document(
         },
         "dlq": {"size": samples.count("dlq_size")},
         "queues": samples.counts("queue_depth", "queue_name"),
+        "listeners": {
+            "errors": samples.counts("listener_errors_total", "callback"),
+            "slow": samples.count("listener_slow_total"),
+        },
         "topology_differences": samples.count("topology_differences_total"),
     }
 

@@ -110,9 +110,10 @@ def tracing_for(
     types: TaskTypes,
     provider: TracerProvider | None = None,
     exemplars: Exemplars | None = None,
+    failed: Callable[[BaseException], None] | None = None,
 ) -> Tracing:
-    """Spans of a producer with these settings."""
-    return Tracing(settings.ml_exchange, types, provider, exemplars)
+    """Spans of a producer with these settings. `failed` hears of errors of the application's tracer."""
+    return Tracing(settings.ml_exchange, types, provider, exemplars, failed)
 
 
 def queues_of(settings: Settings, types: TaskTypes) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from opentelemetry.trace import TracerProvider
 
@@ -21,6 +22,7 @@ from mlproducer.core.pacing import Pace
 from mlproducer.core.retry import RetryPolicy
 from mlproducer.core.supervisor import Supervisor
 from mlproducer.delivery.attempts import Attempts
+from mlproducer.delivery.callbacks import Callbacks
 from mlproducer.delivery.checks import Checks
 from mlproducer.delivery.claims import Claims
 from mlproducer.delivery.copies import Copies
@@ -45,9 +47,10 @@ from mlproducer.rows import SpoolRow, Verdict
 from mlproducer.settings import Settings
 from mlproducer.spool.memory_counts import MemoryCounters
 from mlproducer.telemetry.logger import event_logger
+from mlproducer.telemetry.logs import LogListener
 from mlproducer.telemetry.metrics import Metrics
 from mlproducer.telemetry.tracing import Tracing
-from mlproducer.wiring.announce import announcer
+from mlproducer.wiring.announce import Announcer
 from mlproducer.wiring.choices import (
     analytics_for,
     claim_check_for,
@@ -100,17 +103,21 @@ def assemble(
     """All parts of an engine, none of them started. Raises: SettingsError."""
     host: Clock = overrides.clock or SystemClock()
     clock = SpoolTime(host)
-    last_confirm = LastConfirm(clock)
-    tracing = tracing_for(settings, types, overrides.tracer_provider, metrics)
-    spool = overrides.spool or spool_for(settings, clock=host)
     knot = _Knot()
+    last_confirm = LastConfirm(clock)
+    tracing = tracing_for(
+        settings, types, overrides.tracer_provider, metrics, partial(knot.callbacks.failed, "tracing", "OpenTelemetry")
+    )
+    spool = overrides.spool or spool_for(settings, clock=host)
     watch = SpoolWatch(spool, clock, knot.tell)
     # A spool of somebody else's may keep no counters.
     counters = watch.spool if isinstance(spool, Counters) else MemoryCounters(clock.monotonic)
     flush = settings.ml_analytics_flush
     counting = Counting(counters, metrics.task_totals, types.names, clock, knot.tell, interval=flush)
     results = results_of(settings, types, counters, clock)
-    tell = knot.tells = announcer((last_confirm, tracing, metrics, counting, *listeners))
+    tell = knot.tells = Announcer(
+        (last_confirm, tracing, metrics, counting), LogListener(), listeners, knot.callbacks, clock.monotonic
+    ).tell
     broker = _broker(settings, types, clock, tell, knot, credentials, overrides)
     spool.watch(knot.added)
     out = _Outside(settings, types, clock, tell, tracing, watch, watch.spool, broker, knot)
@@ -129,6 +136,7 @@ def assemble(
         analytics=analytics_for(settings, counters, clock),
         results=results,
         celery_events=_celery_events(settings, results, clock, credentials),
+        callbacks=knot.callbacks,
         confirm_timeout=settings.ml_confirm_timeout,
         shutdown_timeout=settings.ml_shutdown_timeout,
     )
@@ -265,6 +273,9 @@ class _Knot:
     """
 
     tells: Listener
+
+    def __init__(self) -> None:
+        self.callbacks = Callbacks(self.tell)
 
     def tell(self, event: Event) -> None:
         self.tells(event)

@@ -8,7 +8,6 @@ from mlproducer.engine import Engine
 from mlproducer.envelope.types import TaskType
 from mlproducer.ports import Listener
 from mlproducer.settings import Settings
-from mlproducer.telemetry.logs import LogListener
 from mlproducer.telemetry.metrics import Metrics
 from mlproducer.wiring.choices import registry, spool_facts
 from mlproducer.wiring.parts import GetCredentials, Overrides, assemble
@@ -36,9 +35,7 @@ class Producer(Engine):
         self.task_types = registry(self.settings, task_types)
         self.metrics = Metrics(self.task_types.names, self.task_types.queues, spool=spool_facts(self.settings))
         overrides = overrides or Overrides()
-        super().__init__(
-            assemble(self.settings, self.task_types, self.metrics, (LogListener(), *listeners), credentials, overrides)
-        )
+        super().__init__(assemble(self.settings, self.task_types, self.metrics, listeners, credentials, overrides))
 
     async def start(self) -> None:
         """As `Engine.start`. Raises: SettingsError too, if `ML_METRICS_DIR` cannot be used."""
