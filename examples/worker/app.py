@@ -75,9 +75,9 @@ def append(line: JsonDict, path: str | None = RESULTS) -> None:
         os.close(handle)
 
 
-def summarize_content(share_id: str, content: str, options: JsonDict | None = None) -> JsonDict:
-    """`options.max_chars` bounds the summary; 200 by default."""
-    found = summarize(content, limit=int((options or {}).get("max_chars", 200)))
+def summarize_content(share_id: str, content: JsonDict, options: JsonDict | None = None) -> JsonDict:
+    """`options.maxLength` bounds the summary, in characters; 200 by default."""
+    found = summarize(content["text"], limit=int((options or {}).get("maxLength") or 200))
     return {
         "share_id": share_id,
         "summary": found.text,
@@ -87,17 +87,26 @@ def summarize_content(share_id: str, content: str, options: JsonDict | None = No
     }
 
 
-def embed_content(share_id: str, content: str, options: JsonDict | None = None) -> JsonDict:  # noqa: ARG001  # unused here
-    return {"share_id": share_id, "vector": embed(content), "dimensions": DIMENSIONS, "method": "hashed n-grams"}
+def embed_content(share_id: str, content: JsonDict, options: JsonDict | None = None) -> JsonDict:  # noqa: ARG001  # unused here
+    vector = embed(content["text"])
+    return {"share_id": share_id, "vector": vector, "dimensions": DIMENSIONS, "method": "hashed n-grams"}
 
 
-def embed_items(items: list[JsonDict], options: JsonDict | None = None) -> JsonDict:
-    return {"vectors": [embed_content(i["share_id"], i["content"], options) for i in items], "dimensions": DIMENSIONS}
+def embed_many(tasks: list[JsonDict]) -> JsonDict:
+    return {"vectors": [embed_content(**each) for each in tasks], "dimensions": DIMENSIONS}
 
 
-def measure_media(share_id: str, content: str, options: JsonDict | None = None) -> JsonDict:  # noqa: ARG001  # unused here
+def summarize_video(task_data: JsonDict) -> JsonDict:
+    """Of what was said in the video and written about it."""
+    told, options = task_data["payload"], task_data.get("options")
+    text = "\n\n".join(part for part in (told.get("caption"), told.get("transcript")) if part)
+    return summarize_content(task_data["shareId"], {"text": text}, options)
+
+
+def measure_media(share_id: str, content: JsonDict, options: JsonDict | None = None) -> JsonDict:  # noqa: ARG001  # unused here
     """What can be measured of the recording; `transcript` is null, because there is no speech model here."""
-    return {"share_id": share_id, "media": content, **describe(measure(resolve(content)))}
+    media = content["mediaUrl"]
+    return {"share_id": share_id, "media": media, **describe(measure(resolve(media)))}
 
 
 def describe(found: Measured) -> JsonDict:
@@ -119,7 +128,8 @@ TASKS: dict[str, Callable[..., JsonDict]] = {
     "whisper.tasks.transcribe_api": measure_media,
     "whisper.tasks.transcribe_local": measure_media,
     "vector_service.tasks.generate_embeddings": embed_content,
-    "vector_service.tasks.generate_embeddings_batch": embed_items,
+    "vector_service.tasks.generate_embeddings_batch": embed_many,
+    "summarize_video_combined": summarize_video,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from contextvars import Context
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from mlproducer.delivery.stream import Refusal, Stream
 from mlproducer.envelope.encode import parse_task
 from mlproducer.ports import Spool
 from mlproducer.rows import Audit, DeadEntry, DeadFilter, DeadLetter, SpoolRow, WaitingEntry
-from mlproducer.status import CheckStatus, Health, Status
+from mlproducer.status import Health, Status
 from mlproducer.task import Receipt, Task
 
 T = TypeVar("T")
@@ -42,10 +42,6 @@ class _Loop(Protocol):
 
 BEGIN_AGAIN: Final = 1.0
 """Seconds before a loop that failed begins again."""
-
-
-DIRECT: Final = ("accepting", "connection", "circuit_breaker", "spool")
-"""The checks that tell whether a new task would be confirmed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,26 +186,52 @@ class Engine:
         """
         return self._read_here(Stream(self._all_parts.pipeline, window).run(tasks))
 
-    async def publish_summarization_task(self, share_id: str, content: str, **given: object) -> Receipt:
-        """Summarise `content`. `given`: `options` (a dict for the worker) and any field of `Task`."""
+    async def publish_summarization_task(
+        self, share_id: str, content: str | Mapping[str, object], **given: object
+    ) -> Receipt:
+        """Summarise `content`: a text, or the worker's object (`text`; `title`, `url`, `contentType`).
+
+        `given`: `options` (a dict for the worker) and any field of `Task`. Raises: as `publish`.
+        """
         return await self._publish_of_type("summarize_llm", given, share_id=share_id, content=content)
 
-    async def publish_transcription_task(self, share_id: str, media: str, **given: object) -> Receipt:
-        """Transcribe what `media` refers to (a URL that the worker can fetch). See `publish_summarization_task`."""
+    async def publish_transcription_task(
+        self, share_id: str, media: str | Mapping[str, object], **given: object
+    ) -> Receipt:
+        """Transcribe `media`: a URL that the worker can fetch, or the worker's object (`mediaUrl`).
+
+        See `publish_summarization_task`.
+        """
         return await self._publish_of_type("transcribe_whisper", given, share_id=share_id, content=media)
 
-    async def publish_embedding_task(self, share_id: str, content: str, **given: object) -> Receipt:
-        """Embed `content`. See `publish_summarization_task`."""
+    async def publish_embedding_task(
+        self, share_id: str, content: str | Mapping[str, object], **given: object
+    ) -> Receipt:
+        """Embed `content`: a text, or the worker's object (`text`; `type`, `metadata`).
+
+        See `publish_summarization_task`.
+        """
         return await self._publish_of_type("embed_vectors", given, share_id=share_id, content=content)
 
-    async def publish_batch_embedding_task(self, items: Sequence[dict[str, str]], **given: object) -> Receipt:
-        """Embed many texts in one task: `items` of `{"share_id": …, "content": …}`, 1 to 1,000."""
-        return await self._publish_of_type("embed_vectors_batch", given, items=list(items))
+    async def publish_batch_embedding_task(self, tasks: Sequence[Mapping[str, object]], **given: object) -> Receipt:
+        """Embed many texts in one task: `tasks` of `{"share_id": …, "content": …, "options": …}`, 1 to 1,000.
+
+        `options` may be left out, there and beside `tasks`; beside them they hold for all. Else as
+        `publish_embedding_task`.
+        """
+        return await self._publish_of_type("embed_vectors_batch", given, tasks=list(tasks))
+
+    async def publish_video_summary_task(
+        self, share_id: str, content: str | Mapping[str, object], **given: object
+    ) -> Receipt:
+        """Summarise a video by what was said in it and written about it. `content`: the transcript, or an object of
+        `transcript`, `caption`, `hashtags`, `platform`, `title` and `url`. See `publish_summarization_task`.
+        """
+        return await self._publish_of_type("summarize_video_combined", given, share_id=share_id, content=content)
 
     def is_healthy(self) -> bool:
         """New tasks are confirmed directly: connected, not blocked, breaker closed, spool writable."""
-        checks = {check.name: check.status for check in self.health().checks}
-        return all(checks[name] is CheckStatus.OK for name in DIRECT)
+        return self.health().direct
 
     def status(self) -> Status:
         return self._operations.status()
@@ -319,7 +341,8 @@ class Engine:
     async def _publish_of_type(self, task_type: str, given: dict[str, object], **payload: object) -> Receipt:
         self._home.look()  # before the task is looked at
         fields = dict(given)
-        payload["options"] = fields.pop("options", {})
+        if "options" in fields:
+            payload["options"] = fields.pop("options")
         return await self.publish(parse_task({"task_type": task_type, "payload": payload, **fields}))
 
     async def _idle(self, limit: float) -> None:

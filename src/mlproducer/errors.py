@@ -6,6 +6,7 @@
     │   │   └── TaskTooLarge       the envelope is over `ML_MAX_MESSAGE_BYTES`
     │   ├── SpoolFull              over the spool's limits; has `retry_after`
     │   ├── SpoolUnavailable       the spool cannot be written: disk full, read-only, locked
+    │   │   └── SpoolNotMade       it is not there yet, and only looked for
     │   ├── BlobStoreUnavailable   the store of large payloads cannot be written; has `retry_after`
     │   ├── TaskConflict           the task id is known with other content
     │   ├── NoTransaction          the outbox was given a connection that commits each statement by itself
@@ -115,6 +116,10 @@ class SpoolUnavailable(RefusedTask):
     def __init__(self, message: str, *, retry_after: float = 5.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class SpoolNotMade(SpoolUnavailable):
+    """There is no spool yet, or its tables are of an older version: a producer that starts makes it. Looks do not."""
 
 
 class BlobStoreUnavailable(RefusedTask):

@@ -17,13 +17,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, overload
 
 from mlproducer.clock import SystemClock
-from mlproducer.envelope.types import TaskType
+from mlproducer.envelope.types import TaskType, TaskTypes
 from mlproducer.errors import InvalidTask, RefusedTask
 from mlproducer.settings import Settings
 from mlproducer.spool.outbox.drivers import add_on, create_tables_on
 from mlproducer.spool.outbox.steps import adding
 from mlproducer.task import Envelope, Task
-from mlproducer.wiring import encoder_for, registry, tracing_for
+from mlproducer.wiring import encoder_for, tracing_for
 
 if TYPE_CHECKING:  # none of these needs to be installed, or loaded, by who does not use it
     import sqlite3
@@ -53,7 +53,7 @@ class Outbox:
         self, settings: Settings | None = None, *, task_types: Sequence[TaskType] = (), notify: bool = True
     ) -> None:
         settings = settings if settings is not None else Settings.load()
-        types = registry(settings, task_types)
+        types = TaskTypes.chosen(settings, task_types)
         self._encoder = encoder_for(types, settings.ml_max_message_bytes)
         self._tracing = tracing_for(settings, types)
         self._notify = notify

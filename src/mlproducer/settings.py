@@ -62,7 +62,7 @@ class Settings(BaseSettings):
         "ml.tasks", validation_alias=_env("ML_EXCHANGE")
     )
     ml_declare_topology: bool = Field(True, validation_alias=_env("ML_DECLARE_TOPOLOGY"))
-    """Create the exchange, queues and bindings that are missing. Existing ones are never changed."""
+    """Create the exchange, queues and bindings that are used and missing. Existing ones are never changed."""
 
     # Connection keeping (design §3)
     ml_reconnect_first: Annotated[float, Field(gt=0)] = Field(0.5, validation_alias=_env("ML_RECONNECT_FIRST"))
@@ -148,6 +148,8 @@ class Settings(BaseSettings):
     preferred_llm_backend: str = Field("api", validation_alias=_env("PREFERRED_LLM_BACKEND"))
     preferred_stt: str = Field("api", validation_alias=_env("PREFERRED_STT"))
     preferred_embedding_backend: str = Field("api", validation_alias=_env("PREFERRED_EMBEDDING_BACKEND"))
+    ml_builtin_types: bool = Field(True, validation_alias=_env("ML_BUILTIN_TYPES"))
+    """`no` leaves the built-in task types out: there are the user's own, and no others."""
     ml_task_types: Path | None = Field(None, validation_alias=_env("ML_TASK_TYPES"))
     """A TOML file with the user's own task types."""
     ml_allow_private_media: bool = Field(False, validation_alias=_env("ML_ALLOW_PRIVATE_MEDIA"))

@@ -6,6 +6,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Final
+
+DIRECT: Final = frozenset({"accepting", "connection", "circuit_breaker", "spool"})
+"""The checks that tell whether a new task would be confirmed."""
 
 
 class CheckStatus(StrEnum):
@@ -41,6 +45,11 @@ class Health:
         return CheckStatus.OK
 
     @property
+    def direct(self) -> bool:
+        """New tasks are confirmed directly: connected, not blocked, breaker closed, spool writable."""
+        return all(check.status is CheckStatus.OK for check in self.checks if check.name in DIRECT)
+
+    @property
     def summary(self) -> str:
         """One sentence for people."""
         names = ", ".join(each.name for each in self.checks if each.status is self.status)
@@ -55,6 +64,7 @@ class Health:
     def as_dict(self) -> dict[str, object]:
         return {
             "status": self.status.value,
+            "healthy": self.direct,
             "summary": self.summary,
             "checks": [asdict(check) for check in self.checks],
         }
@@ -90,13 +100,19 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class FoundQueue:
-    """A queue as the broker has it. `differs`: in plain words; empty if it is as we would make it."""
+    """A queue as the broker has it. `differs`: in plain words; empty if it is as we would make it.
+
+    `made`: as what we would make it, if it were missing; empty if that is left to others. `named`: the settings name
+    it, so it is made at the connect; else with its first task.
+    """
 
     name: str
     exists: bool
     messages: int = 0
     consumers: int = 0
     differs: str = ""
+    made: str = ""
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +127,10 @@ class BrokerFacts:
     exchange_exists: bool
     exchange_problem: str
     queues: tuple[FoundQueue, ...]
+    blocked: str = ""
+    """Why the broker blocks publishers, as far as it says so before the first publish; empty if it does not."""
+
+    @property
+    def to_make(self) -> tuple[FoundQueue, ...]:
+        """The queues that are not there, and that a producer would make."""
+        return tuple(queue for queue in self.queues if queue.made and not queue.exists)

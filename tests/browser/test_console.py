@@ -10,8 +10,9 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, Route, expect
 
-from console_bench import KEY, ServedConsole, served_console
+from console_bench import KEY, OTHERS_DECLARE, ServedConsole, served_console
 from console_page import PHONE, Scheme, chromium, console_page, serious, sign_in, tab_to, visit
+from making_queues import make_queue
 from mlproducer.testing.rabbitmq import PrivateRabbit
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one browser for all
@@ -29,9 +30,9 @@ async def browser() -> AsyncIterator[Browser]:
 @pytest.fixture(scope="module")
 def served(rabbit: PrivateRabbit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedConsole]:
     url = rabbit.add_vhost("console")
-    with served_console(url, tmp_path_factory.mktemp("console"), key=KEY) as started:
-        started.bury(rabbit, "console", "share-17-transcript", "share-42-transcript", HOSTILE, content=HOSTILE_TEXT)
-        started.api.post("/api/ml/connection/reconnect")  # brings the queue back, so that a replay gets through
+    make_queue(url, "ml.embed", "ml.summarize")
+    with served_console(url, tmp_path_factory.mktemp("console"), key=KEY, **OTHERS_DECLARE) as started:
+        started.bury(url, "share-17-transcript", "share-42-transcript", HOSTILE, content=HOSTILE_TEXT)
         yield started
 
 

@@ -15,8 +15,9 @@ import httpx
 import pytest
 from playwright.async_api import expect
 
-from console_bench import KEY, ServedConsole, served_console
+from console_bench import KEY, OTHERS_DECLARE, ServedConsole, served_console
 from console_page import PHONE, chromium, console_page, sign_in, visit
+from making_queues import make_queue
 from mlproducer.testing.rabbitmq import PrivateRabbit
 
 pytestmark = pytest.mark.chaos
@@ -84,9 +85,9 @@ async def test_the_pictures_of_the_documents(own_rabbit: PrivateRabbit, tmp_path
     service = tmp_path / "service"
     service.mkdir()
     pictures = tmp_path / "pictures"
-    with served_console(own_rabbit.url, service, key=KEY) as served:
-        await asyncio.to_thread(served.bury, own_rabbit, "/", "share-17-transcript", "share-42-transcript")
-        served.api.post("/api/ml/connection/reconnect")
+    await asyncio.to_thread(make_queue, own_rabbit.url, "ml.embed", "ml.summarize")
+    with served_console(own_rabbit.url, service, key=KEY, **OTHERS_DECLARE) as served:
+        await asyncio.to_thread(served.bury, own_rabbit.url, "share-17-transcript", "share-42-transcript")
         load = asyncio.create_task(traffic(served))
         try:
             await take_pictures(served, own_rabbit, pictures)

@@ -250,7 +250,7 @@ def test_publish_says_that_a_task_died(vhost_url: str, monkeypatch: pytest.Monke
     monkeypatch.setenv("RABBITMQ_URL", vhost_url)
     monkeypatch.setenv("ML_RETRY_FIRST", "0.01")
     Path("types.toml").write_text(LOST_TYPE)
-    assert publish("").exit_code == 0  # makes the exchange
+    assert publish('{"task_type": "embed_vectors", "payload": {"share_id": "1", "content": "x"}}').exit_code == 0
     monkeypatch.setenv("ML_TASK_TYPES", "types.toml")
     monkeypatch.setenv("ML_DECLARE_TOPOLOGY", "false")
     result = publish('{"task_type": "lost", "payload": {"share_id": "1"}, "id": "a"}')

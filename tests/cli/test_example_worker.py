@@ -128,7 +128,7 @@ def test_a_short_gap_does_not_end_a_segment_and_a_click_is_none(tmp_path: Path) 
 
 
 def test_the_shipped_recording_has_three_stretches_of_speech() -> None:
-    result = worker.measure_media("7", "s3://mlproducer-examples/speech.wav")
+    result = worker.measure_media("7", {"mediaUrl": "s3://mlproducer-examples/speech.wav"})
     assert result["transcript"] is None
     assert result["sample_rate"] == 16000
     assert 7 < result["seconds"] < 10
@@ -158,16 +158,16 @@ def test_a_file_that_is_no_wav_is_said_to_be_none(tmp_path: Path) -> None:
 
 
 def test_a_batch_is_embedded_item_by_item() -> None:
-    result = worker.embed_items([{"share_id": "a", "content": "one"}, {"share_id": "b", "content": "two"}], {})
-    assert [(v["share_id"], v["vector"]) for v in result["vectors"]] == [("a", embed("one")), ("b", embed("two"))]
+    result = worker.embed_many([{"share_id": one[0], "content": {"text": one}} for one in ("a one", "b two")])
+    assert [(v["share_id"], v["vector"]) for v in result["vectors"]] == [("a", embed("a one")), ("b", embed("b two"))]
 
 
 def test_a_finished_task_is_noted_and_a_failed_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "results.ndjson"
     monkeypatch.setattr(worker.append, "__defaults__", (str(path),))
     task = worker.app.tasks["llm_service.tasks.summarize_content"]
-    task.apply(kwargs={"share_id": "1", "content": "A whale. A ship."}, task_id="t1")
-    task.apply(kwargs={"share_id": "2", "content": ""}, task_id="t2")
+    task.apply(kwargs={"share_id": "1", "content": {"text": "A whale. A ship."}}, task_id="t1")
+    task.apply(kwargs={"share_id": "2", "content": {"text": ""}}, task_id="t2")
     first, second = map(json.loads, path.read_text().splitlines())
     assert (first["task_id"], first["state"], first["result"]["share_id"]) == ("t1", "done", "1")
     assert (second["task_id"], second["state"]) == ("t2", "failed")

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import asdict, replace
 
 from depth import histories
-from mlproducer.errors import SettingsError, SpoolUnavailable
+from mlproducer.errors import SettingsError, SpoolNotMade, SpoolUnavailable
 from mlproducer.ports import Spool
 from mlproducer.rows import Again, Bury, DeadEntry, DeadFilter, Done, Lease, SpoolRow, Verdict
 from mlproducer.spool.memory import MemorySpool
@@ -482,3 +482,18 @@ def test_without_the_library_the_error_says_what_to_install(monkeypatch: pytest.
     monkeypatch.delitem(sys.modules, "mlproducer.spool.redis.faults")
     with pytest.raises(SettingsError, match=r"pip install 'mlproducer\[redis\]'"):
         RedisSpool("redis://localhost")
+
+
+async def test_a_look_makes_no_spool_where_there_is_none(server: PrivateRedis) -> None:
+    prefix = secrets.token_hex(6)
+    look = RedisSpool(server.url(), prefix=prefix, owner=False)
+    with pytest.raises(SpoolNotMade, match="ML_SPOOL_URL"):
+        await look.open()
+    await look.close()
+    owner = RedisSpool(server.url(), prefix=prefix)
+    await owner.open()
+    again = RedisSpool(server.url(), prefix=prefix, owner=False)
+    await again.open()
+    assert (await again.measure()).tasks == 0
+    await again.close()
+    await owner.close()

@@ -26,6 +26,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "publish_transcription_task": ("", ""),
     "publish_embedding_task": ("", ""),
     "publish_batch_embedding_task": ([],),
+    "publish_video_summary_task": ("", ""),
     "connected": (60.0,),
     "receipt": ("t",),
     "waiting_task": ("t",),

@@ -42,7 +42,7 @@ async def test_a_large_payload_is_in_the_store_and_a_worker_gets_it_back_whole(t
         (kwargs,) = sent(b)
         assert kwargs["share_id"] == "s"
         assert "content" not in kwargs
-        assert fetch(kwargs, str(tmp_path))["content"] == LARGE
+        assert fetch(kwargs, str(tmp_path))["content"] == {"text": LARGE}
 
 
 async def test_a_small_payload_stays_in_its_message(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ async def test_a_small_payload_stays_in_its_message(tmp_path: Path) -> None:
     async with b.producer as p:
         await p.connected(1)
         await p.publish(summary("short"))
-        assert sent(b)[0]["content"] == "short"
+        assert sent(b)[0]["content"] == {"text": "short"}
     assert not files(tmp_path)
 
 

@@ -18,6 +18,7 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 from pydantic import BaseModel
 
+from known_workers import CONTENT, on_the_wire
 from mlproducer.envelope.encode import MAX_EXPIRATION_MS, Encoder, attempt_properties, describe
 from mlproducer.envelope.reserved import why_reserved
 from mlproducer.envelope.types import Route, TaskType, TaskTypes
@@ -45,6 +46,7 @@ values = st.recursive(
     max_leaves=12,
 )
 objects = st.dictionaries(text, values, max_size=4).filter(_no_kombu_type)
+free_options = objects.filter(lambda found: "backend" not in found)
 zones = st.timezones() | st.just(timezone(timedelta(seconds=3661)))  # an offset that ISO 8601 cannot write
 moments = st.builds(
     lambda seconds, zone: datetime.fromtimestamp(seconds, UTC).astimezone(zone), st.integers(0, 250_000_000_000), zones
@@ -58,12 +60,14 @@ def payloads(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     content = st.text(min_size=1, max_size=300)
     payload: dict[str, Any]
     if task_type == "embed_vectors_batch":
-        item = st.fixed_dictionaries({"share_id": share, "content": content})
-        payload = {"items": draw(st.lists(item, min_size=1, max_size=4))}
+        one = st.fixed_dictionaries({"share_id": share, "content": content}, optional={"options": free_options})
+        payload = {draw(st.sampled_from(["tasks", "items"])): draw(st.lists(one, min_size=1, max_size=4))}
     else:
         payload = {"share_id": draw(share), "content": draw(content)}
+        if draw(st.booleans()):
+            payload["content"] = {CONTENT[task_type][0]: payload["content"], "more": draw(values)}
     if draw(st.booleans()):
-        payload["options"] = draw(objects)
+        payload["options"] = draw(free_options)
     return task_type, payload
 
 
@@ -116,7 +120,7 @@ def kombu_message(envelope: Envelope) -> Any:
 
 
 def expected_kwargs(task: Task) -> dict[str, Any]:
-    return {"options": {}, **task.payload}
+    return on_the_wire(task.task_type, task.payload, task.backend)
 
 
 @given(tasks())
@@ -186,7 +190,7 @@ def test_the_reprs_for_logs_and_events_hold_names_and_no_content(typed: tuple[st
     if "content" in payload:
         payload["content"] = secret
     else:
-        payload["items"][0]["content"] = secret
+        payload["tasks" if "tasks" in payload else "items"][0]["content"] = secret
     headers = wire(ENCODER.encode(Task(task_type=task_type, payload=payload))).properties.headers or {}
     # Present and not empty: without them the worker writes its own repr of the arguments into log and events.
     assert headers["argsrepr"]
@@ -259,6 +263,8 @@ def test_two_encodings_of_a_task_are_equal_so_that_a_repeat_can_be_recognised() 
         ("transcribe_whisper", "local", "whisper.tasks.transcribe_local", "ml.transcribe_local"),
         ("embed_vectors", "api", "vector_service.tasks.generate_embeddings", "ml.embed"),
         ("embed_vectors_batch", "api", "vector_service.tasks.generate_embeddings_batch", "ml.embed"),
+        ("summarize_video_combined", "api", "summarize_video_combined", "ml.summarize"),
+        ("summarize_video_combined", "local", "summarize_video_combined", "ml.summarize"),
     ],
 )
 def test_each_backend_leads_to_its_celery_task_and_queue(
@@ -281,7 +287,7 @@ def test_the_deepest_payload_that_is_allowed_can_be_decoded_by_celery() -> None:
     for _ in range(MAX_DEPTH - 2):  # the payload and options are the first two levels
         nested = [nested]
     task = task_of(payload={"share_id": "s", "content": "c", "options": {"deep": nested}})
-    assert kombu_message(ENCODER.encode(task)).decode()[1] == task.payload
+    assert kombu_message(ENCODER.encode(task)).decode()[1] == expected_kwargs(task)
 
 
 def test_a_field_is_sent_under_the_name_and_in_the_form_that_its_model_writes() -> None:
@@ -302,7 +308,16 @@ def test_describe_shows_a_person_what_the_worker_would_see() -> None:
     shown = describe(envelope)
     assert shown["task"] == "llm_service.tasks.summarize_content"
     assert (shown["task_id"], shown["task_type"], shown["queue"]) == ("t-1", "summarize_llm", "ml.summarize")
-    assert shown["kwargs"] == {"share_id": "s-1", "content": "Some text.", "options": {}}
+    assert shown["kwargs"] == {"share_id": "s-1", "content": {"text": "Some text."}, "options": {"backend": "api"}}
     assert shown["headers"]["traceparent"] == "00-ab-cd-01"
     assert (shown["priority"], shown["args"], shown["size"]) == (3, [], envelope.size)
     json.dumps(shown)
+
+
+@pytest.mark.parametrize("given", ["api", "local"])
+def test_the_options_of_a_built_in_type_may_choose_the_backend(given: str) -> None:
+    task = task_of(payload={"share_id": "s", "content": "c", "options": {"backend": given}})
+    _, route = TYPES.resolve(task)
+    envelope = ENCODER.encode(task)
+    assert envelope.routing_key == route.queue == {"api": "ml.summarize", "local": "ml.summarize_local"}[given]
+    assert json.loads(envelope.body)[1]["options"] == {"backend": given}

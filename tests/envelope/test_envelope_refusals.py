@@ -78,7 +78,35 @@ def test_an_unknown_backend_is_refused_and_the_known_ones_are_listed() -> None:
         ("embed_vectors_batch", {"items": []}, "payload.items"),
         ("embed_vectors_batch", {"items": [GOOD] * 1001}, "payload.items"),
         ("embed_vectors_batch", {"items": [GOOD, {"share_id": "s"}]}, "payload.items.1.content"),
-        ("embed_vectors_batch", {"items": [{**GOOD, "options": {}}]}, "payload.items.0.options"),
+        ("embed_vectors_batch", {"items": [{**GOOD, "options": []}]}, "payload.items.0.options"),
+        ("embed_vectors_batch", {"tasks": [GOOD, {**GOOD, "content": ""}]}, "payload.tasks.1.content"),
+        ("embed_vectors_batch", {"tasks": [GOOD, {**GOOD, "content": {"text": ""}}]}, "payload.tasks.1.content.text"),
+        ("embed_vectors_batch", {"tasks": [GOOD, 7]}, "payload.tasks.1"),
+        ("embed_vectors_batch", {"tasks": GOOD}, "payload.tasks"),
+        ("embed_vectors_batch", {}, "payload.tasks"),
+        ("embed_vectors_batch", {"tasks": [GOOD], "items": [GOOD]}, "payload.items"),
+        ("embed_vectors_batch", {"tasks": [GOOD], "options": []}, "payload.options"),
+        ("summarize_llm", {**GOOD, "content": {}}, "payload.content.text"),
+        ("summarize_llm", {**GOOD, "content": {"text": "t", "title": 7}}, "payload.content.title"),
+        ("summarize_llm", {**GOOD, "content": ["t"]}, "payload.content"),
+        ("transcribe_whisper", {**GOOD, "content": {"mediaURL": "u"}}, "payload.content.mediaUrl"),
+        ("embed_vectors", {**GOOD, "content": {"text": "t", "metadata": []}}, "payload.content.metadata"),
+        ("summarize_video_combined", {"content": "t"}, "payload.share_id"),
+        ("summarize_video_combined", {**GOOD, "content": {}}, "payload.content.transcript"),
+        (
+            "summarize_video_combined",
+            {**GOOD, "content": {"transcript": "", "hashtags": "#a"}},
+            "payload.content.hashtags",
+        ),
+        ("summarize_video_combined", {**GOOD, "options": None}, "payload.options"),
+        ("summarize_video_combined", {**GOOD, "more": 1}, "payload.more"),
+        ("summarize_llm", {**GOOD, "options": {"backend": "gpu"}}, "payload.options.backend"),
+        ("summarize_llm", {**GOOD, "options": {"backend": ["api"]}}, "payload.options.backend"),
+        (
+            "embed_vectors_batch",
+            {"tasks": [{**GOOD, "options": {"backend": "local"}}]},
+            "payload.tasks.0.options.backend",
+        ),
     ],
 )
 def test_a_missing_wrong_oversized_or_extra_field_is_named(task_type: str, payload: dict[str, Any], field: str) -> None:
@@ -95,7 +123,7 @@ def test_a_value_that_json_cannot_carry_to_every_reader_is_refused(value: object
 @pytest.mark.parametrize("value", [MAX_INT, MIN_INT, 0.1, 1e308, -0.0, "\U0001f600"])
 def test_the_last_values_inside_the_limits_are_taken(value: object) -> None:
     envelope = ENCODER.encode(Task(task_type="summarize_llm", payload={**GOOD, "options": {"x": value}}))
-    assert json.loads(envelope.body)[1]["options"] == {"x": value}
+    assert json.loads(envelope.body)[1]["options"] == {"backend": "api", "x": value}
 
 
 def test_half_a_surrogate_pair_in_a_key_is_refused_and_not_replaced() -> None:

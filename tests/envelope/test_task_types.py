@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from mlproducer.envelope.encode import Encoder, describe
 from mlproducer.envelope.types import Route, TaskType, TaskTypes
 from mlproducer.errors import InvalidTask, SettingsError
+from mlproducer.settings import Settings
 from mlproducer.task import Task
 
 EXAMPLE = """
@@ -67,7 +68,13 @@ def kwargs_of(types: TaskTypes, payload: dict[str, Any], task_type: str = "class
 
 def test_the_built_in_types_know_all_queues_of_the_topology() -> None:
     types = TaskTypes.builtin()
-    assert types.names == ("summarize_llm", "transcribe_whisper", "embed_vectors", "embed_vectors_batch")
+    assert types.names == (
+        "summarize_llm",
+        "transcribe_whisper",
+        "embed_vectors",
+        "embed_vectors_batch",
+        "summarize_video_combined",
+    )
     assert types.queues == ("ml.summarize", "ml.summarize_local", "ml.transcribe", "ml.transcribe_local", "ml.embed")
 
 
@@ -92,7 +99,7 @@ def test_a_type_of_a_known_name_takes_its_place() -> None:
     assert types["summarize_llm"] is mine
     assert len(types) == len(TaskTypes.builtin())
     assert "mine" in types.queues
-    assert "ml.summarize" not in types.queues
+    assert "ml.summarize_local" not in types.queues
     assert TaskTypes.builtin()["summarize_llm"] is not mine
 
 
@@ -267,3 +274,13 @@ def test_a_file_that_cannot_be_read_is_refused_by_its_setting(tmp_path: Path) ->
     (tmp_path / "latin.toml").write_bytes(b'[task_types."\xe4"]')
     with pytest.raises(SettingsError, match="not valid TOML"):
         TaskTypes.from_toml(tmp_path / "latin.toml")
+
+
+def test_the_built_in_types_can_be_left_out(tmp_path: Path) -> None:
+    own = tmp_path / "types.toml"
+    own.write_text('[task_types.mine.routes.api]\ncelery_task = "my.task"\nqueue = "mine"\n[task_types.mine.fields]\n')
+    assert TaskTypes.chosen(Settings.load(ml_builtin_types=False, ml_task_types=own)).names == ("mine",)
+    assert len(TaskTypes.chosen(Settings.load(ml_task_types=own))) == len(TaskTypes.builtin()) + 1
+    none = TaskTypes.chosen(Settings.load(ml_builtin_types=False))
+    with pytest.raises(InvalidTask, match=r"none is known .*ML_BUILTIN_TYPES=no"):
+        none.resolve(Task(task_type="summarize_llm", payload={}))

@@ -16,10 +16,11 @@ from typing import Any
 
 import httpx
 
-from mlproducer.testing.rabbitmq import PrivateRabbit
+from making_queues import make_queue
 
 KEY = "console-key-0123456789abcdef"
 SOON = 30.0
+OTHERS_DECLARE = {"ML_DECLARE_TOPOLOGY": "no"}
 QUICK = {
     "ML_RECONNECT_FIRST": "0.2",
     "ML_RECONNECT_CAP": "1",
@@ -67,13 +68,14 @@ class ServedConsole:
         answer.raise_for_status()
         return [json.loads(line)["state"] for line in answer.text.splitlines()]
 
-    def bury(self, rabbit: PrivateRabbit, vhost: str, *task_ids: str, content: str = "Call me Ishmael.") -> None:
-        """Makes dead letters: their queue is taken away, so the broker returns them three times. It comes back with
-        the next connection."""
+    def bury(self, rabbit_url: str, *task_ids: str, content: str = "Call me Ishmael.") -> None:
+        """Makes dead letters: their queue is missing, so the broker returns them three times. Then it is made. Needs a
+        service that makes no queues (`OTHERS_DECLARE`).
+        """
         before = self.status()["dead"]
-        rabbit.ctl("delete_queue", "-p", vhost, "ml.transcribe")
         self.publish("transcribe_whisper", *task_ids, content=content)
         self.until_status(lambda status: status["dead"] >= before + len(task_ids), "the tasks are dead")
+        make_queue(rabbit_url, "ml.transcribe")
 
 
 @contextmanager

@@ -15,12 +15,13 @@ from forking import serve
 from mlproducer import Producer, Settings, Task
 from mlproducer.amqp.broker import AmqpBroker
 from mlproducer.amqp.config import AmqpConfig
+from mlproducer.envelope.types import TaskTypes
 from mlproducer.errors import BrokerError
 from mlproducer.outcome import Outcome
 from mlproducer.ports import Listener, Settle
 from mlproducer.spool import open_spool
 from mlproducer.task import Envelope
-from mlproducer.wiring import Overrides, SystemClock, registry
+from mlproducer.wiring import Overrides, SystemClock
 
 FLUSHED = 0.05
 """Seconds after which a written message has left the process."""
@@ -102,7 +103,7 @@ async def run(orders: dict[str, Any]) -> None:
     settings = Settings.load(**orders["settings"])
 
     def broker(lost: Callable[[BrokerError], None], tell: Listener) -> CrashingBroker:
-        config = AmqpConfig.from_settings(settings, registry(settings).queues, credentials=None)
+        config = AmqpConfig.from_settings(settings, TaskTypes.chosen(settings).plans, credentials=None)
         made = CrashingBroker(config, SystemClock(), tell, lost)
         made.now = now
         return made

@@ -11,6 +11,7 @@ from pamqp import base, body, commands, frame, header, heartbeat
 
 from mlproducer.amqp.broker import AmqpBroker
 from mlproducer.amqp.config import AmqpConfig, Credentials, Endpoint
+from mlproducer.envelope.queues import QueuePlan
 from mlproducer.errors import BrokerError
 from mlproducer.events import Event
 from mlproducer.outcome import Outcome
@@ -172,6 +173,7 @@ async def linked(
     mechanism: str = "PLAIN",
     credentials: Callable[[], Awaitable[Credentials]] | None = None,
     connect: bool = True,
+    named: bool = True,
 ) -> AsyncIterator[Link]:
     servers = []
     for peer in peers:
@@ -182,7 +184,7 @@ async def linked(
     config = AmqpConfig(
         endpoints=tuple(Endpoint("127.0.0.1", peer.port, "/", login, None) for peer in peers),
         exchange="ml.tasks",
-        queues=("ml.embed",),
+        queues=(QueuePlan("ml.embed", at_start=named),),
         heartbeat=heartbeat,
         connection_timeout=2.0,
         check_timeout=check_timeout,

@@ -20,6 +20,41 @@ async def test_metrics_are_served_as_prometheus_text_and_as_json() -> None:
         assert found.json()["connection"]["state"] == "connected"
 
 
+KNOWN = {
+    "connectionState": "CONNECTED",
+    "reconnectAttempts": 0,
+    "consecutiveFailures": 0,
+    "circuitBreakerOpen": False,
+    "retryQueueSize": 0,
+    "pendingConfirms": 0,
+}
+
+
+async def test_clients_of_the_known_service_find_the_names_that_they_read() -> None:
+    async with http_bench() as b:
+        metrics = (await b.client.get("/api/ml/metrics/json")).json()
+        assert {name: metrics[name] for name in KNOWN} == KNOWN
+        assert (await b.client.get("/api/ml/analytics/health")).json() == {"healthy": True, "rabbitmq": KNOWN}
+        assert (await b.client.get("/api/ml/health")).json()["healthy"] is True
+    async with http_bench(down=True, ml_breaker_failures=1, ml_reconnect_first=60.0) as b:
+        await b.client.post("/api/ml/tasks", json=embed())
+        await b.producer.purge(["none"])  # which measures
+        found = (await b.client.get("/api/ml/analytics/health")).json()
+        assert found["healthy"] is False
+        assert found["rabbitmq"]["connectionState"] == "DISCONNECTED"
+        assert found["rabbitmq"]["consecutiveFailures"] >= 1
+        assert found["rabbitmq"]["circuitBreakerOpen"] is True
+        assert found["rabbitmq"]["retryQueueSize"] == 1
+        assert (await b.client.get("/api/ml/health")).json()["healthy"] is False
+
+
+async def test_the_description_has_the_names_of_the_known_service() -> None:
+    async with http_bench() as b:
+        schemas = (await b.client.get("/openapi.json")).json()["components"]["schemas"]
+        assert KNOWN.keys() == schemas["KnownStatus"]["properties"].keys()
+        assert {"healthy", "status", "checks"} <= schemas["HealthView"]["properties"].keys()
+
+
 async def test_health_is_ok_then_degraded_then_failed_and_live_through_all() -> None:
     async with http_bench() as b:
         assert (await b.client.get("/api/ml/health")).json()["status"] == "ok"

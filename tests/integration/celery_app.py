@@ -17,14 +17,6 @@ from celery.app import trace
 from kombu.common import QoS
 from kombu.entity import Exchange, Queue
 
-NAMES = (
-    "llm_service.tasks.summarize_content",
-    "llm_service.tasks.summarize_content_local",
-    "whisper.tasks.transcribe_api",
-    "whisper.tasks.transcribe_local",
-    "vector_service.tasks.generate_embeddings",
-    "vector_service.tasks.generate_embeddings_batch",
-)
 QUEUES = ("ml.summarize", "ml.summarize_local", "ml.transcribe", "ml.transcribe_local", "ml.embed")
 EXCHANGE = Exchange("ml.tasks", type="topic", durable=True)  # type: ignore[no-untyped-call]  # kombu is half typed
 QUORUM = {"x-queue-type": "quorum", "x-delivery-limit": 5}
@@ -81,13 +73,15 @@ if celery.VERSION[:2] < (5, 5):
     app.steps["consumer"].add(PerConsumerPrefetch)
 
 
-def _record(task: Any, *args: object, **kwargs: object) -> None:
+def _record(task: Any, read: object, **kwargs: object) -> None:
+    """`read` is what the known worker's function would have worked on."""
     request = task.request
     note(
         "done",
         task=task.name,
         id=request.id,
-        args=list(args),
+        read=read,
+        args=request.args,
         kwargs=kwargs,
         root_id=request.root_id,
         parent_id=request.parent_id,
@@ -102,8 +96,41 @@ def _record(task: Any, *args: object, **kwargs: object) -> None:
     )
 
 
-for _name in NAMES:
-    app.task(_record, bind=True, name=_name, shared=False)
+# The signatures are those of the known workers: an argument too many, or one that is missing, fails the task.
+
+
+def summarize_content(self: Any, share_id: str, content: dict[str, Any], options: dict[str, Any] | None = None) -> None:
+    _record(self, content["text"], share_id=share_id, content=content, options=options)
+
+
+def transcribe(self: Any, share_id: str, content: dict[str, Any], options: dict[str, Any] | None = None) -> None:
+    _record(self, content["mediaUrl"], share_id=share_id, content=content, options=options)
+
+
+def generate_embeddings(
+    self: Any, share_id: str, content: dict[str, Any], options: dict[str, Any] | None = None
+) -> None:
+    _record(self, content["text"], share_id=share_id, content=content, options=options)
+
+
+def generate_embeddings_batch(self: Any, tasks: list[dict[str, Any]]) -> None:
+    _record(self, [each["content"]["text"] for each in tasks], tasks=tasks)
+
+
+def summarize_video_combined(self: Any, task_data: dict[str, Any]) -> None:
+    _record(self, task_data["payload"]["transcript"], task_data=task_data)
+
+
+for _name, _work in {
+    "llm_service.tasks.summarize_content": summarize_content,
+    "llm_service.tasks.summarize_content_local": summarize_content,
+    "whisper.tasks.transcribe_api": transcribe,
+    "whisper.tasks.transcribe_local": transcribe,
+    "vector_service.tasks.generate_embeddings": generate_embeddings,
+    "vector_service.tasks.generate_embeddings_batch": generate_embeddings_batch,
+    "summarize_video_combined": summarize_video_combined,
+}.items():
+    app.task(_work, bind=True, name=_name, shared=False)
 
 
 def _ready(**_facts: object) -> None:

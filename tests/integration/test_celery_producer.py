@@ -18,6 +18,7 @@ from uuid import UUID
 
 import httpx
 
+from known_workers import on_the_wire
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.settings import Settings
 from mlproducer.task import Receipt, Task, TaskState
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
 TYPES = TaskTypes.builtin()
 PROGRAM = Path(sys.executable).with_name("mlproducer")
 START_TIMEOUT = 60.0
+MEDIA = "https://media.example.com/talk.mp3"
 
 
 def payload_of(task_type: str, content: str) -> dict[str, Any]:
     one = {"share_id": f"share-{content}", "content": f"text {content}, \u00fcber \u6587\u7ae0"}
-    return {"items": [one, one], "options": {"n": 1}} if "batch" in task_type else {**one, "options": {"n": 1}}
+    return {"tasks": [one, one], "options": {"n": 1}} if "batch" in task_type else {**one, "options": {"n": 1}}
 
 
 def settings_for(worker: Worker, folder: Path) -> Settings:
@@ -42,29 +44,37 @@ def settings_for(worker: Worker, folder: Path) -> Settings:
 
 
 async def test_what_the_library_publishes_is_run_with_its_keyword_arguments(worker: Worker, tmp_path: Path) -> None:
-    items = [{"share_id": "s-4", "content": "four"}, {"share_id": "s-5", "content": "five"}]
+    batch: list[dict[str, object]] = [
+        {"share_id": "s-4", "content": "four"},
+        {"share_id": "s-5", "content": {"text": "five", "type": "tweet"}},
+    ]
     async with Producer(settings_for(worker, tmp_path)) as producer:
         assert await producer.connected(10)
         receipts = [
-            await producer.publish_summarization_task("s-1", "one", options={"max_chars": 80}, backend="local"),
+            await producer.publish_summarization_task("s-1", "one", options={"maxLength": 80}, backend="local"),
             await producer.publish_transcription_task("s-2", "https://media.example/talk.mp3", root_id="r", group="g"),
             await producer.publish_embedding_task("s-3", "three", id="chosen-id-of-" + worker.version),
-            await producer.publish_batch_embedding_task(items),
+            await producer.publish_batch_embedding_task(batch),
+            await producer.publish_video_summary_task("s-6", {"transcript": "six", "hashtags": ["a"]}),
         ]
-    assert [receipt.state for receipt in receipts] == [TaskState.CONFIRMED] * 4
+    assert [receipt.state for receipt in receipts] == [TaskState.CONFIRMED] * 5
     assert receipts[2].task_id == "chosen-id-of-" + worker.version
     notes = await asyncio.to_thread(worker.done, *(receipt.task_id for receipt in receipts))
     assert [notes[receipt.task_id]["kwargs"] for receipt in receipts] == [
-        {"share_id": "s-1", "content": "one", "options": {"max_chars": 80}},
-        {"share_id": "s-2", "content": "https://media.example/talk.mp3", "options": {}},
-        {"share_id": "s-3", "content": "three", "options": {}},
-        {"items": items, "options": {}},
+        on_the_wire("summarize_llm", {"share_id": "s-1", "content": "one", "options": {"maxLength": 80}}, "local"),
+        on_the_wire("transcribe_whisper", {"share_id": "s-2", "content": "https://media.example/talk.mp3"}),
+        on_the_wire("embed_vectors", {"share_id": "s-3", "content": "three"}),
+        on_the_wire("embed_vectors_batch", {"tasks": batch}),
+        on_the_wire(
+            "summarize_video_combined", {"share_id": "s-6", "content": {"transcript": "six", "hashtags": ["a"]}}
+        ),
     ]
     assert [notes[receipt.task_id]["queue"] for receipt in receipts] == [
         "ml.summarize_local",
         "ml.transcribe",
         "ml.embed",
         "ml.embed",
+        "ml.summarize",
     ]
     assert notes[receipts[1].task_id]["root_id"] == "r"
     assert notes[receipts[1].task_id]["group"] == "g"
@@ -97,7 +107,9 @@ async def test_a_stream_that_the_library_publishes_is_run_whole(worker: Worker, 
         results = [result async for result in producer.publish_many(tasks)]
     assert all(isinstance(result, Receipt) for result in results)
     notes = await asyncio.to_thread(worker.done, *(task.id for task in tasks))
-    assert {task_id: note["kwargs"] for task_id, note in notes.items()} == {task.id: task.payload for task in tasks}
+    assert {task_id: note["kwargs"] for task_id, note in notes.items()} == {
+        task.id: on_the_wire(task.task_type, task.payload) for task in tasks
+    }
 
 
 async def test_a_task_with_an_eta_waits_in_the_spool_and_not_in_the_worker(worker: Worker, tmp_path: Path) -> None:
@@ -108,7 +120,7 @@ async def test_a_task_with_an_eta_waits_in_the_spool_and_not_in_the_worker(worke
         assert receipt.state is TaskState.SPOOLED
         note = (await asyncio.to_thread(worker.done, receipt.task_id))[receipt.task_id]
     assert note["at"] >= eta.timestamp()
-    assert note["kwargs"]["content"] == "later"
+    assert note["kwargs"]["content"]["text"] == "later"
 
 
 def environment_for(worker: Worker, folder: Path, **more: str) -> dict[str, str]:
@@ -129,7 +141,9 @@ def test_what_the_command_line_publishes_is_run(worker: Worker, tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr.decode()
     notes = worker.done(*(task.id for task in tasks))
-    assert {task_id: note["kwargs"] for task_id, note in notes.items()} == {task.id: task.payload for task in tasks}
+    assert {task_id: note["kwargs"] for task_id, note in notes.items()} == {
+        task.id: on_the_wire(task.task_type, task.payload) for task in tasks
+    }
 
 
 @contextmanager
@@ -175,7 +189,16 @@ def test_what_the_http_service_takes_is_run(worker: Worker, tmp_path: Path) -> N
         )
         assert streamed.status_code == httpx.codes.OK
         assert len(streamed.text.splitlines()) == len(batch)
+        share = {"id": f"s-{worker.version}", "title": "One", "text": "word " * 80, "media_url": MEDIA}
+        shared = client.post("/api/shares", json=share).raise_for_status().json()["receipts"]
         notes = worker.done(one.id, *(task.id for task in batch))
+        of_share = worker.done(*(receipt["task_id"] for receipt in shared))
     assert {task_id: note["kwargs"] for task_id, note in notes.items()} == {
-        task.id: task.payload for task in (one, *batch)
+        task.id: on_the_wire(task.task_type, task.payload) for task in (one, *batch)
+    }
+    text = share["text"].strip()
+    assert {note["task"]: note["read"] for note in of_share.values()} == {
+        "vector_service.tasks.generate_embeddings": f"One\n\n{text}",
+        "llm_service.tasks.summarize_content": text,
+        "whisper.tasks.transcribe_api": MEDIA,
     }

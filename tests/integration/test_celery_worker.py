@@ -12,6 +12,7 @@ from amqp import Connection  # type: ignore[import-untyped]  # py-amqp ships no 
 from pamqp import frame
 from pamqp.commands import Basic
 
+from known_workers import on_the_wire
 from mlproducer.envelope.encode import Encoder, attempt_properties
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.task import Envelope, Task
@@ -65,7 +66,7 @@ def payload_of(task_type: str, content: str = "Ein Text, 文章, \U0001f600.") -
     options = {"n": 2**62, "half": 0.5, "none": None, "flag": True, "list": [1, {"deep": ["x"]}], "ключ": ""}
     one = {"share_id": "share-1", "content": content}
     if task_type == "embed_vectors_batch":
-        return {"items": [one, {"share_id": "share-2", "content": "two"}], "options": options}
+        return {"tasks": [one, {"share_id": "share-2", "content": "two"}], "options": options}
     return {**one, "options": options}
 
 
@@ -87,7 +88,7 @@ def test_a_worker_sees_the_payload_as_keyword_arguments_and_the_task_id(
 
     note = worker.done(task.id)[task.id]
     assert (note["task"], note["queue"]) == (route.celery_task, route.queue)
-    assert (note["args"], note["kwargs"]) == ([], task.payload)
+    assert (note["args"], note["kwargs"]) == ([], on_the_wire(task_type, task.payload, backend))
     assert (note["id"], note["correlation_id"], note["root_id"]) == (task.id, task.id, task.id)
     assert (note["parent_id"], note["group"], note["group_index"]) == (None, None, None)
     assert (note["retries"], note["priority"], note["headers"]) == (0, 5, None)
@@ -118,14 +119,18 @@ def test_a_worker_sees_the_family_and_the_callers_headers(worker: Worker) -> Non
 def test_a_default_is_filled_in_before_the_worker_sees_the_task(worker: Worker) -> None:
     task = Task(task_type="summarize_llm", payload={"share_id": "s", "content": "c"})
     publish(worker.url, ENCODER.encode(task))
-    assert worker.done(task.id)[task.id]["kwargs"] == {"share_id": "s", "content": "c", "options": {}}
+    assert worker.done(task.id)[task.id]["kwargs"] == {
+        "share_id": "s",
+        "content": {"text": "c"},
+        "options": {"backend": "api"},
+    }
 
 
 def test_a_body_of_many_frames_arrives_whole(worker: Worker) -> None:
     content = "".join(f"{number} ünïcödé " for number in range(60_000))
     task = Task(task_type="summarize_llm", payload=payload_of("summarize_llm", content))
     publish(worker.url, ENCODER.encode(task))
-    assert worker.done(task.id)[task.id]["kwargs"] == task.payload
+    assert worker.done(task.id)[task.id]["kwargs"] == on_the_wire("summarize_llm", task.payload)
 
 
 def test_five_hundred_tasks_are_each_run_once(worker: Worker) -> None:
@@ -141,7 +146,9 @@ def test_five_hundred_tasks_are_each_run_once(worker: Worker) -> None:
     ]
     publish(worker.url, *map(ENCODER.encode, tasks))
     found = worker.done(*(task.id for task in tasks))
-    assert {task_id: note["kwargs"] for task_id, note in found.items()} == {task.id: task.payload for task in tasks}
+    assert {task_id: note["kwargs"] for task_id, note in found.items()} == {
+        task.id: on_the_wire(task.task_type, task.payload, task.backend) for task in tasks
+    }
 
 
 def test_a_worker_refuses_a_task_that_has_expired(worker: Worker) -> None:

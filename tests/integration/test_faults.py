@@ -12,6 +12,7 @@ from uuid import uuid4
 import aio_pika
 import pytest
 
+from making_queues import make_queue
 from mlproducer import Producer, Receipt, Settings, Task, TaskState
 from mlproducer.events import BlockedChanged, ConnectionChanged, ConnectionFailed, ConnectionState, Event
 from mlproducer.testing.rabbitmq import PrivateRabbit
@@ -111,8 +112,9 @@ async def test_a_broker_killed_in_the_middle_of_5000_publishes_loses_none(
     trial = Trial(vhost, tmp_path)
     async with trial.producer as p:
         assert await p.connected(20), p.status().last_error
+        await trial.publish("first")  # which makes the queue
         await asyncio.to_thread(node.sync)
-        load = asyncio.create_task(trial.load(5_000))
+        load = asyncio.create_task(trial.load(4_999))
         await until(lambda: len(trial.receipts) >= 1_000)
         await asyncio.to_thread(node.kill)
         await load
@@ -186,26 +188,42 @@ async def test_a_memory_alarm_spools_at_once_and_its_end_drains(
 
 
 @ONE_LOOP
-async def test_a_deleted_queue_sends_tasks_through_their_attempts_to_the_dlq_and_back_by_replay(
+async def test_a_queue_that_nobody_makes_sends_tasks_through_their_attempts_to_the_dlq_and_back_by_replay(
     vhost: str, tmp_path: Path
 ) -> None:
-    trial = Trial(vhost, tmp_path)
+    await _admin(vhost, lambda channel: channel.declare_exchange("ml.tasks", "topic", durable=True))
+    trial = Trial(vhost, tmp_path, ml_declare_topology=False)
     async with trial.producer as p:
         assert await p.connected(20), p.status().last_error
-        await _admin(vhost, lambda channel: channel.queue_delete("ml.embed"))
         await trial.load(20)
         assert {r.state for r in trial.receipts} == {TaskState.SPOOLED}
         await until(lambda: p.status().dead == 20)
         letters = await p.dead_letters()
         assert {(letter.reason, letter.code) for letter in letters} == {("returned", 312)}
         await trial.lose_nothing()
-        p.reconnect()  # the topology is verified, and what is missing is made again
-        await until(p.is_healthy)
+        await asyncio.to_thread(make_queue, vhost, "ml.embed")
         assert await p.replay([letter.task_id for letter in letters]) == 20
         await trial.drained()
     where = await places(vhost, trial.database)
     assert len(where.queues) == 20
     assert not where.dead
+
+
+@ONE_LOOP
+async def test_a_queue_that_is_deleted_is_made_anew_by_the_tasks_that_come_back_from_there(
+    vhost: str, tmp_path: Path
+) -> None:
+    trial = Trial(vhost, tmp_path)
+    async with trial.producer as p:
+        assert await p.connected(20), p.status().last_error
+        assert (await trial.publish("first")).confirmed
+        await _admin(vhost, lambda channel: channel.queue_delete("ml.embed"))
+        await trial.load(20)
+        await trial.drained()
+        assert p.status().dead == 0
+        assert (await trial.publish("last")).confirmed
+    where = await places(vhost, trial.database)
+    assert trial.accepted - set(where.queues) == {trial.receipts[0].task_id}, "which went with the queue"
 
 
 @ONE_LOOP

@@ -14,16 +14,16 @@ import pytest
 from tests.integration.conftest import HERE, running
 from tests.integration.test_celery_worker import publish
 
+from known_workers import PlainFields
 from mlproducer import Producer, Settings
 from mlproducer.core.figures import Figures
-from mlproducer.envelope.builtin import SummarizeFields
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import Route, TaskType, TaskTypes
 from mlproducer.http.server import Service
 from mlproducer.task import Task
 from mlproducer.testing.rabbitmq import PrivateRabbit
 
-TYPE = TaskType("transcribe_long", {"api": Route("reporting.tasks.transcribe", "ml.transcribe")}, SummarizeFields)
+TYPE = TaskType("transcribe_long", {"api": Route("reporting.tasks.transcribe", "ml.transcribe")}, PlainFields)
 ENCODER = Encoder(TaskTypes.builtin().with_([TYPE]), "mlproducer@test", 1_000_000)
 PATHS = os.pathsep.join(map(str, (HERE, HERE.parent.parent / "src")))
 KEY = "0123456789abcdef-results"

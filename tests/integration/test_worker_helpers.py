@@ -17,9 +17,9 @@ import pytest
 from tests.integration.conftest import HERE, WORK_TIMEOUT, WORKERS, running
 from tests.integration.test_celery_worker import payload_of, publish
 
+from known_workers import PlainFields
 from mlproducer.blobs import open_blobs
 from mlproducer.blobs.claim_check import ClaimCheck
-from mlproducer.envelope.builtin import SummarizeFields
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import Route, TaskType, TaskTypes
 from mlproducer.task import Envelope, Task
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from tests.integration.conftest import Worker
 
 KIB, MIB = 1024, 1024 * 1024
+
+
 TYPES = [
-    TaskType(name, {"api": Route(f"helped.tasks.{name}", queue)}, SummarizeFields)
+    TaskType(name, {"api": Route(f"helped.tasks.{name}", queue)}, PlainFields)
     for name, queue in (("summarize", "ml.summarize"), ("embed", "ml.embed"), ("transcribe", "ml.transcribe"))
 ]
 ENCODER = Encoder(TaskTypes.builtin().with_(TYPES), "mlproducer@test", 64 * MIB)

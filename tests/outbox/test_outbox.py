@@ -62,7 +62,7 @@ class Database:
     def waiting(self) -> dict[str, str]:
         """Contents by task id."""
         rows = self.query(select(waiting.c.task_id, waiting.c.body))
-        return {task_id: json.loads(body)[1]["content"] for task_id, body in rows}
+        return {task_id: json.loads(body)[1]["content"]["text"] for task_id, body in rows}
 
     def orders(self) -> int:
         return int(self.query(text("SELECT count(*) FROM orders"))[0][0])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from known_workers import on_the_wire
 from mlproducer.blobs import open_blobs
 from mlproducer.blobs.claim_check import ClaimCheck
 from mlproducer.envelope.encode import Encoder
@@ -48,7 +49,7 @@ def test_the_function_gets_the_arguments_that_were_published(tmp_path: Path, mes
         return task, payload
 
     assert message.keys() == {"share_id", KEYWORD}
-    assert summarize("self", **message) == ("self", PAYLOAD)
+    assert summarize("self", **message) == ("self", on_the_wire("summarize_llm", PAYLOAD))
     assert (summarize.__name__, summarize.__doc__) == ("summarize", "Words.")
 
 
@@ -68,7 +69,7 @@ def test_the_store_may_come_from_the_workers_environment(
     with pytest.raises(SettingsError, match="ML_BLOB_URL"):
         fetch(message)
     monkeypatch.setenv("ML_BLOB_URL", str(tmp_path))
-    assert fetch(message) == PAYLOAD
+    assert fetch(message) == on_the_wire("summarize_llm", PAYLOAD)
 
 
 def test_a_function_without_the_helper_fails_on_the_reference(message: dict[str, Any]) -> None:

@@ -11,10 +11,11 @@ from mlproducer.amqp.alone import Alone
 from mlproducer.amqp.config import AmqpConfig, Credentials, Endpoint
 from mlproducer.amqp.connection import Connection
 from mlproducer.amqp.faults import NOT_FOUND, ChannelClosed, connect_failed, no_credentials
+from mlproducer.amqp.first_use import FirstUse
 from mlproducer.amqp.publishing import HEADER_TOO_LARGE, PublishingChannel, fits
-from mlproducer.amqp.topology import depth, exchange_is_there, refusal, verify
+from mlproducer.amqp.topology import Topology, exchange_is_there, nothing, refusal
 from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost, ErrorType
-from mlproducer.events import BlockedChanged, ConfirmsTimedOut, TopologyDiffers
+from mlproducer.events import BlockedChanged, ConfirmsTimedOut
 from mlproducer.outcome import NotSent, NotSentCause
 from mlproducer.ports import Clock, LinkView, Listener, Settle
 from mlproducer.task import Envelope
@@ -38,8 +39,8 @@ class AmqpBroker:
         self._jobs: set[asyncio.Task[None]] = set()
         self._unblocked = asyncio.Event()
         self._unblocked.set()
-        self._differences: set[object] = set()
-        self._found: tuple[TopologyDiffers, ...] = ()
+        self._topology = Topology(config, tell)
+        self._first_use = FirstUse(self._use, self._write, clock)
 
     async def connect(self) -> None:
         self._turn = (self._turn + 1) % len(self._config.endpoints)
@@ -49,7 +50,7 @@ class AmqpBroker:
             async with asyncio.timeout(self._config.connection_timeout):
                 login = await self._credentials(endpoint)
                 connection = await Connection.open(endpoint, self._config, login, self._ended, self._blocked_changed)
-                await self._verify(connection)
+                self._first_use.ready = await self._topology.verify(connection)
                 channel = await self._open_publishing(connection)
         except BaseException as exc:
             error = connect_failed(endpoint.node, exc, tls=endpoint.tls is not None)
@@ -77,6 +78,12 @@ class AmqpBroker:
             self._forget_link()
 
     def publish(self, envelope: Envelope, settle: Settle, *, deadline: float, alone: bool = False) -> None:
+        if envelope.routing_key not in self._first_use.ready and self.obstacle is None:
+            self._first_use.publish(envelope, settle, deadline, alone)
+        else:
+            self._write(envelope, settle, deadline, alone)
+
+    def _write(self, envelope: Envelope, settle: Settle, deadline: float, alone: bool) -> None:  # noqa: FBT001  # as above
         channel = self._publishing
         if channel is None:
             settle(NotSent(NotSentCause.NOT_CONNECTED))
@@ -116,7 +123,9 @@ class AmqpBroker:
             # A broker that blocks us reads nothing, so a question would only look like a dead link. It goes on
             # sending heartbeats, and those are watched.
             return
-        question = refusal(connection, lambda channel: exchange_is_there(channel, self._config.exchange))
+        # An exchange that nobody has used yet need not be there: then a channel that opens is answer enough.
+        seen, exchange = self._topology.exchange_seen, self._config.exchange
+        question = refusal(connection, (lambda channel: exchange_is_there(channel, exchange)) if seen else nothing)
         try:
             why = await connection.patiently(question, self._config.check_timeout)
         except TimeoutError as exc:
@@ -137,21 +146,15 @@ class AmqpBroker:
         depths: dict[str, int] = {}
         if not self._unblocked.is_set():
             return depths  # see `check`
-
-        async def ask() -> None:
-            for queue in self._config.queues:
-                found = await depth(connection, queue)
-                if found is not None:
-                    depths[queue] = found
-
         # A queue that does not answer, for one whose leader is lost, is no fault of the connection.
         with contextlib.suppress(TimeoutError):
-            await connection.patiently(ask(), self._config.check_timeout)
+            await connection.patiently(self._topology.depths(connection, depths), self._config.check_timeout)
         return depths
 
     def view(self) -> LinkView:
         channel, alone = self._publishing, self._alone
-        in_flight, size = alone.in_flight, alone.bytes_in_flight
+        in_flight = alone.in_flight + self._first_use.in_flight
+        size = alone.bytes_in_flight + self._first_use.bytes_in_flight
         if channel is not None:
             in_flight += channel.in_flight
             size += channel.bytes_in_flight
@@ -164,7 +167,7 @@ class AmqpBroker:
             in_flight=in_flight,
             in_flight_bytes=size,
             node=self._endpoint.node,
-            differences=self._found,
+            differences=self._topology.differences,
         )
 
     @property
@@ -184,13 +187,15 @@ class AmqpBroker:
         except Exception as exc:  # noqa: BLE001  # the application's code may raise anything
             raise no_credentials(endpoint.node, exc) from None  # its text may hold a secret
 
-    async def _verify(self, connection: Connection) -> None:
-        topology = await verify(connection, self._config)
-        self._found = topology.differences
-        for difference in topology.differences:
-            if difference not in self._differences:  # said once, not at every reconnect
-                self._differences.add(difference)
-                self._tell(difference)
+    async def _use(self, queue: str) -> None:
+        """A queue's first task on this link. With no exchange and no right to make one, the link is of no use."""
+        connection = self._link()
+        try:
+            await connection.patiently(self._topology.use(connection, queue), self._config.check_timeout)
+        except BrokerRefused as refused:
+            if refused.error_type is ErrorType.TOPOLOGY:
+                connection.abort(refused)
+            raise
 
     async def _open_publishing(self, connection: Connection) -> PublishingChannel:
         """Returns an open one, with no await after that was seen. Raises: ChannelClosed, BrokerError, TimeoutError."""
@@ -208,6 +213,7 @@ class AmqpBroker:
                 timed_out=self._timed_out,
                 emptied=self._emptied,
                 closed=self._channel_closed,
+                returned=self._unroutable,
             )
 
         channel = connection.add(make)
@@ -230,6 +236,10 @@ class AmqpBroker:
             channel.retired = True
             self._retired.add(channel)
             self._replace(channel, topology=False)
+
+    def _unroutable(self, queue: str) -> None:
+        """It was deleted, perhaps: the next attempt looks first, and makes it."""
+        self._first_use.ready.discard(queue)
 
     def _emptied(self, channel: PublishingChannel) -> None:
         self._retired.discard(channel)
@@ -254,7 +264,8 @@ class AmqpBroker:
         await self._unblocked.wait()
         try:
             if topology:
-                await connection.patiently(self._verify(connection), self._config.check_timeout)
+                verified = self._topology.verify(connection)
+                self._first_use.ready = await connection.patiently(verified, self._config.check_timeout)
             self._publishing = await self._open_publishing(connection)
         except (TimeoutError, ChannelClosed, BrokerError) as exc:
             connection.abort(connect_failed(self._endpoint.node, exc, tls=self._endpoint.tls is not None))
@@ -276,6 +287,7 @@ class AmqpBroker:
     def _forget_link(self) -> None:
         self._retired.clear()
         self._alone.lost()
+        self._first_use.lost()
         for job in list(self._jobs):
             job.cancel()
         if not self._unblocked.is_set():

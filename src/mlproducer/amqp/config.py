@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
+from mlproducer.envelope.queues import QueuePlan
 from mlproducer.errors import SettingsError
 from mlproducer.settings import Settings
 
@@ -47,7 +48,7 @@ class AmqpConfig:
 
     endpoints: tuple[Endpoint, ...]
     exchange: str
-    queues: tuple[str, ...]
+    queues: tuple[QueuePlan, ...]
     declare: bool = True
     mechanism: str = "PLAIN"
     heartbeat: int = 60
@@ -58,7 +59,7 @@ class AmqpConfig:
 
     @classmethod
     def from_settings(
-        cls, settings: Settings, queues: tuple[str, ...], *, credentials: GetCredentials | None = None
+        cls, settings: Settings, queues: tuple[QueuePlan, ...], *, credentials: GetCredentials | None = None
     ) -> Self:
         """Raises: SettingsError, if a certificate file cannot be used."""
         return cls(

@@ -1,13 +1,15 @@
-"""What is at the broker, compared with what we would make: one connection, which changes nothing there.
+"""What is at the broker: one connection, which changes nothing there.
 
-A queue that exists is declared once more as ours: the broker changes nothing of it, and refuses with the first argument
-that differs. One that does not exist is only asked for.
+To `compare`, a queue that exists is declared once more as ours: the broker changes nothing of it, and refuses with the
+first argument that differs. One that does not exist is only asked for. Without it, nothing is declared at all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+from dataclasses import replace
 from typing import Final
 
 from pamqp import commands
@@ -17,7 +19,8 @@ from mlproducer.amqp.channel import Channel
 from mlproducer.amqp.config import AmqpConfig, Credentials
 from mlproducer.amqp.connection import Connection
 from mlproducer.amqp.faults import ChannelClosed, connect_failed
-from mlproducer.amqp.topology import EXCHANGE_TYPE, QUEUE_ARGUMENTS, exchange_is_there, refusal
+from mlproducer.amqp.topology import EXCHANGE_TYPE, declaration, exchange_is_there, refusal
+from mlproducer.envelope.queues import QueuePlan
 from mlproducer.errors import BrokerError, ConnectionLost
 from mlproducer.status import BrokerFacts, FoundQueue
 
@@ -28,37 +31,52 @@ _INEQUIVALENT: Final = re.compile(
 _QUOTED: Final = re.compile(r"'([^']*)'")
 
 
-async def inspect(config: AmqpConfig) -> BrokerFacts:
+async def inspect(config: AmqpConfig, *, compare: bool) -> BrokerFacts:
     """On the first node that answers. Raises: BrokerError, of the last one."""
     error: BrokerError | None = None
+    blocked = ""
+
+    def alarm(on: bool, reason: str) -> None:  # noqa: FBT001  # the fact itself
+        nonlocal blocked
+        blocked = reason or "no reason given" if on else ""
+
     for endpoint in config.endpoints:
         connection: Connection | None = None
         try:
             async with asyncio.timeout(config.connection_timeout):
                 login = await _login(config, endpoint.credentials)
-                connection = await Connection.open(endpoint, config, login, lambda _, __: None, lambda _, __: None)
-                return await _look(connection, config)
+                connection = await Connection.open(endpoint, config, login, lambda _, __: None, alarm)
+                facts = await _look(connection, config, compare=compare)
+                return replace(facts, blocked=blocked)
         except Exception as exc:  # noqa: BLE001  # `connect_failed` has words for each kind
             error = connect_failed(endpoint.node, exc, tls=endpoint.tls is not None)
         finally:
             if connection is not None:
-                connection.abort(ConnectionLost(f"{endpoint.node}: closed by us"))
+                await _close(connection, config)
     assert error is not None  # noqa: S101  # the settings have one URL or more
     raise error
+
+
+async def _close(connection: Connection, config: AmqpConfig) -> None:
+    """With a goodbye: else the broker's log warns of a client that left without one."""
+    with contextlib.suppress(TimeoutError, BrokerError, ChannelClosed):
+        async with asyncio.timeout(config.check_timeout):
+            await connection.close()
+    connection.abort(ConnectionLost(f"{connection.endpoint.node}: closed by us"))
 
 
 async def _login(config: AmqpConfig, given: Credentials) -> Credentials:
     return given if config.get_credentials is None else await config.get_credentials()
 
 
-async def _look(connection: Connection, config: AmqpConfig) -> BrokerFacts:
+async def _look(connection: Connection, config: AmqpConfig, *, compare: bool) -> BrokerFacts:
     missing = await refusal(connection, lambda channel: exchange_is_there(channel, config.exchange))
     problem = "" if missing is None else plain(missing)
-    if missing is None and config.declare:
+    if missing is None and config.declare and compare:
         declare = commands.Exchange.Declare(exchange=config.exchange, exchange_type=EXCHANGE_TYPE, durable=True)
         differs = await refusal(connection, lambda channel: channel.call(declare, commands.Exchange.DeclareOk))
         problem = "" if differs is None else plain(differs)
-    queues = [await _queue(connection, name) for name in config.queues]
+    queues = [await _queue(connection, plan, declare=config.declare, compare=compare) for plan in config.queues]
     return BrokerFacts(
         node=connection.endpoint.node,
         product=str(connection.server.get("product", "")),
@@ -70,8 +88,10 @@ async def _look(connection: Connection, config: AmqpConfig) -> BrokerFacts:
     )
 
 
-async def _queue(connection: Connection, name: str) -> FoundQueue:
+async def _queue(connection: Connection, plan: QueuePlan, *, declare: bool, compare: bool) -> FoundQueue:
     found: list[commands.Queue.DeclareOk] = []
+    name, ours = plan.name, declare and plan.declare
+    made = plan.words if ours else ""
 
     async def ask(channel: Channel) -> None:
         passive = commands.Queue.Declare(queue=name, passive=True)
@@ -80,16 +100,21 @@ async def _queue(connection: Connection, name: str) -> FoundQueue:
     refused = await refusal(connection, ask)
     if refused is not None:
         exists = refused.code != faults.NOT_FOUND
-        return FoundQueue(name, exists, differs=plain(refused) if exists else "")
-    ours = commands.Queue.Declare(queue=name, durable=True, arguments=dict(QUEUE_ARGUMENTS))
-    differs = await refusal(connection, lambda channel: channel.call(ours, commands.Queue.DeclareOk))
+        differs = plain(refused) if exists else ""
+        return FoundQueue(name, exists, differs=differs, made=made, named=plan.at_start)
+    different: ChannelClosed | None = None
+    if ours and compare:
+        declaring = declaration(plan)
+        different = await refusal(connection, lambda channel: channel.call(declaring, commands.Queue.DeclareOk))
     (answer,) = found
     return FoundQueue(
         name,
         exists=True,
         messages=answer.message_count or 0,
         consumers=answer.consumer_count or 0,
-        differs="" if differs is None else plain(differs),
+        differs="" if different is None else plain(different),
+        made=made,
+        named=plan.at_start,
     )
 
 

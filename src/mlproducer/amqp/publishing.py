@@ -43,7 +43,8 @@ class PublishingChannel(Channel):
 
     `prefix` makes this channel's message ids unique: a return is matched to the very attempt it belongs to by
     `<prefix><tag>`. `timed_out(count)` is called after attempts expired, `emptied` when nothing is outstanding any
-    more on a retired channel, `closed` when the broker closes it.
+    more on a retired channel, `closed` when the broker closes it, `returned(routing key)` before an attempt comes back
+    as unroutable.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class PublishingChannel(Channel):
         timed_out: Callable[[PublishingChannel, int], None],
         emptied: Callable[[PublishingChannel], None],
         closed: Callable[[PublishingChannel, ChannelClosed], None],
+        returned: Callable[[str], None],
     ) -> None:
         super().__init__(number, send)
         self._prefix = prefix.encode()
@@ -67,6 +69,7 @@ class PublishingChannel(Channel):
         self._timed_out = timed_out
         self._emptied = emptied
         self._closed = closed
+        self._returned = returned
         self._methods: dict[str, bytes] = {}
         self._ledger: ConfirmLedger[tuple[Settle, int]] = ConfirmLedger()
         self._returning: tuple[int, str] | None = None
@@ -114,8 +117,9 @@ class PublishingChannel(Channel):
 
     def received(self, value: frame.FrameTypes) -> None:
         match value:
-            case commands.Basic.Return(reply_code=code, reply_text=text):
+            case commands.Basic.Return(reply_code=code, reply_text=text, routing_key=key):
                 self._returning = (code or 0, text or "")
+                self._returned(key or "")
             case header.ContentHeader(properties=properties) if self._returning is not None:
                 code, text = self._returning
                 self._returning = None

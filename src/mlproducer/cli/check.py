@@ -1,4 +1,4 @@
-"""`mlproducer check`: connected or not, and why. One connect, which changes nothing at the broker."""
+"""`mlproducer check`: connected or not, and why. One connect, which declares nothing and asks passively."""
 
 from __future__ import annotations
 
@@ -6,50 +6,66 @@ import asyncio
 import time
 
 import typer
-from pydantic import SecretStr
 from rich.markup import escape
 
-from mlproducer.cli.output import ExitCode, JsonOption, output, span
+from mlproducer.cli.output import ExitCode, JsonOption, Output, output, plural, span
+from mlproducer.envelope.types import TaskTypes
+from mlproducer.errors import BrokerError
 from mlproducer.settings import Settings
-from mlproducer.status import Status
-from mlproducer.wiring import Producer
+from mlproducer.status import BrokerFacts
+from mlproducer.wiring import look_at_broker
 
 
 def check(*, as_json: JsonOption = False) -> None:
-    """Say whether the broker can be reached with these settings, and if not, why. Exit code 0 or 1."""
+    """Say whether the broker can be reached with these settings, and if not, why. Exit code 0 or 1.
+
+    Changes nothing there, and tells what a producer would make.
+    """
     out = output(as_json=as_json)
     settings = Settings.load()
     started = time.monotonic()
-    status = look(settings)
-    seconds = time.monotonic() - started
-    connected = status.connection == "connected"
-    reason = status.last_error or ("" if connected else "no answer in time (RABBITMQ_CONNECTION_TIMEOUT)")
+    try:
+        facts = look(settings)
+    except BrokerError as error:
+        _tell(out, settings, None, str(error), started)
+        out.say(f"[red]✗ not connected[/red]: {escape(str(error))}")
+        raise typer.Exit(ExitCode.FAILED) from None
+    if not facts.exchange_exists and not settings.ml_declare_topology:
+        reason = f"{facts.node}: there is no exchange {settings.ml_exchange}: see ML_EXCHANGE, and ML_DECLARE_TOPOLOGY"
+        _tell(out, settings, facts, reason, started)
+        out.say(f"[red]✗ nothing could be published[/red]: {escape(reason)}")
+        raise typer.Exit(ExitCode.FAILED)
+    _tell(out, settings, facts, "", started)
+    out.say(f"[green]✓ connected[/green] to {facts.node} in {span(time.monotonic() - started)}")
+    if facts.blocked:
+        out.say("[yellow]! the broker blocks publishers[/yellow] (memory or disk alarm): new tasks go to the spool")
+    _say_what_is_missing(out, facts, settings)
+
+
+def look(settings: Settings) -> BrokerFacts:
+    """On the first node of the list that answers. Raises: BrokerError, of the last one; SettingsError."""
+    return asyncio.run(look_at_broker(settings, TaskTypes.chosen(settings)))
+
+
+def _tell(out: Output, settings: Settings, facts: BrokerFacts | None, reason: str, started: float) -> None:
     out.data(
         {
-            "connected": connected,
-            "node": status.node,
-            "blocked": status.blocked,
+            "connected": not reason,
+            "node": ", ".join(settings.broker_nodes) if facts is None else facts.node,
+            "blocked": facts is not None and bool(facts.blocked),
             "reason": reason or None,
-            "seconds": round(seconds, 3),
+            "seconds": round(time.monotonic() - started, 3),
+            "would_declare": [] if reason or facts is None else _to_make(facts, settings),
         }
     )
-    if not connected:
-        where = "" if status.last_error else f" to {', '.join(settings.broker_nodes)}"
-        out.say(f"[red]✗ not connected[/red]{where}: {escape(reason)}")
-        raise typer.Exit(ExitCode.FAILED)
-    out.say(f"[green]✓ connected[/green] to {status.node} in {span(seconds)}")
-    if status.blocked:
-        out.say("[yellow]! the broker blocks publishers[/yellow] (memory or disk alarm): new tasks go to the spool")
 
 
-def look(settings: Settings) -> Status:
-    """The status once the first connect has succeeded, or every node of the list has failed once."""
-    # A spool of its own, so that a running service keeps its own to itself.
-    alone = settings.model_copy(update={"ml_spool_url": SecretStr("memory://"), "ml_log_level": "error"})
+def _to_make(facts: BrokerFacts, settings: Settings) -> list[str]:
+    exchange = [f"topic exchange {settings.ml_exchange}"] if not facts.exchange_exists else []
+    return exchange + [queue.made for queue in facts.to_make]
 
-    async def connect() -> Status:
-        async with Producer(alone) as producer:
-            await producer.connected(alone.rabbitmq_connection_timeout / 1000 * len(alone.broker_urls))
-            return producer.status()
 
-    return asyncio.run(connect())
+def _say_what_is_missing(out: Output, facts: BrokerFacts, settings: Settings) -> None:
+    missing = _to_make(facts, settings)
+    if missing:
+        out.say(f"{plural(len(missing), 'thing')} not there yet, made when a producer needs it: {', '.join(missing)}")

@@ -13,13 +13,14 @@ from rich.markup import escape
 from mlproducer.cli.findings import Finding, Verdict, of_exchange, of_login, of_queues, of_size, of_types
 from mlproducer.cli.output import ExitCode, JsonOption, Output, output, plural
 from mlproducer.cli.output import size as size_of
+from mlproducer.cli.store import looking_at
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import TaskTypes
-from mlproducer.errors import BrokerError, MLProducerError, SettingsError, SpoolUnavailable
+from mlproducer.errors import BrokerError, MLProducerError, SettingsError, SpoolNotMade, SpoolUnavailable
 from mlproducer.http.auth import refuse_open_door
 from mlproducer.settings import Settings
 from mlproducer.task import Task
-from mlproducer.wiring import blobs_for, look_at_broker, registry, spool_for
+from mlproducer.wiring import blobs_for, look_at_broker
 
 _SIGNS: Final = {
     Verdict.OK: "[green]✓[/green]",
@@ -30,7 +31,8 @@ _EXAMPLES: Final = {
     "summarize_llm": {"share_id": "doctor", "content": "A text."},
     "transcribe_whisper": {"share_id": "doctor", "content": "https://example.org/a.mp3"},
     "embed_vectors": {"share_id": "doctor", "content": "A text."},
-    "embed_vectors_batch": {"items": [{"share_id": "doctor", "content": "A text."}]},
+    "embed_vectors_batch": {"tasks": [{"share_id": "doctor", "content": "A text."}]},
+    "summarize_video_combined": {"share_id": "doctor", "content": "What was said."},
 }
 
 
@@ -61,12 +63,12 @@ async def _collect(settings: Settings, out: Output) -> list[Finding]:
 
 
 async def _examine(settings: Settings) -> AsyncIterator[Finding]:
-    types = registry(settings)
+    types = TaskTypes.chosen(settings)
     yield of_types(types)
     yield _envelope(settings, types)
     yield of_login(settings)
     try:
-        facts = await look_at_broker(settings, types)
+        facts = await look_at_broker(settings, types, compare=True)
     except BrokerError as error:
         yield Finding("broker", Verdict.FAILED, str(error), "tasks would wait in the spool until it answers")
     else:
@@ -96,14 +98,12 @@ def _envelope(settings: Settings, types: TaskTypes) -> Finding:
 
 
 async def _spool(settings: Settings) -> Finding:
-    """Opens it as a producer would, makes it where it is missing, and lets go of it."""
-    spool = spool_for(settings)
+    """Looks at it beside a producer that may run, and makes none where there is none."""
     try:
-        await spool.open()
-        try:
+        async with looking_at(settings) as spool:
             size = await spool.measure()
-        finally:
-            await spool.close()
+    except SpoolNotMade as missing:
+        return Finding("spool", Verdict.OK, f"not there yet; the producer makes it when it starts ({missing})")
     except SpoolUnavailable as error:
         return Finding("spool", Verdict.FAILED, str(error), "without a spool the producer does not start")
     detail = f"{plural(size.tasks, 'task')} wait, {plural(size.dead, 'dead letter')}"

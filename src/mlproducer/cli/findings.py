@@ -9,7 +9,7 @@ from typing import Final
 
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.settings import Settings
-from mlproducer.status import BrokerFacts
+from mlproducer.status import BrokerFacts, FoundQueue
 
 _BROKER_LIMITS: Final = ((4, 16 << 20), (3, 128 << 20))
 """RabbitMQ's default `max_message_size` in bytes, by major version; it tells no client what it is set to."""
@@ -40,33 +40,45 @@ def of_exchange(facts: BrokerFacts, settings: Settings) -> Finding:
         detail = f"{name} is there and differs: {facts.exchange_problem}. It is used as it is"
         return Finding("exchange", Verdict.WARNING, detail, "ML_EXCHANGE names another one")
     if settings.ml_declare_topology:
-        return Finding("exchange", Verdict.OK, f"{name} is not there yet; the producer makes it when it connects")
+        when = "when it connects" if any(queue.named for queue in facts.queues) else "with the first task"
+        return Finding("exchange", Verdict.OK, f"{name} is not there yet; the producer makes it {when}")
     todo = "make it, correct ML_EXCHANGE, or let the producer make it (ML_DECLARE_TOPOLOGY=true)"
     return Finding("exchange", Verdict.FAILED, f"there is no exchange {name}: nothing could be published", todo)
 
 
 def of_queues(facts: BrokerFacts, settings: Settings) -> Iterator[Finding]:
     """For each queue: is it there, is it as we would make it, does anybody read it."""
+    some = any(queue.exists for queue in facts.queues)
     for queue in facts.queues:
-        check = f"queue {queue.name}"
-        if not queue.exists and settings.ml_declare_topology:
-            yield Finding(check, Verdict.OK, "not there yet; the producer makes and binds it when it connects")
-        elif not queue.exists:
-            detail = "not there: its tasks would be returned as unroutable and end in the dead letter queue"
-            todo = "make it and bind it by its name, or set ML_DECLARE_TOPOLOGY=true"
-            yield Finding(check, Verdict.FAILED, detail, todo)
-        elif queue.differs:
-            detail = f"{queue.differs}. It is used as it is, and never changed"
-            todo = "nothing, if that is meant; to have it as ours: empty it, delete it, and let the producer make it"
-            yield Finding(check, Verdict.WARNING, detail, todo)
-        else:
-            yield Finding(check, Verdict.OK, "as we would make it")
+        yield _of_queue(queue, needed=queue.named or not some)
         if queue.exists and not queue.consumers and queue.name != settings.ml_dlq_queue:
             detail = f"nobody reads it: its tasks ({queue.messages:,} now) wait until a worker starts"
             yield Finding(f"worker of {queue.name}", Verdict.WARNING, detail, "start a Celery worker with this queue")
         elif queue.consumers:
             readers = "1 worker reads it" if queue.consumers == 1 else f"{queue.consumers} consumers read it"
             yield Finding(f"worker of {queue.name}", Verdict.OK, f"{readers}, {queue.messages:,} tasks wait")
+
+
+def _of_queue(queue: FoundQueue, *, needed: bool) -> Finding:
+    """`needed`: the settings name it, or there is no queue at all. Of a built-in type, nobody need ever use it."""
+    check = f"queue {queue.name}"
+    if not queue.exists and queue.made:
+        when = "when it connects" if queue.named else "with its first task"
+        return Finding(check, Verdict.OK, f"not there yet; the producer makes and binds it {when}, as {queue.made}")
+    if not queue.exists:
+        detail = "not there: its tasks would be returned as unroutable and end in the dead letter queue"
+        todo = "make it and bind it by its name, or let the producer make it (ML_DECLARE_TOPOLOGY=true, declare = true)"
+        if needed:
+            return Finding(check, Verdict.FAILED, detail, todo)
+        return Finding(check, Verdict.WARNING, detail, f"nothing, if nobody uses it (ML_BUILTIN_TYPES=no); else {todo}")
+    if queue.differs:
+        detail = f"{queue.differs}. It is used as it is, and never changed"
+        todo = (
+            "nothing, if that is meant; a route of one's own may say so (queue_type, arguments in ML_TASK_TYPES); to "
+            "have it as ours: empty it, delete it, and let the producer make it"
+        )
+        return Finding(check, Verdict.WARNING, detail, todo)
+    return Finding(check, Verdict.OK, "as we would make it" if queue.made else "there, and left to others")
 
 
 def of_size(facts: BrokerFacts, settings: Settings) -> Finding:

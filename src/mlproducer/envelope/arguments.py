@@ -28,7 +28,7 @@ from mlproducer.values.limits import check_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pydantic import BaseModel
+    from mlproducer.envelope.tasktype import Shape, TaskType
 
 _UNDER: Final = ("payload",)
 _NO_JSON_VALUE: Final = "invalid-json-value"
@@ -45,12 +45,16 @@ class Fields:
     dump: Callable[..., Any]
     write: Callable[[Any], bytes] | None
     """The model as JSON text, if what it writes needs no second check (`envelope.plain`)."""
+    shape: Shape | None = None
+    backend: str = ""
 
     @classmethod
-    def of(cls, model: type[BaseModel]) -> Fields:
+    def of(cls, task_type: TaskType, backend: str) -> Fields:
+        model = task_type.fields
         serializer = model.__pydantic_serializer__
         write = serializer.to_json if writes_what_it_reads(model) else None
-        return cls(model.__pydantic_validator__.validate_python, serializer.to_python, write)
+        validate = model.__pydantic_validator__.validate_python
+        return cls(validate, serializer.to_python, write, task_type.shape, backend)
 
 
 def arguments(fields: Fields, payload: object) -> bytes:
@@ -60,13 +64,16 @@ def arguments(fields: Fields, payload: object) -> bytes:
     content: Any = payload if plain else taken(payload, "payload")
     if KEYWORD in content:
         raise InvalidTask("the name is taken: it holds the reference to a stored payload", field=f"payload.{KEYWORD}")
+    given, shape = content, fields.shape
+    if shape is not None:
+        content = shape.fill(given, fields.backend)
     try:
         content, checked = _validated(fields, content, plain=plain)
         if plain and fields.write is not None:
             return fields.write(checked)
         made = _joined(content, *_dumped(fields, checked))
     except ValidationError as error:
-        refusal = invalid(error, under=_UNDER)
+        refusal = invalid(error, under=_UNDER, at=lambda path: path if shape is None else shape.given(given, path))
     except PydanticSerializationError as error:
         refusal = InvalidTask(f"cannot be written as JSON by the fields of its task type: {error}", field="payload")
     else:

@@ -32,6 +32,7 @@ from pydantic_core import from_json, to_json
 
 from mlproducer.envelope.arguments import Fields, arguments
 from mlproducer.envelope.reserved import why_reserved
+from mlproducer.envelope.shapes import chosen_backend
 from mlproducer.errors import InvalidTask, TaskTooLarge
 from mlproducer.task import Envelope, Task
 from mlproducer.values.given import NEEDS_ZONE, NO_MOMENT
@@ -118,7 +119,7 @@ class Encoder:
         self._prepared: dict[tuple[str, str | None], _Prepared] = {}
         for each in types:
             for backend, route in each.routes.items():
-                prepared = _prepare(each, route, origin)
+                prepared = _prepare(each, backend, route, origin)
                 self._prepared[each.name, backend] = prepared
                 if backend == each.preferred:
                     self._prepared[each.name, None] = prepared
@@ -129,6 +130,9 @@ class Encoder:
         Raises: InvalidTask, naming the field at fault; TaskTooLarge. Then nothing was accepted.
         """
         prepared = self._prepared.get((task.task_type, task.backend))
+        if prepared is not None and prepared.fields.shape is not None and task.backend is None:
+            chosen = chosen_backend(task.payload)
+            prepared = prepared if chosen is None else self._prepared.get((task.task_type, chosen))
         if prepared is None:
             raise self._types.refusal(task)
         body = b"".join((_BODY_HEAD, arguments(prepared.fields, task.payload), _BODY_TAIL))
@@ -190,7 +194,7 @@ def parse_task(data: object) -> Task:
     return Task.parse(data)
 
 
-def _prepare(each: TaskType, route: Route, origin: str) -> _Prepared:
+def _prepare(each: TaskType, backend: str, route: Route, origin: str) -> _Prepared:
     names = (info.serialization_alias or name for name, info in each.fields.model_fields.items())
     headers: dict[str, Any] = {
         "lang": "py",
@@ -210,7 +214,7 @@ def _prepare(each: TaskType, route: Route, origin: str) -> _Prepared:
         task_type=each.name,
         queue=route.queue,
         headers=amqp.field_table(headers)[4:],  # without its length, which depends on the task's part
-        fields=Fields.of(each.fields),
+        fields=Fields.of(each, backend),
     )
 
 

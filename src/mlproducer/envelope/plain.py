@@ -111,6 +111,16 @@ def _fields(schema: _Schema) -> bool:
     )
 
 
+def _typed_dict(schema: _Schema) -> bool:
+    """No aliases and no defaults: the keys that it writes are those that it read. Others stay as they are, or go."""
+    return (
+        not schema.get("computed_fields")
+        and not schema["fields"].keys() & KOMBU_TYPE
+        and schema.get("config", {}).keys() <= _HARMLESS_CONFIG
+        and _json(dict.fromkeys(schema["fields"]))
+    )
+
+
 def _default(schema: _Schema) -> bool:
     if "default_factory" in schema:
         factory = schema["default_factory"]
@@ -157,6 +167,8 @@ _RULES: Final[dict[str, tuple[set[str], Callable[[_Schema], bool]]]] = {
     "model": ({"cls", "schema", "config", "custom_init", "root_model", "ref", "frozen"}, _model),
     "model-fields": ({"fields", "model_name", "computed_fields", "extra_behavior"}, _fields),
     "model-field": ({"schema", "validation_alias", "serialization_alias", "serialization_exclude", "frozen"}, _always),
+    "typed-dict": ({"fields", "cls", "cls_name", "config", "computed_fields", "extra_behavior", "ref"}, _typed_dict),
+    "typed-dict-field": ({"schema", "required"}, _always),
     "definitions": ({"schema", "definitions"}, _always),
     "definition-ref": ({"schema_ref"}, _always),
 }

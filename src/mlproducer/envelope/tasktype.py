@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from mlproducer.envelope.queues import Arguments
 from mlproducer.errors import SettingsError
 from mlproducer.task import MAX_SHORTSTR
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from pydantic import BaseModel
 
 NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.\-]{0,63}")
@@ -24,10 +24,18 @@ CELERY_NAME: Final = re.compile(r"[^\s\x00-\x1f]{1,255}")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a task goes: the name under which the worker registered the Celery task, and the queue it reads."""
+    """Where a task goes: the name under which the worker registered the Celery task, and the queue it reads.
+
+    `arguments` are those that the queue is made with, as its worker declares it (AMQP's names; `x-queue-type` among
+    them); None is a quorum queue with a delivery limit of 5. `declare=False` leaves the queue to others. `at_start`
+    makes it when the producer connects; else its first task does.
+    """
 
     celery_task: str
     queue: str
+    arguments: Arguments | None = field(default=None, hash=False)
+    declare: bool = True
+    at_start: bool = False
 
     def __post_init__(self) -> None:
         if not CELERY_NAME.fullmatch(self.celery_task):
@@ -36,6 +44,25 @@ class Route:
                 "such as `llm_service.tasks.summarize_content`"
             )
         _check_queue(self.queue)
+
+
+Payload = Mapping[str, Any]
+Path = tuple[int | str, ...]
+"""Keys and indexes, from the payload inwards."""
+
+
+class Shape(Protocol):
+    """Makes what a worker takes of what a caller gives. A type that has one also takes its backend from the payload's
+    `options.backend`.
+    """
+
+    def fill(self, payload: Payload, backend: str) -> Payload:
+        """For the fields to check. Raises: InvalidTask."""
+        ...
+
+    def given(self, payload: Payload, path: Path) -> Path:
+        """Where in what the caller gave the fault is that the fields found at `path`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +80,7 @@ class TaskType:
     routes: Mapping[str, Route] = field(hash=False)
     fields: type[BaseModel]
     preferred: str = "api"
+    shape: Shape | None = None
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):

@@ -7,6 +7,10 @@
     celery_task = "vision.tasks.classify"
     queue = "ml.vision"
 
+    queue_type = "classic"                  # how the worker declares it; without, a quorum queue
+    arguments = { x-max-priority = 5 }      # exactly these; without, a delivery limit of 5 on a quorum queue
+                                            # or `declare = false`: the queue is made by others
+
     [task_types.classify_image.fields]
     share_id = "string"                     # short for { type = "string" }: required
     content = { type = "string", min_length = 1, max_length = 8192 }
@@ -16,6 +20,8 @@
 A field has a `type` (string, integer, number, boolean, object, array, any) and may have `required`, `default`,
 `min_length`, `max_length` (characters, items or keys), `minimum`, `maximum`, `choices` and `items`. A default makes
 it optional; an optional field without one is sent as null. Nothing is converted: "5" is no integer.
+
+A queue that this file names is made when the producer connects.
 
 Fields become the keyword arguments of the Celery task. Any other field in a payload is refused.
 """
@@ -42,6 +48,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from mlproducer.envelope.queues import QueueType, queue_arguments
 from mlproducer.envelope.tasktype import Route, TaskType
 from mlproducer.errors import InvalidTask, SettingsError
 from mlproducer.values.limits import check_json
@@ -95,6 +102,9 @@ class _RouteTable(BaseModel):
 
     celery_task: str
     queue: str
+    queue_type: QueueType | None = None
+    arguments: dict[str, Any] | None = None
+    declare: bool = True
 
 
 def _spelled_out(value: object) -> object:
@@ -149,7 +159,7 @@ def _task_type(path: Path, name: str, table: _TypeTable) -> TaskType:
     routes: dict[str, Route] = {}
     for backend, route in table.routes.items():
         try:
-            routes[backend] = Route(route.celery_task, route.queue)
+            routes[backend] = _route(route)
         except SettingsError as exc:
             raise SettingsError(_at(path, (*where, "routes", backend), str(exc))) from None
     preferred = table.preferred or ("api" if "api" in routes else None)
@@ -159,6 +169,13 @@ def _task_type(path: Path, name: str, table: _TypeTable) -> TaskType:
         return TaskType(name, routes, fields, preferred or next(iter(routes)))
     except SettingsError as exc:
         raise SettingsError(_at(path, where, str(exc))) from None
+
+
+def _route(table: _RouteTable) -> Route:
+    arguments = queue_arguments(table.queue_type, table.arguments)
+    if arguments is not None and not table.declare:
+        raise SettingsError("declare = false leaves the queue to others: then queue_type and arguments say nothing")
+    return Route(table.celery_task, table.queue, arguments, table.declare, at_start=True)
 
 
 def _definition(path: Path, where: tuple[str, ...], name: str, spec: _FieldTable) -> tuple[Any, Any]:

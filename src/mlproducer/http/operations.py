@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -13,7 +14,7 @@ from mlproducer.http.describe import GUARDED, problems, success
 from mlproducer.http.holder import get_producer
 from mlproducer.http.problems import ProblemRoute
 from mlproducer.http.views import answer
-from mlproducer.status import CheckStatus, Health, Status
+from mlproducer.status import Check, CheckStatus, Status
 from mlproducer.wiring import Producer
 
 ProducerOf = Annotated[Producer, Depends(get_producer)]
@@ -38,17 +39,57 @@ async def metrics_prometheus(request: Request, producer: ProducerOf) -> Response
     return Response(content, headers={"Content-Type": media_type})
 
 
-@open_router.get("/api/ml/metrics/json")
+@dataclass(frozen=True, slots=True)
+class KnownStatus:
+    """What clients of the known service read. States are in capitals, such as CONNECTED."""
+
+    connectionState: str  # noqa: N815  # their own name, as the next ones
+    reconnectAttempts: int  # noqa: N815
+    consecutiveFailures: int  # noqa: N815
+    circuitBreakerOpen: bool  # noqa: N815
+    retryQueueSize: int  # noqa: N815
+    pendingConfirms: int  # noqa: N815
+
+
+@dataclass(frozen=True, slots=True)
+class HealthView:
+    """`Health.as_dict`. `healthy`: new tasks are confirmed directly."""
+
+    status: CheckStatus
+    healthy: bool
+    summary: str
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownHealth:
+    """`healthy`: new tasks are confirmed directly."""
+
+    healthy: bool
+    rabbitmq: KnownStatus
+
+
+@open_router.get("/api/ml/metrics/json", responses=success(200, "these, and every metric by name", KnownStatus))
 async def metrics_json(producer: ProducerOf) -> Response:
     """The same metrics, as JSON."""
     return answer(producer.metrics.json())
 
 
 @open_router.get(
+    "/api/ml/analytics/health", responses=success(200, "whether or not it is healthy: `healthy` says it", KnownHealth)
+)
+async def known_health(producer: ProducerOf) -> Response:
+    """Health in the form of the known service. `/api/ml/health` says why."""
+    document = producer.metrics.json()
+    rabbitmq = {each.name: document[each.name] for each in fields(KnownStatus)}
+    return answer({"healthy": producer.is_healthy(), "rabbitmq": rabbitmq})
+
+
+@open_router.get(
     "/api/ml/health",
     responses={
-        **success(200, "`ok`, or `degraded`: tasks are accepted, and something wants a look", Health),
-        **success(503, "`failed`: unhealthy, new tasks are refused", Health),
+        **success(200, "`ok`, or `degraded`: tasks are accepted, and something wants a look", HealthView),
+        **success(503, "`failed`: unhealthy, new tasks are refused", HealthView),
     },
 )
 async def health(producer: ProducerOf) -> Response:

@@ -22,10 +22,10 @@ _FULL: Final = "ml.summarize"
 async def message_retry(stage: Stage) -> None:
     """One queue is missing, another is full: tasks are retried, die, and are replayed when all is well."""
     book, few = stage.book, stage.scale.few
-    settings = stage.settings(**SETTINGS)
+    # A producer that may declare would make the missing queue, once a task was returned.
+    settings = stage.settings(ml_declare_topology=False, **SETTINGS)
     await whole(lambda: _fill(stage.url, settings.ml_exchange))
     async with stage.trial(settings) as trial:
-        await whole(lambda: _delete(stage.url, _UNROUTABLE))
         book.step(f"{few} tasks for a queue that does not exist, {few} for one that is full")
         await trial.burst(few, "embed_vectors")
         await trial.burst(few, "summarize_llm")
@@ -33,9 +33,7 @@ async def message_retry(stage: Stage) -> None:
         dead = await _all_settled(stage)
         reasons, attempts = await _letters(trial)
         book.step("the missing queue is made again, the full one is emptied")
-        await whole(lambda: _mend(stage.url, stage.judge))
-        trial.producer.reconnect()  # which verifies the topology and makes what is missing
-        await until(trial.producer.is_healthy, "the new connection")
+        await whole(lambda: _mend(stage.url, settings.ml_exchange, stage.judge))
         book.step(f"{len(dead)} dead letters are replayed")
         began = time.monotonic()
         back = await replay(trial, dead)
@@ -83,12 +81,10 @@ def _fill(url: str, exchange: str) -> None:
         admin.make_full_queue(_FULL, exchange, ROOM)
 
 
-def _delete(url: str, queue: str) -> None:
-    with Reader(url) as admin:
-        admin.delete(queue)
-
-
-def _mend(url: str, judge: Judge) -> None:
-    """What the full queue holds is delivered; then it goes, and the producer makes one without that limit."""
+def _mend(url: str, exchange: str, judge: Judge) -> None:
+    """What the full queue holds is delivered. One without that limit takes its place, and the missing one is made."""
     judge.take()
-    _delete(url, _FULL)
+    with Reader(url) as admin:
+        admin.delete(_FULL)
+        for queue in (_FULL, _UNROUTABLE):
+            admin.make_queue(queue, exchange)

@@ -75,9 +75,15 @@ class Reader:
     def delete(self, queue: str) -> None:
         self._call(commands.Queue.Delete(queue=queue), commands.Queue.DeleteOk)
 
+    def make_queue(self, queue: str, exchange: str) -> None:
+        """A quorum queue as the known workers make it, bound to `exchange` by its name."""
+        self._make(queue, exchange, {"x-queue-type": "quorum", "x-delivery-limit": 5})
+
     def make_full_queue(self, queue: str, exchange: str, limit: int) -> None:
         """A durable queue bound to `exchange` by its name that nacks what comes beyond `limit` messages."""
-        arguments: FieldTable = {"x-max-length": limit, "x-overflow": "reject-publish"}
+        self._make(queue, exchange, {"x-max-length": limit, "x-overflow": "reject-publish"})
+
+    def _make(self, queue: str, exchange: str, arguments: FieldTable) -> None:
         declare = commands.Exchange.Declare(exchange=exchange, exchange_type="topic", durable=True)
         self._call(declare, commands.Exchange.DeclareOk)
         self._call(commands.Queue.Declare(queue=queue, durable=True, arguments=arguments), commands.Queue.DeclareOk)

@@ -79,7 +79,7 @@ class ShareProcessor:
     @classmethod
     def from_settings(cls, publish: Publish, settings: Settings, types: TaskTypes | None = None) -> Self:
         """`types` is the producer's registry; without it, that of the settings. Raises: SettingsError."""
-        encoder = Encoder(types or _types(settings), "mlproducer", settings.ml_max_message_bytes)
+        encoder = Encoder(types or TaskTypes.chosen(settings), "mlproducer", settings.ml_max_message_bytes)
         preferences = Preferences(allow_private_media=settings.ml_allow_private_media)
         return cls(publish, preferences, check=encoder.encode)
 
@@ -137,12 +137,3 @@ class ShareProcessor:
         if len(self._recent) > self._remembered:
             self._recent.popitem(last=False)
         return receipt
-
-
-def _types(settings: Settings) -> TaskTypes:
-    types = TaskTypes.builtin(
-        preferred_llm=settings.preferred_llm_backend,
-        preferred_stt=settings.preferred_stt,
-        preferred_embedding=settings.preferred_embedding_backend,
-    )
-    return types if settings.ml_task_types is None else types.with_(TaskTypes.from_toml(settings.ml_task_types))

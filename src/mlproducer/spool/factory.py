@@ -35,7 +35,7 @@ def open_spool(url: str, *, owner: bool = True, clock: Clock | None = None) -> C
         case "redis" | "rediss":
             from mlproducer.spool.redis import RedisSpool  # noqa: PLC0415  # only who names a Redis needs its client
 
-            return RedisSpool(url)
+            return RedisSpool(url, owner=owner)
         case _:
             raise SettingsError(
                 "ML_SPOOL_URL: it must be sqlite:///path/to/file.db, postgresql://user:password@host/database, "

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
 
-from mlproducer.errors import SpoolUnavailable
+from mlproducer.errors import SpoolNotMade, SpoolUnavailable
 from mlproducer.ports import Clock
 from mlproducer.spool import sharing
 from mlproducer.spool.file_time import FileTime
@@ -156,9 +156,7 @@ def open_file(path: Path, *, owner: bool, clock: Clock) -> SqliteStore:
         try:
             path = path.resolve()  # a symbolic link's log and locks would lie beside the link
             if not owner and not path.exists():
-                raise SpoolUnavailable(
-                    f"there is no spool at {path}: is ML_SPOOL_URL or ML_DATA_DIR another one for the producer?"
-                )
+                raise _not_there(path)
             store = _open(path, opened, FileTime(clock), owner=owner)
         except exc.SQLAlchemyError as error:
             raise explain(path, error) from error
@@ -166,6 +164,14 @@ def open_file(path: Path, *, owner: bool, clock: Clock) -> SqliteStore:
             raise _unusable(path, error) from error
         opened.pop_all()
         return store
+
+
+def _not_there(path: Path) -> SpoolUnavailable:
+    words = f"there is no spool at {path}"
+    folder = next(each for each in path.parents if each.exists())
+    if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+        return SpoolNotMade(f"{words}: is ML_SPOOL_URL or ML_DATA_DIR another one for the producer?")
+    return SpoolUnavailable(f"{words}, and this user can make none: {folder} is no folder to write in. See ML_DATA_DIR")
 
 
 def _open(path: Path, opened: ExitStack, keeping: FileTime, *, owner: bool) -> SqliteStore:

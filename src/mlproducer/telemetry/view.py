@@ -119,6 +119,19 @@ def as_document(
             "slow": samples.count("listener_slow_total"),
         },
         "topology_differences": samples.count("topology_differences_total"),
+        **_known(samples),
+    }
+
+
+def _known(samples: Samples) -> Document:
+    """A part of the facts once more, under the names that clients of the known service read."""
+    return {
+        "connectionState": ConnectionState(samples.count("connection_state")).name,
+        "reconnectAttempts": samples.count("reconnect_attempts"),
+        "consecutiveFailures": samples.count("circuit_breaker_failures"),
+        "circuitBreakerOpen": samples.count("circuit_breaker_state") == BreakerState.OPEN,
+        "retryQueueSize": samples.count("retry_queue_size"),
+        "pendingConfirms": samples.count("in_flight"),
     }
 
 

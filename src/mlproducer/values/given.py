@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError, core_schema
 
 from mlproducer.errors import Fault, InvalidTask
-from mlproducer.values.convert import converted
+from mlproducer.values.convert import Path, converted
 from mlproducer.values.limits import HALF_A_PAIR, check_json, dotted
 
 T = TypeVar("T")
@@ -97,13 +97,21 @@ def _validated(validate: Callable[..., T], shape: str, *given: Any, **named: Any
     raise refusal  # as above
 
 
-def invalid(error: ValidationError, shape: str = "a JSON object", *, under: tuple[str, ...] = ()) -> InvalidTask:
-    """All faults that pydantic found, without the values; `under` is the path of what was validated."""
-    faults = [_fault(each, shape, under) for each in error.errors(include_url=False, include_input=False)]
+def invalid(
+    error: ValidationError,
+    shape: str = "a JSON object",
+    *,
+    under: tuple[str, ...] = (),
+    at: Callable[[Path], Path] = lambda path: path,
+) -> InvalidTask:
+    """All faults that pydantic found, without the values. `under` is the path of what was validated; `at` leads back
+    from a path in there to what the caller gave.
+    """
+    faults = [_fault(each, shape, under, at) for each in error.errors(include_url=False, include_input=False)]
     return InvalidTask.of(list(dict.fromkeys(faults)))
 
 
-def _fault(found: ErrorDetails, shape: str, under: tuple[str, ...]) -> Fault:
+def _fault(found: ErrorDetails, shape: str, under: tuple[str, ...], at: Callable[[Path], Path]) -> Fault:
     kind, loc = found["type"], found["loc"]
     if kind == "content":
         # Pydantic keeps a path as UTF-8, and so loses the half of a surrogate pair that may be what is wrong.
@@ -118,7 +126,7 @@ def _fault(found: ErrorDetails, shape: str, under: tuple[str, ...]) -> Fault:
         words = _CELERYS.get(str(loc[0]), words)
     if kind.startswith("datetime_"):
         words = f"{words}; give {A_MOMENT}"
-    return Fault(dotted((*under, *loc)), words)
+    return Fault(dotted((*under, *at(loc))), words)
 
 
 def _no_number(value: object) -> object:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,7 +22,7 @@ from mlproducer.blobs.claim_check import ClaimCheck
 from mlproducer.clock import SystemClock
 from mlproducer.core.budget import Limits
 from mlproducer.envelope.encode import Encoder
-from mlproducer.envelope.types import TaskType, TaskTypes
+from mlproducer.envelope.types import QueuePlan, TaskTypes
 from mlproducer.ports import Clock, Counters, CountingSpool
 from mlproducer.settings import Settings
 from mlproducer.spool import open_spool
@@ -33,18 +34,6 @@ from mlproducer.telemetry.tracing import Exemplars, Tracing
 
 _STORES: Final = {"postgres": "postgresql", "postgresql+psycopg": "postgresql", "rediss": "redis"}
 """The other schemes of `ML_SPOOL_URL` that mean the same store."""
-
-
-def registry(settings: Settings, extra: Sequence[TaskType] = ()) -> TaskTypes:
-    """The built-in task types, the user's TOML file, and those given in code. Raises: SettingsError."""
-    types = TaskTypes.builtin(
-        preferred_llm=settings.preferred_llm_backend,
-        preferred_stt=settings.preferred_stt,
-        preferred_embedding=settings.preferred_embedding_backend,
-    )
-    if settings.ml_task_types is not None:
-        types = types.with_(TaskTypes.from_toml(settings.ml_task_types))
-    return types.with_(extra)
 
 
 def encoder_for(types: TaskTypes, max_bytes: int) -> Encoder:
@@ -88,9 +77,12 @@ def analytics_for(settings: Settings, store: Counters, clock: Clock | None = Non
     return Analytics(store, clock or SystemClock(), limits)
 
 
-async def look_at_broker(settings: Settings, types: TaskTypes) -> BrokerFacts:
-    """What is at the broker, for `mlproducer doctor`; changes nothing there. Raises: BrokerError, SettingsError."""
-    return await inspect(AmqpConfig.from_settings(settings, queues_of(settings, types)))
+async def look_at_broker(settings: Settings, types: TaskTypes, *, compare: bool = False) -> BrokerFacts:
+    """What is at the broker, for `mlproducer check`, and with `compare` for `doctor`; changes nothing there.
+
+    Raises: BrokerError, SettingsError.
+    """
+    return await inspect(AmqpConfig.from_settings(settings, queues_of(settings, types)), compare=compare)
 
 
 def start_logging(settings: Settings) -> None:
@@ -116,8 +108,13 @@ def tracing_for(
     return Tracing(settings.ml_exchange, types, provider, exemplars, failed)
 
 
-def queues_of(settings: Settings, types: TaskTypes) -> tuple[str, ...]:
-    return (*types.queues, settings.ml_dlq_queue) if settings.ml_dlq_publish else types.queues
+def queues_of(settings: Settings, types: TaskTypes) -> tuple[QueuePlan, ...]:
+    """Those of the types, and that of the copies of dead letters, which the settings name."""
+    plans = {plan.name: plan for plan in types.plans}
+    if settings.ml_dlq_publish:
+        named = plans.get(settings.ml_dlq_queue, QueuePlan(settings.ml_dlq_queue))
+        plans[named.name] = replace(named, at_start=True)
+    return tuple(plans.values())
 
 
 def claim_check_for(settings: Settings) -> ClaimCheck | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlproducer.engine import Engine
-from mlproducer.envelope.types import TaskType
+from mlproducer.envelope.types import TaskType, TaskTypes
 from mlproducer.ports import Listener
 from mlproducer.settings import Settings
 from mlproducer.telemetry.metrics import Metrics
-from mlproducer.wiring.choices import registry, spool_facts
+from mlproducer.wiring.choices import spool_facts
 from mlproducer.wiring.parts import GetCredentials, Overrides, assemble
 
 
@@ -32,7 +32,7 @@ class Producer(Engine):
         overrides: Overrides | None = None,
     ) -> None:
         self.settings = settings if settings is not None else Settings.load()
-        self.task_types = registry(self.settings, task_types)
+        self.task_types = TaskTypes.chosen(self.settings, task_types)
         self.metrics = Metrics(self.task_types.names, self.task_types.queues, spool=spool_facts(self.settings))
         overrides = overrides or Overrides()
         super().__init__(assemble(self.settings, self.task_types, self.metrics, listeners, credentials, overrides))

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from mlproducer.cli.check import look
 from mlproducer.cli.quickstart.children import Program
 from mlproducer.cli.quickstart.places import Places
-from mlproducer.errors import MLProducerError
+from mlproducer.errors import BrokerError, MLProducerError
 from mlproducer.settings import DEFAULT_URL, Settings
 from mlproducer.testing.rabbitmq import PrivateRabbit, installed
 
@@ -55,9 +55,12 @@ def find_broker(settings: Settings, places: Places, say: Say, start: Start) -> F
     Raises: NoBroker, saying what to do.
     """
     say(f"looking for a broker at {', '.join(settings.broker_nodes)}")
-    status = look(settings.model_copy(update={"rabbitmq_connection_timeout": PROBE_TIMEOUT_MS}))
-    if status.connection == "connected":
-        return Found(settings.rabbitmq_url.get_secret_value(), f"RabbitMQ at {status.node}")
+    try:
+        facts = look(settings.model_copy(update={"rabbitmq_connection_timeout": PROBE_TIMEOUT_MS}))
+    except BrokerError:
+        pass  # none is there, or none that these settings may use
+    else:
+        return Found(settings.rabbitmq_url.get_secret_value(), f"RabbitMQ at {facts.node}")
     if not installed():
         _install(places, say)
     node = _node(places)

@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from mlproducer.errors import SpoolUnavailable
+from mlproducer.errors import SpoolNotMade, SpoolUnavailable
 from mlproducer.spool.migrations import m0002_indexes, m0003_shared, m0004_counters, m0005_first_due, m0006_clock
 
 FIRST: Final = 3
@@ -93,9 +93,9 @@ def check_for_visitor(found: int) -> None:
     """A visitor changes no tables, so they must be of this very version. Raises: SpoolUnavailable."""
     check(found)
     if found == 0:
-        raise SpoolUnavailable("it is no spool, or no producer has opened it yet: see ML_SPOOL_URL")
+        raise SpoolNotMade("it is no spool, or no producer has opened it yet: see ML_SPOOL_URL")
     if found < VERSION:
-        raise SpoolUnavailable(
+        raise SpoolNotMade(
             f"the spool was written by an older mlproducer (its schema is version {found}, this one needs {VERSION}): "
             "start the producer of this version once on ML_SPOOL_URL, it brings the tables up to date"
         )

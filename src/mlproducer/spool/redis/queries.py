@@ -6,6 +6,9 @@ from typing import Final
 
 from mlproducer.spool.redis.lua import EXACT, KNOWN, NOW, Script
 
+VERSION: Final = Script(("version",), "return call('GET', version)")
+"""That of the spool; nil if there is none."""
+
 FIND: Final = Script(
     ("rows", "bodies", "dead", "records", "claims", "kept"),
     KNOWN

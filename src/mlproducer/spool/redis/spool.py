@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
-from mlproducer.errors import SettingsError, SpoolUnavailable
+from mlproducer.errors import SettingsError, SpoolNotMade, SpoolUnavailable
 from mlproducer.rows import (
     LEASE_BYTES,
     Again,
@@ -63,10 +63,13 @@ class RedisSpool:
     `unsafe`), `prefix`, `timeout` (seconds), `client_name`, and `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`,
     `ssl_cert_reqs`, `ssl_check_hostname`.
 
+    `owner=False` looks, replays and purges, and makes no spool where there is none.
+
     Raises: SettingsError, for a wrong URL, or where the `redis` library is not installed.
     """
 
-    def __init__(self, url: str, *, prefix: str = "mlproducer") -> None:
+    def __init__(self, url: str, *, prefix: str = "mlproducer", owner: bool = True) -> None:
+        self._owner = owner
         self._address = Address.parse(url, prefix=prefix)
         self._link: Link = _link(self._address)
         self._counters = RedisCounters(self._link)
@@ -278,7 +281,11 @@ class RedisSpool:
             place = ["after", score, task_id]
 
     async def _adopt(self) -> None:
-        version = int(await self._link.run(changes.ADOPT, [codec.VERSION]))
+        version = int(await self._link.run(changes.ADOPT if self._owner else queries.VERSION, [codec.VERSION]) or 0)
+        if not version:
+            raise SpoolNotMade(
+                f"there is no spool at {self._address.node}, or no producer has opened it yet: see ML_SPOOL_URL"
+            )
         if version > codec.VERSION:
             raise SpoolUnavailable(
                 f"the Redis spool at {self._address.node} is of a newer mlproducer (version {version}, here "
