@@ -14,8 +14,7 @@ def open_spool(url: str, *, owner: bool = True, clock: Clock | None = None) -> C
     """The spool that `url` names; `await spool.open()` opens it. `clock` is the host's: only a store of one machine has
     its time from there.
 
-    A SQLite file has one owner, which puts and leases. `owner=False` looks at a store, replays and purges, next to
-    running producers or without one, and makes none.
+    `owner=False` looks at a store, replays and purges, next to running producers or without one, and makes none.
 
     Raises: SettingsError, naming `ML_SPOOL_URL`.
     """
