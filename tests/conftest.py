@@ -12,6 +12,7 @@ import uvloop
 from hypothesis import settings
 
 from depth import DEPTH
+from mlproducer import redact
 from mlproducer.testing.rabbitmq import PrivateRabbit
 from private_postgres import breakable_postgres, own_postgres, postgres, postgres_schema_url, postgres_url
 
@@ -46,6 +47,12 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], a
     if item.path.relative_to(HERE).as_posix().startswith(ON_EACH_LOOP):
         return LOOPS
     return {"asyncio": LOOPS["asyncio"]}
+
+
+@pytest.fixture(autouse=True)
+def _own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another test read as a password, such as `broker`, is an ordinary word in this one."""
+    monkeypatch.setattr(redact, "_known", redact._Known())
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ from mlproducer.delivery.spool_watch import SpoolWatch
 from mlproducer.delivery.stream import Refusal, Stream
 from mlproducer.envelope.encode import parse_task
 from mlproducer.ports import Spool
+from mlproducer.redact import clean
 from mlproducer.rows import Audit, DeadEntry, DeadFilter, DeadLetter, SpoolRow, WaitingEntry
 from mlproducer.status import Health, Status
 from mlproducer.task import Receipt, Task
@@ -361,6 +362,7 @@ async def _kept(run: Callable[[], Awaitable[None]]) -> None:
         try:
             await run()
         except Exception as error:  # noqa: BLE001  # see above
+            clean(error)
             said = {"message": "a loop of the producer failed, and begins again", "exception": error}
             asyncio.get_running_loop().call_exception_handler(said)
             await asyncio.sleep(BEGIN_AGAIN)

@@ -31,10 +31,13 @@ Each message says what happened, the likely cause, and the setting to change.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+from mlproducer.redact import clean, redact_text
 
 MAX_FAULTS: Final = 20
 """Faults that one error names. A vector of a million NaN is one mistake, and nobody reads a million lines."""
@@ -58,7 +61,13 @@ class ErrorType(StrEnum):
 
 
 class MLProducerError(Exception):
-    """The root of every error raised here."""
+    """The root of every error raised here. Its text holds no secret that we know of."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(redact_text(each) if isinstance(each, str) else each for each in args))
+        # The error that is handled now becomes the context of this one, and mostly its cause: a driver's text may hold
+        # the URL that it was given.
+        clean(sys.exc_info()[1])
 
 
 class RefusedTask(MLProducerError):

@@ -8,17 +8,21 @@ from __future__ import annotations
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import unquote, urlsplit
 
 from platformdirs import user_data_path
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mlproducer.errors import SettingsError
+from mlproducer.redact import remember
+from mlproducer.urls.brokers import Broker, read_brokers
+from mlproducer.urls.parts import BadUrl, read_url
 
 DEFAULT_URL = "amqp://ml:ml_password@localhost:5672/"
 MIN_KEY_LENGTH = 16
 """Characters: 64 bits of hex, beyond guessing over a network."""
+_OF_PATHS = frozenset({"sqlite", "memory", "file", "local"})
+"""Schemes that have a path and no host."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -44,7 +48,7 @@ class Settings(BaseSettings):
 
     # The broker
     rabbitmq_url: SecretStr = Field(SecretStr(DEFAULT_URL), validation_alias=_env("RABBITMQ_URL"))
-    """One URL, or several separated by commas: tried in turn."""
+    """One URL, or several separated by commas or semicolons: tried in turn. See `urls.brokers` for its parameters."""
     rabbitmq_heartbeat: Annotated[int, Field(ge=0, le=3600)] = Field(60, validation_alias=_env("RABBITMQ_HEARTBEAT"))
     """Seconds; the lower of this and the broker's wins; 0 leaves it to the broker."""
     rabbitmq_connection_timeout: Annotated[int, Field(ge=50, le=600_000)] = Field(
@@ -223,17 +227,27 @@ class Settings(BaseSettings):
     @field_validator("rabbitmq_url")
     @classmethod
     def _good_urls(cls, value: SecretStr) -> SecretStr:
-        urls = [u.strip() for u in value.get_secret_value().split(",") if u.strip()]
-        if not urls:
-            raise ValueError("needs at least one URL, such as amqp://user:password@host:5672/")
-        for url in urls:
-            try:
-                parts = urlsplit(url)
-                good = parts.scheme in {"amqp", "amqps"} and parts.hostname and parts.port != 0
-            except ValueError:
-                good = False
-            if not good:
-                raise ValueError("each URL must look like amqp[s]://user:password@host:port/vhost")
+        read_brokers(value.get_secret_value(), secure=True)  # whether it is, only all settings together can tell
+        return value
+
+    @model_validator(mode="after")
+    def _secrets_known(self) -> Self:
+        """Passwords within URLs are told by who reads those."""
+        for value in (getattr(self, name) for name in type(self).model_fields):
+            for secret in value if isinstance(value, tuple) else (value,):
+                if isinstance(secret, SecretStr) and "://" not in secret.get_secret_value():
+                    remember(secret.get_secret_value())
+        return self
+
+    @field_validator("ml_spool_url", "ml_blob_url")
+    @classmethod
+    def _good_store(cls, value: SecretStr) -> SecretStr:
+        """What would be dropped or misread; the store itself knows which parameters it takes."""
+        text = value.get_secret_value()
+        scheme = text.partition("://")[0]
+        if "://" in text and scheme.lower() not in _OF_PATHS:
+            like = f"{scheme}://user:password@host/name"
+            read_url(text, (scheme.lower(),), like=like, several_hosts=True)
         return value
 
     @model_validator(mode="after")
@@ -242,19 +256,28 @@ class Settings(BaseSettings):
             raise ValueError("RABBITMQ_SSL_CERTFILE and RABBITMQ_SSL_KEYFILE go together")
         if self.ml_drain_lease <= self.ml_confirm_timeout:
             raise ValueError("ML_DRAIN_LEASE must be longer than ML_CONFIRM_TIMEOUT")
-        if self.rabbitmq_auth == "external" and not self.rabbitmq_ssl_certfile:
-            raise ValueError("RABBITMQ_AUTH=external needs RABBITMQ_SSL_CERTFILE and RABBITMQ_SSL_KEYFILE")
+        try:
+            brokers = self.brokers
+        except BadUrl as error:
+            raise ValueError(f"RABBITMQ_URL: {error}") from None
+        for given in (broker.words for broker in brokers):
+            certificate = "certfile" in given or self.rabbitmq_ssl_certfile
+            if given.get("auth_mechanism", self.rabbitmq_auth) == "external" and not certificate:
+                raise ValueError(
+                    "RABBITMQ_AUTH=external (RABBITMQ_URL: auth_mechanism) needs RABBITMQ_SSL_CERTFILE and "
+                    "RABBITMQ_SSL_KEYFILE"
+                )
         return self
 
     @property
-    def broker_urls(self) -> tuple[str, ...]:
-        """With passwords: for the AMQP shell only, never for a log."""
-        return tuple(u.strip() for u in self.rabbitmq_url.get_secret_value().split(",") if u.strip())
+    def brokers(self) -> tuple[Broker, ...]:
+        """Each URL of `RABBITMQ_URL`, with its password: for the AMQP shell, never for a log."""
+        return read_brokers(self.rabbitmq_url.get_secret_value(), secure=self.rabbitmq_use_ssl)
 
     @property
     def broker_nodes(self) -> tuple[str, ...]:
         """`host:port` of each broker: for logs and people."""
-        return tuple(node_of(u) for u in self.broker_urls)
+        return tuple(broker.node(secure=self.rabbitmq_use_ssl) for broker in self.brokers)
 
     @property
     def spool_url(self) -> str:
@@ -263,9 +286,3 @@ class Settings(BaseSettings):
     @property
     def loopback_only(self) -> bool:
         return self.ml_host in LOOPBACK
-
-
-def node_of(url: str) -> str:
-    """`host:port` of a broker URL, without user, password and vhost."""
-    parts = urlsplit(url)
-    return f"{unquote(parts.hostname or 'localhost')}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}"

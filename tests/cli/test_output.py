@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from mlproducer.cli.output import percentile, size, span
-from mlproducer.cli.settings import masked, masked_url
+from mlproducer.cli.settings import masked
+from mlproducer.urls.parts import shown
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_nothing_has_no_percentile() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "there"),
     [
         ("amqp://ml:s3cret@host:5672/v", "amqp://ml:***@host:5672/v"),
         ("amqp://ml:p@ss@host/", "amqp://ml:***@host/"),
@@ -57,8 +58,8 @@ def test_nothing_has_no_percentile() -> None:
         ("sqlite:////data/mlproducer.db", "sqlite:////data/mlproducer.db"),
     ],
 )
-def test_a_url_is_shown_without_password_and_query(url: str, shown: str) -> None:
-    assert masked_url(url) == shown
+def test_a_url_is_shown_without_password_and_query(url: str, there: str) -> None:
+    assert shown(url) == there
 
 
 def test_secrets_are_masked_one_by_one() -> None:

@@ -170,7 +170,7 @@ async def test_no_setting_of_the_machine_reaches_a_scenario(monkeypatch: pytest.
     monkeypatch.setenv("ML_SPOOL_URL", "sqlite:////production.db")
     assert Settings.load().ml_exchange == "theirs"
     own = OwnSettings.load(rabbitmq_url="amqp://private/", ml_data_dir=tmp_path)
-    assert own.broker_urls == ("amqp://private/",)
+    assert own.broker_nodes == ("private:5672",)
     assert own.spool_url == f"sqlite:///{tmp_path / 'mlproducer.db'}"
     assert own.ml_exchange == "ml.tasks"
 

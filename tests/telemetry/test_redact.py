@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import base64
+import html
+import json
+import traceback
+from urllib.parse import quote, quote_plus
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlproducer.telemetry.redact import MASK, redact, redact_text
+from mlproducer.errors import MLProducerError, SettingsError
+from mlproducer.redact import MASK, clean, masked, redact, redact_known, redact_text, remember, remember_environment
 
 SECRET = "s3cr3t-Value"
 
@@ -106,3 +113,79 @@ _PASSWORDS = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_
 def test_no_password_of_a_url_survives(password: str, scheme: str) -> None:
     found = redact_text(f"{scheme}://user:{password}@host.example/vhost")
     assert found == f"{scheme}://user:{MASK}@host.example/vhost"
+
+
+KNOWN = "k\u00e9y/with#a?lot & 'more'"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        KNOWN,
+        quote(KNOWN),
+        quote(KNOWN, safe=""),
+        quote_plus(KNOWN),
+        quote(KNOWN, safe="").replace("%2F", "%2f").replace("%3F", "%3f").replace("%C3%A9", "%c3%a9"),
+        json.dumps(KNOWN)[1:-1],
+        repr(KNOWN)[1:-1],
+        html.escape(KNOWN),
+        base64.b64encode(KNOWN.encode()).decode(),
+    ],
+)
+def test_a_known_secret_is_masked_in_each_form_that_it_travels_in(form: str) -> None:
+    remember(KNOWN)
+    assert redact_text(f"it said: {form}!") == f"it said: {MASK}!"
+    assert redact_known(f"<{form}>") == f"<{MASK}>"
+    assert masked({"status": [f"<{form}>", 1, None]}) == {"status": [f"<{MASK}>", 1, None]}
+
+
+def test_short_words_and_the_placeholder_of_our_own_hints_stay() -> None:
+    remember("guest", "password", "", None)
+    assert redact_text("wrong user or password: guest") == "wrong user or password: guest"
+    hint = "it must look like postgresql://user:password@host:5432/database"
+    assert redact_text(hint) == hint
+
+
+def test_secrets_of_the_environment_are_known_by_their_names() -> None:
+    remember_environment({"AWS_SECRET_ACCESS_KEY": "aws-very-secret", "AWS_REGION": "eu-central-1"})
+    assert redact_text("aws-very-secret of eu-central-1") == f"{MASK} of eu-central-1"
+
+
+def test_an_error_of_ours_holds_no_secret_and_neither_does_what_it_came_from() -> None:
+    remember(SECRET)
+    with pytest.raises(MLProducerError) as caught:
+        _fail()
+    error: BaseException | None = caught.value
+    told = "".join(traceback.format_exception(error))
+    assert "RuntimeError" in told
+    while error is not None:
+        told += f"{error} {error!r} {error.args}"
+        error = error.__context__
+    assert SECRET not in told
+    assert MASK in told
+
+
+def _fail() -> None:
+    try:
+        try:
+            int(f"bad dsn {SECRET}")
+        except ValueError as inner:
+            raise RuntimeError("driver", f"postgresql://u:{SECRET}-x@h") from inner
+    except RuntimeError as driver:
+        raise SettingsError(f"ML_SPOOL_URL: {driver}") from driver
+
+
+def test_an_error_that_cannot_be_masked_is_not_told() -> None:
+    class StubbornError(Exception):
+        def __str__(self) -> str:
+            return SECRET
+
+    remember(SECRET)
+    outer = RuntimeError("outer")
+    outer.__cause__ = outer.__context__ = StubbornError()
+    clean(outer)
+    assert outer.__cause__ is outer.__context__ is None
+
+
+def test_a_quoted_password_with_blanks_is_masked_whole() -> None:
+    assert redact_text("host=h password='two words' user=u") == f"host=h password='{MASK}' user=u"

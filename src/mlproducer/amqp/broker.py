@@ -47,9 +47,10 @@ class AmqpBroker:
         endpoint = self._endpoint
         connection: Connection | None = None
         try:
-            async with asyncio.timeout(self._config.connection_timeout):
+            config = self._config.of(endpoint)
+            async with asyncio.timeout(config.connection_timeout):
                 login = await self._credentials(endpoint)
-                connection = await Connection.open(endpoint, self._config, login, self._ended, self._blocked_changed)
+                connection = await Connection.open(endpoint, config, login, self._ended, self._blocked_changed)
                 self._first_use.ready = await self._topology.verify(connection)
                 channel = await self._open_publishing(connection)
         except BaseException as exc:

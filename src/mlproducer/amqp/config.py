@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Self
-from urllib.parse import unquote, urlsplit
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
 
 from mlproducer.envelope.queues import QueuePlan
 from mlproducer.errors import SettingsError
+from mlproducer.redact import remember
 from mlproducer.settings import Settings
-
-PLAIN_PORT = 5672
-TLS_PORT = 5671
+from mlproducer.urls.brokers import PLAIN_PORT, TLS_PORT, Broker
+from mlproducer.urls.parts import Host
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,9 @@ class Credentials:
 
     user: str
     password: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        remember(self.password)
 
 
 GetCredentials = Callable[[], Awaitable[Credentials]]
@@ -36,10 +39,14 @@ class Endpoint:
     vhost: str
     credentials: Credentials
     tls: ssl.SSLContext | None = field(repr=False)
+    server_name: str | None = None
+    """What to ask for in TLS and to find in the certificate, where that is not the host."""
+    own: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `AmqpConfig` that are otherwise for this broker, from its URL."""
 
     @property
     def node(self) -> str:
-        return f"{self.host}:{self.port}"
+        return Host(self.host, self.port).shown(self.port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,13 @@ class AmqpConfig:
     connection_timeout: float = 10.0
     check_timeout: float = 5.0
     frame_max: int = 131_072
+    channel_max: int = 65_535
+    """A channel number is two octets on the wire."""
     get_credentials: GetCredentials | None = field(default=None, repr=False)
+
+    def of(self, endpoint: Endpoint) -> AmqpConfig:
+        """With what the endpoint's own URL says."""
+        return replace(self, **endpoint.own)
 
     @classmethod
     def from_settings(
@@ -63,7 +76,7 @@ class AmqpConfig:
     ) -> Self:
         """Raises: SettingsError, if a certificate file cannot be used."""
         return cls(
-            endpoints=tuple(_endpoint(url, settings) for url in settings.broker_urls),
+            endpoints=tuple(_endpoint(broker, settings) for broker in settings.brokers),
             exchange=settings.ml_exchange,
             queues=queues,
             declare=settings.ml_declare_topology,
@@ -75,34 +88,46 @@ class AmqpConfig:
         )
 
 
-def _endpoint(url: str, settings: Settings) -> Endpoint:
-    parts = urlsplit(url)
-    secure = parts.scheme == "amqps" or settings.rabbitmq_use_ssl
+def _endpoint(broker: Broker, settings: Settings) -> Endpoint:
+    secure = broker.secure or settings.rabbitmq_use_ssl
+    login, given = broker.url, broker.words
+    user, password = ("guest" if part is None else part for part in (login.user, login.password))
+    own: dict[str, Any] = {name: value for name, value in broker.numbers.items() if name != "connection_timeout"}
+    if "connection_timeout" in broker.numbers:
+        own["connection_timeout"] = broker.numbers["connection_timeout"] / 1000
+    if "auth_mechanism" in given:
+        own["mechanism"] = given["auth_mechanism"].upper()
     return Endpoint(
-        host=unquote(parts.hostname or "localhost"),
-        port=parts.port or (TLS_PORT if secure else PLAIN_PORT),
-        # The AMQP URI scheme: no path, or a single slash, is the default virtual host.
-        vhost=unquote(parts.path[1:]) or "/",
-        credentials=Credentials(unquote(parts.username or "guest"), unquote(parts.password or "guest")),
-        tls=_tls(settings) if secure else None,
+        host=login.host.name,
+        port=login.host.port or (TLS_PORT if secure else PLAIN_PORT),
+        vhost=broker.vhost,
+        credentials=Credentials(user, password),
+        tls=_tls(settings, given) if secure else None,
+        server_name=given.get("server_name_indication"),
+        own=own,
     )
 
 
-def _tls(settings: Settings) -> ssl.SSLContext:
-    """Peers are verified (RABBITMQ_SSL_CACERT, or the system's authorities) unless RABBITMQ_VERIFY_PEER=false."""
-    authority = settings.rabbitmq_ssl_cacert
+def _tls(settings: Settings, given: Mapping[str, str]) -> ssl.SSLContext:
+    """Peers are verified (RABBITMQ_SSL_CACERT, or the system's authorities) unless RABBITMQ_VERIFY_PEER=false; what the
+    URL gives goes before the settings.
+    """
+    authority = given.get("cacertfile", settings.rabbitmq_ssl_cacert)
     try:
         context = ssl.create_default_context(cafile=None if authority is None else str(authority))
     except (OSError, ssl.SSLError) as exc:
-        raise SettingsError(f"RABBITMQ_SSL_CACERT: {authority} cannot be used: {exc}") from exc
-    if not settings.rabbitmq_verify_peer:
+        name = "RABBITMQ_URL: cacertfile" if "cacertfile" in given else "RABBITMQ_SSL_CACERT"
+        raise SettingsError(f"{name}: {authority} cannot be used: {exc}") from exc
+    if not (given["verify"] == "verify_peer" if "verify" in given else settings.rabbitmq_verify_peer):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    if settings.rabbitmq_ssl_certfile is not None:
+    certificate, key = settings.rabbitmq_ssl_certfile, settings.rabbitmq_ssl_keyfile
+    name = "RABBITMQ_SSL_CERTFILE, RABBITMQ_SSL_KEYFILE"
+    if "certfile" in given:
+        certificate, key, name = Path(given["certfile"]), Path(given["keyfile"]), "RABBITMQ_URL: certfile, keyfile"
+    if certificate is not None:
         try:
-            context.load_cert_chain(settings.rabbitmq_ssl_certfile, settings.rabbitmq_ssl_keyfile)
+            context.load_cert_chain(certificate, key)
         except (OSError, ssl.SSLError) as exc:
-            raise SettingsError(
-                f"RABBITMQ_SSL_CERTFILE, RABBITMQ_SSL_KEYFILE: {settings.rabbitmq_ssl_certfile} cannot be used: {exc}"
-            ) from exc
+            raise SettingsError(f"{name}: {certificate} cannot be used: {exc}") from exc
     return context

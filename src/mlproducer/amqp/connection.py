@@ -32,9 +32,6 @@ CLIENT: Final[FieldTable] = {
         "exchange_exchange_bindings": True,
     },
 }
-MAX_CHANNELS: Final = 65_535
-"""A channel number is two octets on the wire."""
-
 C = TypeVar("C", bound=Channel)
 T = TypeVar("T")
 
@@ -58,7 +55,7 @@ class Connection:
         self._start: asyncio.Future[commands.Connection.Start] = asyncio.get_running_loop().create_future()
         self._tune: asyncio.Future[commands.Connection.Tune] = asyncio.get_running_loop().create_future()
         self._wire = Wire(self, endpoint.node, config.frame_max)
-        self._channel_max = MAX_CHANNELS
+        self._channel_max = config.channel_max
         self._last_number = 0
         self._free_numbers: deque[int] = deque()
         self._goodbyes: set[asyncio.Task[None]] = set()
@@ -84,7 +81,7 @@ class Connection:
                 endpoint.host,
                 endpoint.port,
                 ssl=endpoint.tls,
-                server_hostname=endpoint.host if endpoint.tls is not None else None,
+                server_hostname=(endpoint.server_name or endpoint.host) if endpoint.tls is not None else None,
             )
             await connection._handshake(credentials)
         except BaseException:
@@ -262,7 +259,7 @@ class Connection:
             tune = await self._tune
         except ConnectionLost as error:
             raise silent_end(error, self.endpoint.node, "login") from None
-        self._channel_max = _lower(MAX_CHANNELS, tune.channel_max or 0)
+        self._channel_max = _lower(self._config.channel_max, tune.channel_max or 0)
         frame_max = _lower(self._config.frame_max, tune.frame_max or 0)
         beat = _lower(self._config.heartbeat, tune.heartbeat or 0)
         self._control.send(commands.Connection.TuneOk(self._channel_max, frame_max, beat))

@@ -43,9 +43,10 @@ async def inspect(config: AmqpConfig, *, compare: bool) -> BrokerFacts:
     for endpoint in config.endpoints:
         connection: Connection | None = None
         try:
-            async with asyncio.timeout(config.connection_timeout):
+            own = config.of(endpoint)
+            async with asyncio.timeout(own.connection_timeout):
                 login = await _login(config, endpoint.credentials)
-                connection = await Connection.open(endpoint, config, login, lambda _, __: None, alarm)
+                connection = await Connection.open(endpoint, own, login, lambda _, __: None, alarm)
                 facts = await _look(connection, config, compare=compare)
                 return replace(facts, blocked=blocked)
         except Exception as exc:  # noqa: BLE001  # `connect_failed` has words for each kind

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
 
 from mlproducer.blobs.port import FRESH, Blob
 from mlproducer.envelope.reference import is_key
 from mlproducer.errors import BlobStoreUnavailable, NotFound, SettingsError
+from mlproducer.redact import redact_text, remember_environment
+from mlproducer.urls.parts import Url
 
-_WHOLE: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss"})
+WHOLE: Final = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss"})
 """Object stores: a put appears whole or not at all. Elsewhere a blob is written under another name and moved."""
 _INCOMING: Final = "incoming"
 _SHOWN: Final = 200
@@ -22,26 +24,25 @@ _SHOWN: Final = 200
 class RemoteBlobs:
     """A `BlobStore` at an fsspec URL such as `s3://bucket/prefix`. Credentials come from the environment, as the
     store's own library reads them (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL` …), and never from the URL of a message.
+    `parts` is the URL, read.
 
     `timeout` is in seconds, for each step of a request, where the library can be told one.
 
     Raises: SettingsError, if the library for the URL is not installed.
     """
 
-    def __init__(self, url: str, *, timeout: float) -> None:
-        self._url = url
-        parts = urlsplit(url)
-        self._secret = parts.password
-        self._shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
-        self._whole = parts.scheme in _WHOLE
+    def __init__(self, url: str, parts: Url, *, timeout: float) -> None:
+        remember_environment(os.environ)
+        self._shown = f"{parts.scheme}://{parts.host.shown(None)}{parts.path}"
+        self._whole = parts.scheme in WHOLE
         try:
             from fsspec.core import url_to_fs  # type: ignore[import-untyped]  # noqa: PLC0415  # an optional dependency
 
             self._fs: Any
             self._fs, root = url_to_fs(url, **_options(parts.scheme, timeout))
-        except (ImportError, ValueError) as error:
+        except Exception as error:  # some connect here, and each has its own kinds of errors
             raise SettingsError(
-                f"ML_BLOB_URL: {parts.scheme}:// cannot be used ({error}): "
+                f"ML_BLOB_URL: {parts.scheme}:// cannot be used ({_said(error)}): "
                 "pip install 'mlproducer[blobs]', and the fsspec library of that store"
             ) from error
         self._root = str(root).rstrip("/")
@@ -124,15 +125,14 @@ class RemoteBlobs:
             raise
         except Exception as error:
             raise BlobStoreUnavailable(
-                f"the blob store {self._shown} cannot be {what} ({self._said(error)}): does it answer, does the bucket "
+                f"the blob store {self._shown} cannot be {what} ({_said(error)}): does it answer, does the bucket "
                 "exist, and may these credentials use it? See ML_BLOB_URL"
             ) from error
 
-    def _said(self, error: Exception) -> str:
-        text = f"{type(error).__name__}: {error}"
-        for secret in {self._secret, unquote(self._secret or "")} - {None, ""}:
-            text = text.replace(str(secret), "***")
-        return text[:_SHOWN].encode("unicode_escape").decode()
+
+def _said(error: Exception) -> str:
+    # Redacted first: of a secret that was cut in two, nobody would know the half that is left.
+    return redact_text(f"{type(error).__name__}: {error}")[:_SHOWN].encode("unicode_escape").decode()
 
 
 def _options(scheme: str, timeout: float) -> dict[str, Any]:

@@ -5,16 +5,18 @@ Exit codes: 0 done; 1 something failed or was refused; 2 a wrong option or setti
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TextIO, cast
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
-from mlproducer.cli.output import ExitCode, fail
+from mlproducer.cli.output import ExitCode, Redacting, fail
 from mlproducer.errors import MLProducerError, SettingsError
+from mlproducer.redact import redact_known, redact_text
 
 COMMANDS: Final = {
     "quickstart": "Start a broker (if none answers), the service and a real worker, and send real texts through all of "
@@ -105,4 +107,7 @@ for _name, _line in COMMANDS.items():
 
 
 def main() -> None:
+    # What goes past `cli.output`: a traceback of something nobody thought of, a warning, a thread's last words.
+    sys.stdout = cast("TextIO", Redacting(sys.stdout, redact_known))  # the results may hold words of the user's own
+    sys.stderr = cast("TextIO", Redacting(sys.stderr, redact_text))
     app()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, TextIO
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from mlproducer.redact import masked, redact_known, redact_text
 
 PLAIN_WIDTH: Final = 160
 """Columns of a table in a pipe or a file, where nobody's window sets a limit."""
@@ -49,16 +51,17 @@ class Output:
     def say(self, text: str) -> None:
         """One line for people; nothing if a program is reading. Rich markup is understood."""
         if not self.as_json:
-            self.screen.print(text, soft_wrap=True)
+            self.screen.print(redact_known(text), soft_wrap=True)
 
     def note(self, text: str, *, style: str = "") -> None:
         """One line on stderr, printed as it is."""
-        self.notes.print(Text(text, style=style), soft_wrap=True)
+        self.notes.print(Text(redact_text(text), style=style), soft_wrap=True)
 
     def data(self, value: object) -> None:
         """One JSON document on one line, only with `--json`."""
         if self.as_json:
-            print(json.dumps(value, ensure_ascii=False, default=str), file=self.screen.file, flush=True)
+            line = json.dumps(masked(value), ensure_ascii=False, default=lambda each: redact_known(str(each)))
+            print(line, file=self.screen.file, flush=True)
 
     def table(
         self,
@@ -82,11 +85,30 @@ class Output:
             room -= max(widest, len(column)) + _BETWEEN
         table.add_column(columns[-1], overflow="fold")
         for row in rows:
-            *first, rest = (Text(str(cell)) for cell in row)
+            *first, rest = (Text(redact_known(str(cell))) for cell in row)
             if last == "ellipsis":
                 rest.truncate(max(_LEAST, room - _BETWEEN), overflow="ellipsis")
             table.add_row(*first, rest)
         self.screen.print(table)
+
+
+class Redacting:
+    """A stream whose text is passed through `redact`; else the stream itself."""
+
+    def __init__(self, stream: TextIO, redact: Callable[[str], str]) -> None:
+        self._stream = stream
+        self._redact = redact
+
+    def write(self, text: str) -> int:
+        self._stream.write(self._redact(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # whatever a stream has
+        return getattr(self._stream, name)
 
 
 def output(*, as_json: bool = False) -> Output:

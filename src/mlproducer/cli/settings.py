@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, SecretStr
 
 from mlproducer.cli.output import JsonOption, output
 from mlproducer.settings import Settings
+from mlproducer.urls.parts import shown
 
 
 class Row(NamedTuple):
@@ -36,23 +36,14 @@ def masked(value: object) -> object:
     """What may be shown of a value: URLs without their password, other secrets not at all."""
     match value:
         case SecretStr():
-            urls = [url.strip() for url in value.get_secret_value().split(",") if url.strip()]
-            return ",".join(masked_url(url) if "://" in url else "***" for url in urls)
+            text = value.get_secret_value()
+            return shown(text) if "://" in text or text.startswith("/") else text and "***"
         case tuple():
             return [masked(item) for item in value]
         case bool() | int() | float() | None:
             return value
         case _:
             return str(value)
-
-
-def masked_url(url: str) -> str:
-    """The URL with neither password nor query, for people and logs."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    name, colon, _ = user.partition(":")
-    query = "?***" if parts.query else ""
-    return f"{parts.scheme}://{name}{':***' if colon else ''}{at}{host}{parts.path}{query}"
 
 
 def _shown(value: object) -> str:

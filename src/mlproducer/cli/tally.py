@@ -13,11 +13,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from mlproducer.cli.lines import Line
 from mlproducer.cli.output import Output, plural
-from mlproducer.cli.settings import masked_url
 from mlproducer.errors import Fault, InvalidTask, MLProducerError
 from mlproducer.events import Event, TaskDeadLettered
 from mlproducer.settings import Settings
 from mlproducer.task import Receipt
+from mlproducer.urls.parts import shown
 
 _EVERY: Final = 5.0
 """Seconds between the lines of a progress that nobody watches."""
@@ -133,7 +133,7 @@ class Tally:
         if self.died:
             self.out.note(f"{plural(self.died, 'task')} went to the dead letter queue: see mlproducer dlq list")
         if self.left:
-            where = f" at {masked_url(settings.spool_url)}" if settings else ""
+            where = f" at {shown(settings.spool_url)}" if settings else ""
             self.out.note(
                 f"{plural(self.left, 'task')} wait{'s' if self.left == 1 else ''} in the spool{where}; "
                 "a running service, or the next publish, sends them"

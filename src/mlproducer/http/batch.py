@@ -32,6 +32,7 @@ from mlproducer.errors import InvalidTask, MLProducerError, NotAccepting, TaskTo
 from mlproducer.http.body import lines, until
 from mlproducer.http.problems import UNEXPECTED, AnswersUnread, Problem, problem_of
 from mlproducer.http.views import receipt_view
+from mlproducer.redact import masked
 from mlproducer.task import Receipt, Task
 from mlproducer.wiring import Producer
 
@@ -57,7 +58,7 @@ class Answers:
         while len(self._held) >= ANSWERS_HELD and not self.opened:
             self._room.clear()
             await self._room.wait()
-        self._held.append(to_json(content) + b"\n")
+        self._held.append(to_json(masked(content)) + b"\n")
         self._bell.set()
 
     def end(self) -> None:

@@ -30,6 +30,7 @@ from mlproducer.http.describe import GUARDED, body, either, problems, success
 from mlproducer.http.holder import get_producer, get_stopping
 from mlproducer.http.problems import UNEXPECTED, InvalidRequest, Problem, ProblemRoute, problem_of
 from mlproducer.http.views import answer
+from mlproducer.redact import masked
 from mlproducer.rows import DeadFilter
 from mlproducer.task import Identifier
 from mlproducer.wiring import Producer
@@ -245,4 +246,4 @@ def _progress(step: Step) -> dict[str, int]:
 
 
 def _line(content: dict[str, Any]) -> bytes:
-    return to_json(content) + b"\n"
+    return to_json(masked(content)) + b"\n"

@@ -36,6 +36,7 @@ from mlproducer.errors import (
     WrongLoop,
 )
 from mlproducer.http.tracing import in_trace_of
+from mlproducer.redact import masked
 from mlproducer.shares.processor import ShareIncomplete
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -134,7 +135,8 @@ class Problem:
             found["errors"] = [{"field": fault.field, "problem": fault.problem} for fault in self.faults]
         if self.retry_after is not None:
             found["retry_after"] = self.retry_after
-        return {**found, **(self.more or {})}
+        shown: dict[str, object] = masked({**found, **(self.more or {})})
+        return shown
 
     def response(self) -> Response:
         headers = {}

@@ -7,14 +7,15 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import Response
-from pydantic_core import to_json
+from pydantic_core import to_json, to_jsonable_python
 
+from mlproducer.redact import masked
 from mlproducer.shares.processor import ShareReceipt
 from mlproducer.task import Receipt
 
 
 def answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(to_json(content), status, headers, "application/json")
+    return Response(to_json(masked(to_jsonable_python(content))), status, headers, "application/json")
 
 
 def receipt_view(receipt: Receipt) -> dict[str, Any]:

@@ -19,6 +19,8 @@ def open_spool(url: str, *, owner: bool = True, clock: Clock | None = None) -> C
     Raises: SettingsError, naming `ML_SPOOL_URL`.
     """
     scheme, _, rest = url.partition("://")
+    if scheme in {"sqlite", "memory"} and "?" in rest:
+        raise SettingsError(f"ML_SPOOL_URL: {scheme}:// takes no parameters, and a file's path (ML_DATA_DIR) has no ?")
     match scheme:
         case "sqlite" if rest == "/:memory:":
             raise SettingsError(
@@ -27,7 +29,7 @@ def open_spool(url: str, *, owner: bool = True, clock: Clock | None = None) -> C
         case "sqlite" if rest.startswith("/") and len(rest) > 1:
             # As in SQLAlchemy's URLs: three slashes before a relative path, four before an absolute one.
             return SqliteSpool(Path(rest[1:]), owner=owner, clock=clock)
-        case "memory":
+        case "memory" if not rest:
             return MemorySpool(clock)
         case "postgresql" | "postgres" | "postgresql+psycopg":
             return PostgresSpool(url, owner=owner)

@@ -20,15 +20,17 @@ import socket
 import threading
 import zlib
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
 
 from mlproducer.errors import SettingsError, SpoolUnavailable
 from mlproducer.spool.migrations import VERSION, check_for_visitor, migrate, version_of
 from mlproducer.spool.store_time import ServerTime
+from mlproducer.urls.parts import BadUrl, Host, decoded, read_url
 
 DEFAULT_TIMEOUT: Final = 10.0
+_PORT: Final = 5432
 SLOTS: Final = 64
 """Rows of the totals: enough that few of a handful of writers share one."""
 
@@ -72,7 +74,7 @@ class Address:
 
     def __str__(self) -> str:
         host = self.url.host or str(self.url.query.get("host", "localhost"))
-        return f"postgresql://{host}:{self.url.port or 5432}/{self.url.database or ''}"
+        return f"postgresql://{host}:{self.url.port or _PORT}/{self.url.database or ''}"
 
     @property
     def libpq(self) -> dict[str, Any]:
@@ -100,16 +102,44 @@ def parse(url: str) -> Address:
         raise SettingsError(
             "ML_SPOOL_URL: postgresql:// needs the driver psycopg 3: pip install 'mlproducer[postgresql]'"
         ) from None
+    like = "postgresql://user:password@host:5432/database?timeout=10 (in seconds)"
     try:
-        parts = make_url(url)
-        timeout = float(cast("str", parts.query.get("timeout", DEFAULT_TIMEOUT)))
-    except (exc.ArgumentError, ValueError, TypeError):
-        parts, timeout = None, 0.0
-    if parts is None or not 0 < timeout <= 3600:  # noqa: PLR2004  # an hour
-        raise SettingsError(
-            "ML_SPOOL_URL: it must look like postgresql://user:password@host:5432/database?timeout=10 (in seconds)"
-        )
-    return Address(parts.set(drivername="postgresql+psycopg").difference_update_query(["timeout"]), timeout)
+        parts = read_url(url, ("postgresql", "postgres", "postgresql+psycopg"), like=like, several_hosts=True)
+        given = dict(parts.parameters((*_libpq_names(), "timeout"), several=("host", "port")))
+        database = decoded(parts.path[1:], "path")
+    except BadUrl as error:
+        raise SettingsError(f"ML_SPOOL_URL: {error}") from None
+    timeout = _seconds(given.pop("timeout", str(DEFAULT_TIMEOUT)))
+    query: dict[str, tuple[str, ...] | str] = {
+        name: tuple(value for each, value in parts.query if each == name) if name in {"host", "port"} else given[name]
+        for name in given
+    }
+    if len(parts.hosts) > 1:
+        query["host"] = tuple(host.shown(_PORT) for host in parts.hosts)
+    one = parts.host if len(parts.hosts) == 1 else Host("")
+    return Address(
+        URL.create(
+            "postgresql+psycopg", parts.user, parts.password, one.name or None, one.port, database or None, query
+        ),
+        timeout,
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:  # noqa: PLR2004  # an hour
+        raise SettingsError("ML_SPOOL_URL: `timeout` is seconds, more than 0 and up to 3600")
+    return seconds
+
+
+def _libpq_names() -> frozenset[str]:
+    """What may be in the query: libpq's own keywords, of the version that is installed."""
+    from psycopg.pq import Conninfo  # noqa: PLC0415  # as above
+
+    return frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
 
 
 class _Sockets:

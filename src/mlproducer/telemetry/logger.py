@@ -17,7 +17,7 @@ import structlog
 from opentelemetry.trace import format_span_id, format_trace_id, get_current_span
 from structlog.typing import EventDict
 
-from mlproducer.telemetry.redact import redact, redact_text
+from mlproducer.redact import clean, redact, redact_text
 
 LOGGER: Final = "mlproducer"
 _FACTS: Final = "mlproducer_facts"
@@ -39,7 +39,7 @@ def event_logger(name: str = LOGGER) -> structlog.stdlib.BoundLogger:
 
 
 def redact_event(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """A structlog processor: see `telemetry.redact`. Usable in an application's own chain too."""
+    """A structlog processor: see `redact`. Usable in an application's own chain too."""
     return {key: value if key == "exc_info" else redact(value, key) for key, value in event.items()}
 
 
@@ -63,6 +63,7 @@ def _to_record(_logger: object, _method: str, event: EventDict) -> tuple[tuple[s
     words = " ".join(f"{key}={_shown(value)}" for key, value in rest.items())
     kwargs: dict[str, Any] = {"extra": {_FACTS: {"event": text, **rest}}}
     if exc_info:
+        clean(exc_info if isinstance(exc_info, BaseException) else sys.exc_info()[1])  # for handlers that are not ours
         kwargs["exc_info"] = exc_info
     return (f"{text} {words}".rstrip(),), kwargs
 

@@ -47,9 +47,9 @@ from mlproducer.envelope.types import TaskTypes
 from mlproducer.events import ConnectionChanged, ConnectionState, Event
 from mlproducer.outcome import Confirmed, NotSent, Outcome, Returned, Unsure
 from mlproducer.ports import Settle
+from mlproducer.redact import redact_text
 from mlproducer.rows import Lease, SpoolRow
 from mlproducer.task import Envelope, Task
-from mlproducer.telemetry.redact import redact_text
 
 SCHEMA: Final = "https://opentelemetry.io/schemas/1.40.0"
 LOOK_EVERY: Final = 1.0

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from opentelemetry.trace import TracerProvider
 
@@ -23,6 +22,7 @@ from mlproducer.clock import SystemClock
 from mlproducer.core.budget import Limits
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import QueuePlan, TaskTypes
+from mlproducer.errors import SettingsError
 from mlproducer.ports import Clock, Counters, CountingSpool
 from mlproducer.settings import Settings
 from mlproducer.spool import open_spool
@@ -31,6 +31,7 @@ from mlproducer.telemetry.books import SpoolFacts
 from mlproducer.telemetry.exporting import start_exporting
 from mlproducer.telemetry.logs import configure_logging
 from mlproducer.telemetry.tracing import Exemplars, Tracing
+from mlproducer.urls.parts import BadUrl, read_url
 
 _STORES: Final = {"postgres": "postgresql", "postgresql+psycopg": "postgresql", "rediss": "redis"}
 """The other schemes of `ML_SPOOL_URL` that mean the same store."""
@@ -48,12 +49,12 @@ def spool_for(settings: Settings, *, owner: bool = True, clock: Clock | None = N
 
 def spool_facts(settings: Settings) -> SpoolFacts:
     """What the metrics tell of the spool. Its name is a digest of where it is: neither address nor password."""
-    url = urlsplit(settings.spool_url)
-    store = _STORES.get(url.scheme, url.scheme)
+    scheme, _, rest = settings.spool_url.partition("://")
+    store = _STORES.get(scheme, scheme)
     shared = store in {"postgresql", "redis"}
     # The same path of a file on another machine is another spool.
-    path = str(Path(url.path[1:]).resolve()) if store == "sqlite" else url.path
-    where = (url.hostname, url.port, path) if shared else (socket.gethostname(), path)
+    path = str(Path(rest[1:]).resolve()) if store == "sqlite" else rest
+    where = _places(settings.spool_url, scheme) if shared else (socket.gethostname(), path)
     return SpoolFacts(
         store,
         shared,
@@ -63,6 +64,15 @@ def spool_facts(settings: Settings) -> SpoolFacts:
         settings.ml_spool_max_age,
         may_be_shared=store == "sqlite",
     )
+
+
+def _places(url: str, scheme: str) -> tuple[object, ...]:
+    """Hosts, ports and database. Raises: SettingsError."""
+    try:
+        read = read_url(url, (scheme,), like=f"{scheme}://host/name", several_hosts=True)
+    except BadUrl as error:
+        raise SettingsError(f"ML_SPOOL_URL: {error}") from None
+    return (*(part for host in read.hosts for part in (host.name.lower() or None, host.port)), read.path)
 
 
 def blobs_for(settings: Settings) -> BlobStore | None:

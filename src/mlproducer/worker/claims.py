@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from mlproducer.errors import SettingsError
+from mlproducer.urls.parts import BadUrl, read_url
+
+_LIKE: Final = "it must be redis://host:port/number, rediss://…, sqlite:////path or postgresql://…"
+_OF_REDIS: Final = (
+    *("db", "client_name", "protocol", "max_connections", "health_check_interval"),
+    *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "retry_on_timeout"),
+    *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"),
+)
+"""Of redis-py's `from_url`; another one would end the first task with a TypeError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,8 @@ def open_claims(url: str) -> ClaimStore:
     Raises: SettingsError, naming `ML_ONCE_URL`.
     """
     scheme = url.partition("://")[0]
+    if not url.startswith("sqlite://"):  # a path may have any character
+        check_url(url, scheme)
     match scheme.partition("+")[0]:
         case "redis" | "rediss" | "unix":
             from mlproducer.worker.redis_claims import RedisClaims  # noqa: PLC0415  # an optional dependency
@@ -67,6 +78,14 @@ def open_claims(url: str) -> ClaimStore:
 
             return SqlClaims(url)
         case _:
-            raise SettingsError(
-                "ML_ONCE_URL: it must be redis://host:port/number, rediss://…, sqlite:////path or postgresql://…"
-            )
+            raise SettingsError(f"ML_ONCE_URL: {_LIKE}")
+
+
+def check_url(url: str, scheme: str) -> None:
+    """What the clients of the stores would drop or misread is refused. Raises: SettingsError, naming `ML_ONCE_URL`."""
+    try:
+        read = read_url(url, (scheme.lower(),), like=_LIKE)
+        if scheme in {"redis", "rediss", "unix"}:
+            read.parameters(_OF_REDIS)
+    except BadUrl as error:
+        raise SettingsError(f"ML_ONCE_URL: {error}") from None

@@ -17,11 +17,12 @@ from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import astuple
-from pydantic_core import to_json
+from pydantic_core import to_json, to_jsonable_python
 
 from mlproducer.delivery.views import dead_view, waiting_view
 from mlproducer.errors import NotAccepting, SpoolUnavailable
 from mlproducer.http.console.verdict import Level, Verdict, verdict
+from mlproducer.redact import masked
 from mlproducer.rows import WaitingEntry
 from mlproducer.wiring import Producer
 
@@ -224,7 +225,8 @@ def _is_trouble(row: WaitingEntry) -> bool:
 
 def _event(name: str, content: object) -> bytes:
     """JSON has no raw line ends, so one line of data is the whole."""
-    return b"event: " + name.encode() + b"\ndata: " + to_json(content, fallback=_plain) + b"\n\n"
+    data = to_json(masked(to_jsonable_python(content, fallback=_plain)))
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
 
 
 def _plain(value: object) -> object:

@@ -7,14 +7,16 @@ Our own reading of it, so that no option reaches the client library that the spo
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 from mlproducer.errors import SettingsError
+from mlproducer.urls.parts import BadUrl, Host, read_url
 
 _PORT: Final = 6379
+_LIKE: Final = "redis://[user:password@]host:port/db, or rediss:// for TLS"
 _PREFIX: Final = re.compile(r"[!-z|~]{1,64}")
 """Printable ASCII without blanks and braces: the braces around it are the hash tag of Redis Cluster."""
 
@@ -53,30 +55,25 @@ class Address:
     @property
     def node(self) -> str:
         """As errors and logs may show it: never a password."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return Host(self.host, self.port).shown(self.port)
 
     @classmethod
     def parse(cls, url: str, *, prefix: str) -> Address:
         """`prefix` is what holds where the URL has no `?prefix=`. Raises: SettingsError, naming `ML_SPOOL_URL`."""
         try:
-            parts = urlsplit(url)
-            port = parts.port or _PORT
-        except ValueError as error:  # its words may quote the URL, and with it the password
-            raise _wrong("it is no URL: is there an unescaped / or @ in the password?") from error.with_traceback(None)
-        if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-            raise _wrong("it must be redis://[user:password@]host:port/db, or rediss:// for TLS")
-        given = dict(parse_qsl(parts.query, keep_blank_values=True))
-        tls = parts.scheme == "rediss"
-        for name in given:
-            if name not in _OPTIONS and not (tls and name in _TLS):
-                raise _wrong(f"there is no option {name!r}; there are {', '.join(_OPTIONS + (_TLS if tls else ()))}")
+            parts = read_url(url, ("redis", "rediss"), like=_LIKE)
+            tls = parts.scheme == "rediss"
+            given = parts.parameters(_OPTIONS + (_TLS if tls else ()))
+        except BadUrl as error:
+            raise _wrong(str(error)) from None
+        if not parts.host.name:
+            raise _wrong(f"it names no host; it must be {_LIKE}")
         return cls(
-            parts.hostname,
-            port,
+            parts.host.name,
+            parts.host.port or _PORT,
             _db(parts.path),
-            unquote(parts.username) if parts.username else None,
-            unquote(parts.password) if parts.password else None,
+            parts.user or None,
+            parts.password or None,
             _prefix(given.get("prefix", prefix)),
             _persistence(given.get("persistence", Persistence.AOF)),
             _seconds(given.get("timeout", "5")),
@@ -85,11 +82,11 @@ class Address:
 
 
 def _db(path: str) -> int:
-    text = path.strip("/")
+    text = path.removeprefix("/")
     if not text:
         return 0
-    if not text.isdecimal():
-        raise _wrong(f"the part after the host is the number of the database, not {text!r}")
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise _wrong("the part after the host is the number of the database")
     return int(text)
 
 
@@ -116,7 +113,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _client_options(given: dict[str, str], *, tls: bool) -> dict[str, Any]:
+def _client_options(given: Mapping[str, str], *, tls: bool) -> dict[str, Any]:
     options: dict[str, Any] = {"client_name": given.get("client_name", "mlproducer")}
     if tls:
         options |= {name: given[name] for name in _TLS_FILES if name in given}
