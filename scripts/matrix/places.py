@@ -21,6 +21,8 @@ VAR: Final = CHECKOUT / "var" / "matrix"
 _SERVERS: Final = ("rabbitmq-server", "redis-server", "postgresql", "prometheus", "chromium", "curl")
 """As in the Makefile."""
 PACKAGES: Final = (*_SERVERS, "python3-full", "make", "git", "ca-certificates")
+_BUILD: Final = ("hatchling", "editables")
+"""As requirements/build.txt: a test builds a wheel without a network."""
 MACHINE_LIKE: Final = ("etc", "opt", "var", "usr")
 """What is laid over the machine's for `make test`, whose steps ask the root's package manager."""
 
@@ -59,7 +61,7 @@ def root(release: str) -> Path:
 
 def environment(python: str, versions: Versions) -> Environment:
     """With this Python, mlproducer and its tools in these versions. Raises: Missing."""
-    wanted = [f"-e{CHECKOUT}[{','.join(_extras())}]", "--group", f"{CHECKOUT / 'pyproject.toml'}:dev"]
+    wanted = [f"-e{CHECKOUT}[{','.join(_extras())}]", "--group", f"{CHECKOUT / 'pyproject.toml'}:dev", *_BUILD]
     if versions == "newest":
         return _environment(python, versions, ["--upgrade", *wanted])
     lowest = VAR / f"lowest-{python}.txt"

@@ -257,6 +257,19 @@ async def test_a_mechanism_that_is_not_offered_is_named_with_its_setting() -> No
             await link.broker.connect()
 
 
+@pytest.mark.parametrize(("frame_max", "blamed"), [(4_096, True), (131_072, False)])
+async def test_a_broker_that_ends_the_connection_over_its_own_small_frames_is_told_so(
+    frame_max: int,
+    blamed: bool,  # noqa: FBT001  # the fact itself
+) -> None:
+    peer = Peer(tune=commands.Connection.Tune(0, frame_max, 0), hangs_up=True)
+    async with linked(peer, connect=False) as link:
+        with pytest.raises(BrokerError) as ended:
+            await link.broker.connect()
+    assert ("frame_max is 4,096 bytes" in str(ended.value)) is blamed
+    assert ("8,192" in str(ended.value)) is blamed
+
+
 async def test_a_refused_login_does_not_show_the_password() -> None:
     peer = Peer(refuse=commands.Connection.Close(403, "ACCESS_REFUSED - Login was refused", 0, 0))
     async with linked(peer, connect=False) as link:

@@ -52,6 +52,8 @@ class Peer:
     silent: bool = False
     writer: asyncio.StreamWriter | None = None
     refuse: base.Frame | None = None
+    hangs_up: bool = False
+    """After the tuning it ends the connection without a word."""
     port: int = 0
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     _tags: dict[int, int] = field(default_factory=dict)
@@ -120,7 +122,7 @@ class Peer:
             case commands.Connection.TuneOk() | commands.Connection.CloseOk() | commands.Channel.CloseOk():
                 pass
             case commands.Connection.Open():
-                self.send(0, commands.Connection.OpenOk())
+                self._opened()
             case commands.Basic.Publish():
                 self._tags[channel] = self._tags.get(channel, 0) + 1
                 self.published.append(Published(channel, self._tags[channel], "", b""))
@@ -135,6 +137,11 @@ class Peer:
                 self._asked(channel, value)
             case _:
                 pass
+
+    def _opened(self) -> None:
+        if self.hangs_up:
+            raise ConnectionError
+        self.send(0, commands.Connection.OpenOk())
 
     def _asked(self, channel: int, method: base.Frame) -> None:
         self.methods.append((channel, method))

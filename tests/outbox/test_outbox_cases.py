@@ -186,10 +186,12 @@ class TestConnectionsOfTheUsersOwnKind:
         assert ids_in(url) == ["a"]
         engine.dispose()
 
-    @pytest.mark.parametrize("thing", [create_engine("sqlite://"), object(), sqlite3.connect(":memory:").cursor()])
-    def test_what_is_no_connection_is_named_and_refused(self, thing: Any) -> None:
-        with pytest.raises(TypeError, match="is no connection that the outbox knows"):
-            OUTBOX.add(thing, task())
+    def test_what_is_no_connection_is_named_and_refused(self) -> None:
+        with closing(sqlite3.connect(":memory:")) as connection:
+            things: list[Any] = [create_engine("sqlite://"), object(), connection.cursor()]
+            for thing in things:
+                with pytest.raises(TypeError, match="is no connection that the outbox knows"):
+                    OUTBOX.add(thing, task())
         with pytest.raises(TypeError, match="is no Engine"):
             OUTBOX.create_tables("sqlite://")  # type: ignore[call-overload]
 

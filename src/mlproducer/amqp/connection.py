@@ -14,7 +14,7 @@ from pamqp.common import FieldTable
 
 from mlproducer.amqp.channel import Channel
 from mlproducer.amqp.config import AmqpConfig, Credentials, Endpoint
-from mlproducer.amqp.faults import ChannelClosed, closed_by_broker, not_amqp, silent_end
+from mlproducer.amqp.faults import ChannelClosed, after_tuning, closed_by_broker, not_amqp, silent_end
 from mlproducer.amqp.publishing import PublishingChannel
 from mlproducer.amqp.wire import Wire
 from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost, ErrorType
@@ -265,7 +265,11 @@ class Connection:
         self._control.send(commands.Connection.TuneOk(self._channel_max, frame_max, beat))
         self._wire.frame_max = frame_max
         self._wire.start_heartbeats(beat)
-        await self._control.call(commands.Connection.Open(virtual_host=self.endpoint.vhost), commands.Connection.OpenOk)
+        opening = commands.Connection.Open(virtual_host=self.endpoint.vhost)
+        try:
+            await self._control.call(opening, commands.Connection.OpenOk)
+        except ConnectionLost as error:
+            raise after_tuning(error, self.endpoint.node, frame_max) from None
 
 
 def _lower(ours: int, theirs: int) -> int:

@@ -16,6 +16,9 @@ PRECONDITION_FAILED: Final = 406
 CONNECTION_FORCED: Final = 320
 NOT_ALLOWED: Final = 530
 
+LEAST_FRAME: Final = 8_192
+"""Bytes of a frame: with less, RabbitMQ from 4.1 on ends the connection, and tells only its log why."""
+
 _CERTIFICATES: Final = {
     CertificateFault.AUTHORITY: "RABBITMQ_SSL_CACERT names the authority to trust",
     CertificateFault.NAME: "The host in RABBITMQ_URL must be a name in the certificate",
@@ -132,6 +135,18 @@ def silent_end(error: ConnectionLost, node: str, stage: Literal["greeting", "log
                 f"{node}: it closed the connection at the login without a word, as old brokers do for a wrong user or "
                 "password: see RABBITMQ_URL"
             )
+
+
+def after_tuning(error: ConnectionLost, node: str, frame_max: int) -> BrokerError:
+    """The error for a connection that ended as its virtual host was opened, with no limit of ours left to agree on."""
+    if error.error_type is not ErrorType.LOST or frame_max >= LEAST_FRAME:
+        return error
+    return BrokerRefused(
+        f"{node}: it closed the connection after the login without a word. Its frame_max is {frame_max:,} bytes, and "
+        f"RabbitMQ 4.1 and newer take none below {LEAST_FRAME:,}: set frame_max in its rabbitmq.conf, best to the "
+        "default of 131,072",
+        error_type=ErrorType.PROTOCOL,
+    )
 
 
 def _all_refused(exc: OSError) -> bool:

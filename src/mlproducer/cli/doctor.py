@@ -13,6 +13,7 @@ from rich.markup import escape
 from mlproducer.cli.findings import Finding, Verdict, of_exchange, of_login, of_queues, of_size, of_types
 from mlproducer.cli.output import ExitCode, JsonOption, Output, output, plural
 from mlproducer.cli.output import size as size_of
+from mlproducer.cli.releases import of_release
 from mlproducer.cli.store import looking_at
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import TaskTypes
@@ -73,6 +74,8 @@ async def _examine(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("broker", Verdict.FAILED, str(error), "tasks would wait in the spool until it answers")
     else:
         yield Finding("broker", Verdict.OK, f"{facts.product} {facts.version} at {facts.node}")
+        for finding in of_release(facts):
+            yield finding
         yield of_exchange(facts, settings)
         for finding in of_queues(facts, settings):
             yield finding

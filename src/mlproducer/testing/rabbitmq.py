@@ -39,7 +39,7 @@ _ERLANG: Final = "usr/lib/erlang/lib"
 
 _EPMD: Final = "/usr/bin/epmd"
 
-_START_SECONDS: Final = 60.0
+_START_SECONDS: Final = 120.0  # RabbitMQ 4.3 on a loaded machine
 _STOP_SECONDS: Final = 30.0
 
 

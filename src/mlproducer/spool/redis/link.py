@@ -110,7 +110,7 @@ class Link:
         self._client = cluster
         # The constructor has no argument for it. Nodes found later are made from the former, the first from the latter.
         cluster.connection_kwargs["redis_connect_func"] = self._look
-        for node in cluster.startup_nodes:
+        for node in cluster.nodes_manager.startup_nodes.values():
             node.connection_kwargs["redis_connect_func"] = self._look
         await cluster.initialize()
 
