@@ -21,6 +21,7 @@ from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.health import HealthCheck
 from mlproducer.delivery.home import Home
+from mlproducer.delivery.leaving import Leaving
 from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.operations import Operations
 from mlproducer.delivery.pipeline import Pipeline, publish_one
@@ -58,6 +59,7 @@ class Parts:
     health: HealthCheck
     gauges: Gauges
     operations: Operations
+    leaving: Leaving
     counting: Counting
     analytics: Analytics
     results: Results
@@ -78,6 +80,7 @@ class Engine:
         self._home = Home()
         self._loops: list[asyncio.Task[None]] = []
         self._started = False
+        self._stopping: asyncio.Task[None] | None = None
 
     @property
     def _parts(self) -> Parts:
@@ -123,17 +126,29 @@ class Engine:
         self._loops = [loop.create_task(_kept(part.run), context=Context()) for part in looping]
 
     async def stop(self) -> None:
-        """Accept nothing more, give what is in flight its time, spool the rest, close everything.
+        """Accept nothing more, give what is in flight its time, publish what was spooled, close everything.
 
-        In order: new calls are refused; calls under way may settle until the shutdown timeout; then the link is
-        closed, which makes what is left `Unsure`, so those calls commit to the spool and return `spooled`.
+        In order: new calls are refused; calls under way may settle, and what this producer spooled and is due is
+        published, until the shutdown timeout and as far as the link allows; then the link is closed, which makes what
+        is left `Unsure`, so those calls commit to the spool and return `spooled`. What stays in the spool is said.
+
+        Called twice, both wait for the same stop; who is cancelled leaves it going on.
         """
         parts = self._parts
-        if not self._loops:
+        if not self._started:
             return
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop(parts), context=Context())
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self, parts: Parts) -> None:
+        now = asyncio.get_running_loop().time
+        end = now() + parts.shutdown_timeout
         parts.pipeline.close()
-        parts.drain.stop()
         await self._idle(parts.shutdown_timeout)
+        await parts.leaving.drain(end - now(), ours=True)
+        parts.drain.stop()
+        obstacle = parts.leaving.obstacle()
         await parts.link.stop()
         parts.guard.stop()
         await self._idle(parts.confirm_timeout)
@@ -144,17 +159,21 @@ class Engine:
         await asyncio.gather(*loops, return_exceptions=True)
         await parts.pipeline.stop()
         await parts.counting.stop(parts.confirm_timeout)
+        await parts.leaving.say(obstacle)
         await parts.spool.close()
         self._home.leave()
 
     async def connected(self, timeout: float) -> bool:  # noqa: ASYNC109  # one wait, no more
         """Wait until the first connect has succeeded or failed, at most `timeout` seconds; True if it is up."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._parts.link.settled.wait()
-        except TimeoutError:
-            pass
+        await self._parts.link.opening.wait(timeout)
         return self.is_healthy()
+
+    async def drained(self, timeout: float) -> bool:  # noqa: ASYNC109  # a deadline over many short waits
+        """Wait until nothing that is due waits in the spool, whoever put it there; at most `timeout` seconds.
+
+        True if it came to that; False as soon as it cannot, because there is no link or the broker takes nothing.
+        """
+        return await self._parts.leaving.drain(timeout, ours=False)
 
     async def publish(self, task: Task, *, timeout: float | None = None) -> Receipt:  # noqa: ASYNC109  # see publish_one
         """Accept one task and return its receipt: `confirmed` or `spooled`, and nothing else.

@@ -215,6 +215,16 @@ class QueueMeasured(Struct, frozen=True, gc=False):
     depth: int
 
 
+class TasksLeft(Struct, frozen=True, gc=False):
+    """A producer stopped, and `count` tasks that it spooled stay in the spool. `durable`: another one finds them there;
+    else they are gone with the process.
+    """
+
+    count: int
+    reason: str
+    durable: bool = True
+
+
 CallbackKind = Literal["listener", "progress", "tracing"]
 """Whose code it was: the values of `ml_producer_listener_errors_total{callback}`."""
 
@@ -267,6 +277,7 @@ Event = (
     | SpoolMeasured
     | FlightMeasured
     | QueueMeasured
+    | TasksLeft
     | CallbackFailed
     | CallbackSlow
 )

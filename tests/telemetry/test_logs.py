@@ -40,6 +40,7 @@ from mlproducer.events import (
     TaskDeadLettered,
     TaskRefused,
     TaskRetried,
+    TasksLeft,
     TaskSpooled,
     TasksPurged,
     TasksReplayed,
@@ -103,6 +104,7 @@ OTHER_LINES: list[tuple[Event, str]] = [
     (SpoolChanged(available=False, text="disk full"), "error"),
     (SpoolChanged(available=True, lasted=2.5), "info"),
     (TopologyDiffers("ml.embed", "x-queue-type differs"), "warning"),
+    (TasksLeft(3, "not connected"), "warning"),
     (CallbackFailed("listener", "app.listen", "KeyError", "gone", "Traceback: here"), "error"),
     (CallbackSlow("app.listen", "TaskConfirmed", 0.3, first=True), "warning"),
 ]

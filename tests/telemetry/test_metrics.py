@@ -35,6 +35,7 @@ from mlproducer.events import (
     TaskDeadLettered,
     TaskRefused,
     TaskRetried,
+    TasksLeft,
     TaskSpooled,
     TasksPurged,
     TasksReplayed,
@@ -165,6 +166,7 @@ EXAMPLES: dict[type[Event], Event] = {
         SpoolMeasured(12, 3_456, 7.5, 2),
         FlightMeasured(11, 4, 6),
         QueueMeasured("ml.embed", 42),
+        TasksLeft(3, "not connected"),
         CallbackFailed("listener", "app.listen", "KeyError", "gone"),
         CallbackSlow("app.listen", "TaskConfirmed", 0.3),
     )
@@ -195,6 +197,7 @@ CHANGES: dict[type[Event], tuple[str, dict[str, str], float]] = {
     SpoolMeasured: ("retry_queue_size", {}, 12),
     FlightMeasured: ("in_flight", {}, 11),
     QueueMeasured: ("queue_depth", {"queue_name": "ml.embed"}, 42),
+    TasksLeft: ("tasks_left", {}, 3),
     CallbackFailed: ("listener_errors_total", {"callback": "listener"}, 1),
     CallbackSlow: ("listener_slow_total", {}, 1),
 }

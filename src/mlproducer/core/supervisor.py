@@ -8,6 +8,10 @@ breaker that half-opens) gives one attempt. An operator's `ReconnectAsked` start
 may come too late, each with its reason; they change nothing. Every other pair is a bug in the shell: it raises
 `IllegalEvent` and changes nothing either.
 
+Two things are asked of it besides. `opening`: the first connect of its life is under way, so that a publish may wait
+for it. `promising`: it is worth a moment's wait, because the link is up, or because the attempt that is under way or
+comes next is the first of its cycle. With several hosts, both go on until each had its attempt.
+
 Between a StopAsked and the end a connect may still come up. It is closed once more: closing twice is harmless, a link
 that nobody closes is not.
 """
@@ -217,6 +221,9 @@ _CONNECTION_STATE: Final = {
     _S.CLOSED: ConnectionState.CLOSED,
 }
 
+_UP: Final = frozenset({_S.CONNECTED, _S.RECONNECTING})
+_ON_ITS_WAY: Final = frozenset({_S.CONNECTING, _S.WAITING})
+
 
 @dataclass(frozen=True, slots=True)
 class _Cycle:
@@ -229,9 +236,11 @@ class _Cycle:
 class Supervisor:
     """Feed it events, perform the effects it answers with, in order."""
 
-    def __init__(self, backoff: Backoff, max_attempts: int) -> None:
+    def __init__(self, backoff: Backoff, max_attempts: int, hosts: int = 1) -> None:
         self._backoff = backoff
         self._max_attempts = max_attempts
+        self._hosts = hosts
+        self._was_opening = True
         self._state = SupervisorState.IDLE
         self._cycle = _Cycle()
 
@@ -251,6 +260,20 @@ class Supervisor:
         """Failed attempts in this cycle, slow probes included."""
         return self._cycle.failures
 
+    @property
+    def opening(self) -> bool:
+        """The first connect is under way: no host has answered yet, and not all were tried."""
+        return self._was_opening and self._trying
+
+    @property
+    def promising(self) -> bool:
+        """The link is up or may be in a moment; False once each host had its attempt in this cycle."""
+        return self._state in _UP or self._trying
+
+    @property
+    def _trying(self) -> bool:
+        return self._state in _ON_ITS_WAY and self._cycle.failures < self._hosts
+
     def on(self, event: Event, rand: float) -> tuple[Effect, ...]:
         """Take one event; `rand` in [0, 1) is the jitter of a wait that may begin. Raises: IllegalEvent."""
         if (self._state, type(event)) in _TOO_LATE:
@@ -265,6 +288,7 @@ class Supervisor:
             cycle = replace(cycle, waits=cycle.waits + 1)
         effects += self._on_entry(after, cycle, rand)
         self._state, self._cycle = after, cycle
+        self._was_opening = self._was_opening and (self._trying or after is SupervisorState.IDLE)
         return effects
 
     def _counted(self, count: Count) -> _Cycle:

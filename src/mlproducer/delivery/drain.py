@@ -117,6 +117,8 @@ class Drain:
         self._stopping = asyncio.Event()
         self._jobs: set[asyncio.Task[None]] = set()
         self._sweep_at = 0.0
+        self.dry = False
+        """The last look found nothing due, none of ours was under way, and nothing was said to be due since."""
         self._turned_at = clock.monotonic()
 
     @property
@@ -130,6 +132,7 @@ class Drain:
 
     def wake(self) -> None:
         """Something may be due."""
+        self.dry = False
         self._wake.set()
 
     def connected(self) -> None:
@@ -178,6 +181,7 @@ class Drain:
         until = self._clock.monotonic() + self._times.lease
         leases = await self._spool.lease(room, hold=self._times.lease)
         if not leases:
+            self.dry = not self._jobs
             return self._times.poll
         await self._start(leases, until)
         return 0.0

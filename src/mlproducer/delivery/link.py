@@ -39,6 +39,27 @@ from mlproducer.events import (
 from mlproducer.ports import Broker, Clock, Listener
 
 
+class Opening:
+    """The first connect of a producer's life. `under_way` is at hand, because each publish asks."""
+
+    def __init__(self) -> None:
+        self.under_way = False
+        self._over = asyncio.Event()
+
+    def follow(self, *, under_way: bool) -> None:
+        self.under_way = under_way
+        if not under_way:
+            self._over.set()
+
+    async def wait(self, limit: float) -> None:
+        """Until it has succeeded or failed, at most `limit` seconds."""
+        try:
+            async with asyncio.timeout(limit):
+                await self._over.wait()
+        except TimeoutError:
+            pass
+
+
 class LinkKeeper:
     """Owns the supervisor and is the only one that opens or closes the broker's link."""
 
@@ -63,8 +84,7 @@ class LinkKeeper:
         self._told = ConnectionState.DISCONNECTED
         self._closed = asyncio.Event()
         self.last_error = ""
-        self.settled = asyncio.Event()
-        """Set once the first connect has succeeded or failed: `check` and the quickstart wait for it."""
+        self.opening = Opening()
 
     @property
     def state(self) -> SupervisorState:
@@ -74,6 +94,11 @@ class LinkKeeper:
     def attempts(self) -> int:
         """Failed attempts in this reconnect cycle."""
         return self._supervisor.attempts
+
+    @property
+    def promising(self) -> bool:
+        """See `Supervisor.promising`."""
+        return self._supervisor.promising
 
     def start(self) -> None:
         self._on(Started())
@@ -116,6 +141,7 @@ class LinkKeeper:
         # it could not be stopped, and would be set after the reconnect.
         for effect in effects:
             self._perform(effect)
+        self.opening.follow(under_way=self._supervisor.opening)
         if self._supervisor.state is SupervisorState.CLOSED:
             self._closed.set()
         self._tell_state()
@@ -167,7 +193,6 @@ class LinkKeeper:
         """A connect must not end without a word: the supervisor waits for it. One whose words did not come was
         cancelled by the application's code within it (its credentials), or failed as nobody thought of.
         """
-        self.settled.set()
         if job is not self._opening or self._supervisor.state is not SupervisorState.CONNECTING:
             return
         error = None if job.cancelled() else job.exception()

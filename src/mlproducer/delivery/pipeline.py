@@ -21,6 +21,7 @@ from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.claims import Claims
 from mlproducer.delivery.drain import Drain
 from mlproducer.delivery.intake import Intake
+from mlproducer.delivery.link import Opening
 from mlproducer.delivery.receipts import Accepting, ReceiptBook
 from mlproducer.delivery.traces import CallTrace, Tracer
 from mlproducer.delivery.verdicts import Verdicts
@@ -75,6 +76,7 @@ class Pipeline:
         intake: Intake,
         book: ReceiptBook,
         drain: Drain,
+        opening: Opening,
         clock: Clock,
         tell: Listener,
         tracer: Tracer,
@@ -91,6 +93,7 @@ class Pipeline:
         self._intake = intake
         self._book = book
         self._drain = drain
+        self._opening = opening
         self._clock = clock
         self._tell = tell
         self._tracer = tracer
@@ -244,6 +247,8 @@ class Pipeline:
                 if known is not None:
                     return known
                 accepting.hurried = True
+            if self._opening.under_way:
+                await self._first_connect(accepting)
             outcome = self.hopeless(accepting) or await _direct(self, accepting)
         if type(outcome) is Confirmed and accepting.claim is None:
             return self.confirmed(accepting)
@@ -253,6 +258,18 @@ class Pipeline:
         now = self._clock.now()
         await self._claims.confirmed(accepting, now)
         return self.confirmed(accepting, now)
+
+    @property
+    def opening(self) -> bool:
+        """The first connect is under way: `conclude` waits for it."""
+        return self._opening.under_way
+
+    async def _first_connect(self, accepting: Accepting) -> None:
+        """A script publishes as soon as it has a producer: spooled, its task would wait for a producer that may never
+        come. The broker still has its full time: see `Accepting.hurried`.
+        """
+        await self._opening.wait(self.left(accepting.deadline))
+        accepting.hurried = True
 
     def abandon(self, accepting: Accepting) -> None:
         """The caller is gone or was refused: no receipt, so not accepted. Does nothing to one that got its receipt."""

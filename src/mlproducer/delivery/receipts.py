@@ -55,6 +55,7 @@ class Accepting(Struct, eq=False):
 # nothing but strings and numbers is let go by the cyclic collector, which would else walk a hundred thousand receipts.
 _Known = tuple[str, str, float, float | None, int, str | None, float | None, int]
 _STATE: Final = 1
+_NEXT_AT: Final = 6
 _DIGEST: Final = 7
 
 
@@ -174,6 +175,15 @@ class ReceiptBook:
             return None
         task_type, state, accepted_at, confirmed_at, attempts, reason, next_at, _ = known
         return Receipt(task_id, task_type, TaskState(state), accepted_at, confirmed_at, attempts, reason, next_at)
+
+    def spooled(self) -> list[str]:
+        """The tasks that this process spooled and that nobody here published since. A walk over all that is known."""
+        return [task_id for task_id, known in self._settled.items() if known[_STATE] == TaskState.SPOOLED]
+
+    def due_at(self, task_id: str) -> float | None:
+        """When a task that waits in the spool is published next, in Unix seconds; None if it does not wait."""
+        known = self._settled.get(task_id)
+        return known[_NEXT_AT] if known is not None and known[_STATE] == TaskState.SPOOLED else None
 
     def update(self, receipt: Receipt) -> None:
         """A remembered task moved on."""

@@ -22,6 +22,7 @@ from mlproducer.events import (
     SpoolChanged,
     SpoolFailed,
     SpoolMeasured,
+    TasksLeft,
     TopologyDiffers,
 )
 from mlproducer.telemetry.cells import Board
@@ -110,6 +111,9 @@ class StoreMetrics:
             "retry_queue_oldest_age_seconds", "Since the task that is late for longest was first due."
         )
         self._dead = board.gauge("dlq_size", "Dead letters that are kept.")
+        self._left = board.gauge(
+            "tasks_left", "Tasks that this producer spooled and that stayed in the spool when it stopped."
+        )
         self._failed = board.counter("spool_errors", "Times that the spool could not be read or written.")
         self._unavailable = board.gauge(
             "spool_unavailable", "1 from when a call met a spool that fails until it works."
@@ -133,6 +137,9 @@ class StoreMetrics:
 
     def clock_jumped(self, event: ClockJumped) -> None:
         self._jumps[event.clock].inc()
+
+    def left(self, event: TasksLeft) -> None:
+        self._left.set(event.count)
 
     def spool_failed(self, _event: SpoolFailed) -> None:
         self._failed.inc()

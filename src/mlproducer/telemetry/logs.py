@@ -47,6 +47,7 @@ from mlproducer.events import (
     TaskDeadLettered,
     TaskRefused,
     TaskRetried,
+    TasksLeft,
     TaskSpooled,
     TasksPurged,
     TasksReplayed,
@@ -104,6 +105,7 @@ class LogListener:
             ConfirmsTimedOut: self._timed_out,
             HealthChecked: self._health,
             SpoolFailed: lambda e: self._log.error("the spool failed; it is tried again", text=e.text),
+            TasksLeft: self._left,
             SpoolChanged: self._spool_changed,
             ClockJumped: self._clock_jumped,
             TopologyDiffers: self._topology,
@@ -220,6 +222,10 @@ class LogListener:
 
     def _topology(self, event: TopologyDiffers) -> None:
         self._log.warning("broker has it with other arguments; publishing goes on", name=event.name, text=event.text)
+
+    def _left(self, event: TasksLeft) -> None:
+        what = "the next producer on it or `mlproducer drain` publishes them" if event.durable else "they are gone"
+        self._log.warning(f"tasks stay in the spool; {what}", count=event.count, reason=event.reason)
 
     def _callback_failed(self, event: CallbackFailed) -> None:
         if event.traceback:  # one of its kind was said

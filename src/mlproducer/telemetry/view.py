@@ -111,6 +111,7 @@ def as_document(
             "bytes": samples.count("retry_queue_bytes"),
             "oldest_age_seconds": samples.value(f"{_PREFIX}retry_queue_oldest_age_seconds"),
             "errors": samples.count("spool_errors_total"),
+            "left": samples.count("tasks_left"),
         },
         "dlq": {"size": samples.count("dlq_size")},
         "queues": samples.counts("queue_depth", "queue_name"),

@@ -31,7 +31,8 @@ from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.health import HealthCheck
 from mlproducer.delivery.intake import Intake
-from mlproducer.delivery.link import LinkKeeper
+from mlproducer.delivery.leaving import Leaving
+from mlproducer.delivery.link import LinkKeeper, Opening
 from mlproducer.delivery.operations import LastConfirm, Operations
 from mlproducer.delivery.pipeline import Pipeline
 from mlproducer.delivery.receipts import ReceiptBook
@@ -132,6 +133,7 @@ def assemble(
         health=inner.health,
         gauges=inner.gauges,
         operations=inner.operations,
+        leaving=inner.leaving,
         counting=counting,
         analytics=analytics_for(settings, counters, clock),
         results=results,
@@ -151,6 +153,7 @@ class _Inner:
     health: HealthCheck
     gauges: Gauges
     operations: Operations
+    leaving: Leaving
 
 
 def _inner(out: _Outside, last_confirm: LastConfirm) -> _Inner:
@@ -162,7 +165,7 @@ def _inner(out: _Outside, last_confirm: LastConfirm) -> _Inner:
     window = Window(settings.ml_max_in_flight, settings.ml_max_in_flight_bytes)
     attempts = Attempts(broker, guard, clock, tell, window)
     reconnect = Backoff(settings.ml_reconnect_first, settings.ml_reconnect_cap, settings.ml_reconnect_jitter)
-    supervisor = Supervisor(reconnect, settings.ml_reconnect_attempts)
+    supervisor = Supervisor(reconnect, settings.ml_reconnect_attempts, len(settings.broker_urls))
     link = LinkKeeper(broker, supervisor, guard, clock, tell, out.knot.connected)
     health = HealthCheck(broker, link, clock, tell, settings.ml_health_interval)
     gauges = Gauges(broker, out.spool, link, guard, clock, tell)
@@ -171,7 +174,7 @@ def _inner(out: _Outside, last_confirm: LastConfirm) -> _Inner:
     drain = _drain(out, guard, attempts, verdicts)
     intake = _intake(out, gauges)
     book = ReceiptBook(settings.ml_receipts_kept)
-    pipeline = _pipeline(out, attempts, verdicts, intake, book, drain)
+    pipeline = _pipeline(out, attempts, verdicts, intake, book, drain, link.opening)
     checks = Checks(
         broker=broker,
         link=link,
@@ -199,8 +202,19 @@ def _inner(out: _Outside, last_confirm: LastConfirm) -> _Inner:
         last_confirm=last_confirm,
         ready_connected=settings.ml_ready_when == "connected",
     )
+    leaving = Leaving(
+        broker=broker,
+        link=link,
+        guard=guard,
+        drain=drain,
+        gauges=gauges,
+        book=book,
+        clock=clock,
+        tell=tell,
+        durable=not settings.spool_url.startswith("memory:"),
+    )
     out.knot.tie(link, drain, pipeline)
-    return _Inner(guard, link, pipeline, drain, health, gauges, operations)
+    return _Inner(guard, link, pipeline, drain, health, gauges, operations, leaving)
 
 
 def _drain(out: _Outside, guard: Guard, attempts: Attempts, verdicts: Verdicts) -> Drain:
@@ -243,7 +257,13 @@ def _intake(out: _Outside, gauges: Gauges) -> Intake:
 
 
 def _pipeline(
-    out: _Outside, attempts: Attempts, verdicts: Verdicts, intake: Intake, book: ReceiptBook, drain: Drain
+    out: _Outside,
+    attempts: Attempts,
+    verdicts: Verdicts,
+    intake: Intake,
+    book: ReceiptBook,
+    drain: Drain,
+    opening: Opening,
 ) -> Pipeline:
     settings = out.settings
     claim_check = claim_check_for(settings)
@@ -259,6 +279,7 @@ def _pipeline(
         intake=intake,
         book=book,
         drain=drain,
+        opening=opening,
         clock=out.clock,
         tell=out.tell,
         tracer=out.tracing,

@@ -1,0 +1,104 @@
+"""What a producer that is about to end does with what waits in its spool: publish it while it can, and say what stays.
+
+A script publishes and ends. What it had to spool (its deadline was short, the connection broke) should not wait for a
+producer that may never come. So the drain goes on for as long as it may get somewhere:
+
+    nothing of ours is due any more            done; a task with an eta of next week is not waited for
+    the drain looked and found nothing due     done; another process of the same spool has the rest
+    no link that promises to come, the broker  it cannot get anywhere. A link that was just lost has one attempt; a
+    blocks, the breaker is open                broker that is known to be away is not waited for
+    the time is over                           ML_SHUTDOWN_TIMEOUT
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from typing import Final
+
+from mlproducer.delivery.drain import Drain
+from mlproducer.delivery.gauges import Gauges
+from mlproducer.delivery.guard import Guard
+from mlproducer.delivery.link import LinkKeeper
+from mlproducer.delivery.receipts import ReceiptBook
+from mlproducer.events import BreakerState, TasksLeft
+from mlproducer.outcome import NotSentCause
+from mlproducer.ports import Broker, Clock, Listener
+
+LOOK_EVERY: Final = 0.02
+"""Seconds. This runs once in a life, and 20 ms is no wait there."""
+
+
+class Leaving:
+    """`durable`: the spool outlives the process."""
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        link: LinkKeeper,
+        guard: Guard,
+        drain: Drain,
+        gauges: Gauges,
+        book: ReceiptBook,
+        clock: Clock,
+        tell: Listener,
+        durable: bool,
+    ) -> None:
+        self._broker = broker
+        self._link = link
+        self._guard = guard
+        self._drain = drain
+        self._gauges = gauges
+        self._book = book
+        self._clock = clock
+        self._tell = tell
+        self._durable = durable
+
+    async def drain(self, limit: float, *, ours: bool) -> bool:
+        """Let the drain publish what is due, for at most `limit` seconds. With `ours` only for as long as something
+        that this process spooled is due. True if nothing is, any more.
+        """
+        spooled = self._book.spooled() if ours else ()
+        self._drain.wake()
+        end = self._clock.monotonic() + limit
+        while not ours or self._due(spooled):
+            if self._drain.dry:
+                return True
+            if self.obstacle() or self._clock.monotonic() >= end:
+                return False
+            await asyncio.sleep(LOOK_EVERY)
+        return True
+
+    def obstacle(self) -> str:
+        """Why nothing can be published now, nor in a moment; empty if it may be."""
+        if self._broker.obstacle is NotSentCause.BLOCKED:
+            return "the broker blocks publishers (memory or disk alarm)"
+        if self._guard.state() is BreakerState.OPEN:
+            return "the circuit breaker is open"
+        if self._link.promising:
+            return ""
+        return self._link.last_error or "not connected"
+
+    async def say(self, obstacle: str) -> None:
+        """Tell how many tasks of this process stay in the spool, if any do. `obstacle` is what it was before the link
+        was closed.
+        """
+        spooled = self._book.spooled()
+        if not spooled:
+            return
+        await self._gauges.measure()
+        # Other processes may have published some of ours; more than there are in all are not left.
+        left = len(spooled) if self._gauges.spool_error else min(len(spooled), self._gauges.size.tasks)
+        if left:
+            due = self._due(spooled)
+            reason = obstacle or ("the time was over (ML_SHUTDOWN_TIMEOUT)" if due else "they are not due yet")
+            self._tell(TasksLeft(left, reason, self._durable))
+
+    def _due(self, task_ids: Collection[str]) -> bool:
+        now = self._clock.now()
+        return any(self._is_due(task_id, now) for task_id in task_ids)
+
+    def _is_due(self, task_id: str, now: float) -> bool:
+        due_at = self._book.due_at(task_id)
+        return due_at is not None and due_at <= now
