@@ -381,3 +381,59 @@ def test_serve_on_the_network_without_keys_is_refused() -> None:
     result = run("serve", "--host", "0.0.0.0", "--port", "0")  # noqa: S104  # that is the point
     assert result.exit_code == 2
     assert "--insecure" in result.stderr
+
+
+# drain ----------------------------------------------------------------------------------------------------------------
+
+
+def _left(monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    """What an outage left in the spool."""
+    monkeypatch.setenv("RABBITMQ_URL", NOWHERE)
+    assert publish("\n".join(lines)).exit_code == 0
+
+
+def test_drain_publishes_what_an_outage_left(vhost_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _left(monkeypatch, *(task_line(f"d{n}") for n in range(60)))
+    monkeypatch.setenv("RABBITMQ_URL", vhost_url)
+    result = run("drain")
+    assert result.exit_code == 0, result.stderr
+    assert "published 60 tasks; 0 wait in the spool" in result.stdout
+    again = run("drain", "--json")
+    assert again.exit_code == 0
+    assert _lines(again)[0] == {
+        "published": 0,
+        "dead": 0,
+        "waiting": 0,
+        "next_due_at": None,
+        "complete": True,
+        "interrupted": False,
+    }
+
+
+def test_drain_says_what_is_not_due_and_fails_for_what_died(
+    vhost_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", vhost_url)
+    assert publish("").exit_code == 0  # makes the exchange
+    (tmp_path / "types.toml").write_text(LOST_TYPE)
+    monkeypatch.setenv("ML_TASK_TYPES", str(tmp_path / "types.toml"))
+    monkeypatch.setenv("ML_DECLARE_TOPOLOGY", "false")
+    monkeypatch.setenv("ML_RETRY_ATTEMPTS", "1")
+    lost = json.dumps({"task_type": "lost", "payload": {"share_id": "1"}, "id": "lost"})
+    _left(monkeypatch, task_line("later", eta="2099-01-01T00:00:00Z"), lost)
+    monkeypatch.setenv("RABBITMQ_URL", vhost_url)
+    result = run("drain", "--json")
+    assert result.exit_code == 1, (result.stdout, result.stderr)
+    (found,) = _lines(result)
+    assert (found["waiting"], found["dead"], found["complete"]) == (1, 1, True)
+    assert "not due yet, the next at 20" in result.stderr
+    assert "dead letter queue" in result.stderr
+
+
+def test_drain_without_a_broker_says_why_and_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    _left(monkeypatch, task_line("one"))
+    result = run("drain")
+    assert result.exit_code == 1
+    assert "not connected" in result.stderr
+    assert "127.0.0.1:1" in result.stderr
+    assert "s3cretword" not in result.stdout + result.stderr

@@ -159,8 +159,9 @@ async def test_what_another_process_published_does_not_stay() -> None:
             await p.connected(5)
             b.broker.blocked = True
             await p.publish(embed())
-            leases = await b.spool.lease(10, now=p._parts.operations._clock.now() + 1, until=2e9)
-            await b.spool.settle([(lease, Done(0.0, 2e9)) for lease in leases])
+            leases = await b.spool.lease(10, hold=60)
+            await b.spool.settle([(lease, Done(0.0, 60.0)) for lease in leases])
+            assert len(leases) == 1
             b.broker.blocked = False
     assert not b.told(TasksLeft)
 

@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 something failed or was refused; 2 a wrong option or setti
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -23,6 +24,7 @@ COMMANDS: Final = {
     "them.",
     "serve": "Serve the HTTP API. Accepts tasks at once; while the broker is not there, they are spooled.",
     "publish": "Publish NDJSON, one task (or, with --share, one share) a line, from a file or standard input.",
+    "drain": "Publish what is due in the spool, and end: after an outage, before a machine goes away, or from cron.",
     "check": "Say whether the broker can be reached with these settings, and if not, why. Exit code 0 or 1.",
     "doctor": "Look at broker, queues, workers, envelopes, spool and keys before the first task; change nothing at the "
     "broker.",
@@ -107,6 +109,9 @@ for _name, _line in COMMANDS.items():
 
 
 def main() -> None:
+    # A command says itself what its user has to know, so the library's last words to who set up no logging are not for
+    # it. A handler that takes nothing tells them so.
+    logging.getLogger("mlproducer").addHandler(logging.Handler(logging.CRITICAL + 1))
     # What goes past `cli.output`: a traceback of something nobody thought of, a warning, a thread's last words.
     sys.stdout = cast("TextIO", Redacting(sys.stdout, redact_known))  # the results may hold words of the user's own
     sys.stderr = cast("TextIO", Redacting(sys.stderr, redact_text))

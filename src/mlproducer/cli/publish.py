@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Annotated, Final
 
 import typer
@@ -63,7 +63,7 @@ async def _publish(settings: Settings, descriptor: int, tally: Tally, *, share: 
                     await _shares(producer, lines, tally, window)
                 else:
                     await _tasks(producer, lines, tally, window)
-            await _drained(producer)
+            await producer.drained(_DRAIN_LIMIT)
             tally.left = producer.status().spool_tasks
         return stop.is_set()
 
@@ -120,14 +120,6 @@ async def _shares(producer: Producer, lines: AsyncIterator[Line], tally: Tally, 
             tally.read(line)
             await room.acquire()
             group.create_task(one(line))
-
-
-async def _drained(producer: Producer) -> None:
-    """Wait a moment for the spool, if the broker is there to take it."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_DRAIN_LIMIT):
-            while producer.status().spool_tasks and producer.is_healthy():  # noqa: ASYNC110  # the engine rings no bell
-                await asyncio.sleep(0.05)
 
 
 def _text(line: Line) -> bytes:

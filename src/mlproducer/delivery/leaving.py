@@ -17,13 +17,13 @@ from collections.abc import Collection
 from typing import Final
 
 from mlproducer.delivery.drain import Drain
-from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.receipts import ReceiptBook
+from mlproducer.errors import SpoolUnavailable
 from mlproducer.events import BreakerState, TasksLeft
 from mlproducer.outcome import NotSentCause
-from mlproducer.ports import Broker, Clock, Listener
+from mlproducer.ports import Broker, Clock, Listener, Spool
 
 LOOK_EVERY: Final = 0.02
 """Seconds. This runs once in a life, and 20 ms is no wait there."""
@@ -39,7 +39,7 @@ class Leaving:
         link: LinkKeeper,
         guard: Guard,
         drain: Drain,
-        gauges: Gauges,
+        spool: Spool,
         book: ReceiptBook,
         clock: Clock,
         tell: Listener,
@@ -49,7 +49,7 @@ class Leaving:
         self._link = link
         self._guard = guard
         self._drain = drain
-        self._gauges = gauges
+        self._spool = spool
         self._book = book
         self._clock = clock
         self._tell = tell
@@ -87,13 +87,18 @@ class Leaving:
         spooled = self._book.spooled()
         if not spooled:
             return
-        await self._gauges.measure()
         # Other processes may have published some of ours; more than there are in all are not left.
-        left = len(spooled) if self._gauges.spool_error else min(len(spooled), self._gauges.size.tasks)
+        left = min(len(spooled), await self._waiting(len(spooled)))
         if left:
             due = self._due(spooled)
             reason = obstacle or ("the time was over (ML_SHUTDOWN_TIMEOUT)" if due else "they are not due yet")
             self._tell(TasksLeft(left, reason, self._durable))
+
+    async def _waiting(self, unknown: int) -> int:
+        try:
+            return (await self._spool.measure()).tasks
+        except SpoolUnavailable:
+            return unknown
 
     def _due(self, task_ids: Collection[str]) -> bool:
         now = self._clock.now()

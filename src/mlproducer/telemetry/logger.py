@@ -23,8 +23,47 @@ LOGGER: Final = "mlproducer"
 _FACTS: Final = "mlproducer_facts"
 """Where a record keeps the line's fields, for formatters that want more than its text."""
 
-# Without a handler, Python would print our warnings to the application's stderr.
-logging.getLogger(LOGGER).addHandler(logging.NullHandler())
+UNHEARD: Final = {
+    "connection failed": "tasks are kept in the spool until the broker is back",
+    "tasks stay in the spool": "",
+    "tasks are gone with this process": "",
+    "code of the application raised an error; no task is touched by it (said once a kind)": "",
+}
+"""What an application hears that set up no logging: the text of a line, and what to add to it."""
+
+
+class LastWords(logging.Handler):
+    """In the place of a NullHandler. An application that set up no logging hears nothing of what can wait; what it has
+    to know (the broker is away, tasks stay) it hears once each, on stderr, by Python's handler of last resort.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = getattr(record, _FACTS, {}).get("event", "")
+        if text not in UNHEARD or text in self._said or _is_heard(logging.getLogger(record.name)):
+            return
+        self._said.add(text)
+        if logging.lastResort is not None:
+            advice = "; ".join(
+                filter(None, (UNHEARD[text], "said once; set up logging, such as logging.basicConfig()"))
+            )
+            words = f"mlproducer: {record.getMessage()} ({advice})"
+            logging.lastResort.handle(logging.LogRecord(record.name, record.levelno, "", 0, words, None, None))
+
+
+def _is_heard(logger: logging.Logger | None) -> bool:
+    while logger is not None:
+        if any(not isinstance(handler, LastWords | logging.NullHandler) for handler in logger.handlers):
+            return True
+        logger = logger.parent if logger.propagate else None
+    return False
+
+
+# Without a handler, Python would print all our warnings to the application's stderr.
+logging.getLogger(LOGGER).addHandler(LastWords())
 
 
 def event_logger(name: str = LOGGER) -> structlog.stdlib.BoundLogger:

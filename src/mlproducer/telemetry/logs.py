@@ -224,8 +224,11 @@ class LogListener:
         self._log.warning("broker has it with other arguments; publishing goes on", name=event.name, text=event.text)
 
     def _left(self, event: TasksLeft) -> None:
-        what = "the next producer on it or `mlproducer drain` publishes them" if event.durable else "they are gone"
-        self._log.warning(f"tasks stay in the spool; {what}", count=event.count, reason=event.reason)
+        if event.durable:
+            text, what = "tasks stay in the spool", "the next producer on it publishes them, or `mlproducer drain`"
+        else:
+            text, what = "tasks are gone with this process", "ML_SPOOL_URL names a spool that no disk keeps"
+        self._log.warning(text, count=event.count, reason=event.reason, then=what)
 
     def _callback_failed(self, event: CallbackFailed) -> None:
         if event.traceback:  # one of its kind was said

@@ -165,7 +165,7 @@ def _inner(out: _Outside, last_confirm: LastConfirm) -> _Inner:
     window = Window(settings.ml_max_in_flight, settings.ml_max_in_flight_bytes)
     attempts = Attempts(broker, guard, clock, tell, window)
     reconnect = Backoff(settings.ml_reconnect_first, settings.ml_reconnect_cap, settings.ml_reconnect_jitter)
-    supervisor = Supervisor(reconnect, settings.ml_reconnect_attempts, len(settings.broker_urls))
+    supervisor = Supervisor(reconnect, settings.ml_reconnect_attempts, len(settings.broker_nodes))
     link = LinkKeeper(broker, supervisor, guard, clock, tell, out.knot.connected)
     health = HealthCheck(broker, link, clock, tell, settings.ml_health_interval)
     gauges = Gauges(broker, out.spool, link, guard, clock, tell)
@@ -207,7 +207,7 @@ def _inner(out: _Outside, last_confirm: LastConfirm) -> _Inner:
         link=link,
         guard=guard,
         drain=drain,
-        gauges=gauges,
+        spool=out.spool,
         book=book,
         clock=clock,
         tell=tell,
