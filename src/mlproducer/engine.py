@@ -29,8 +29,8 @@ from mlproducer.delivery.replay import Step
 from mlproducer.delivery.spool_watch import SpoolWatch
 from mlproducer.delivery.stream import Refusal, Stream
 from mlproducer.envelope.encode import parse_task
-from mlproducer.ports import Spool
-from mlproducer.redact import clean
+from mlproducer.events import Part, PartFailed
+from mlproducer.ports import Listener, Spool
 from mlproducer.rows import Audit, DeadEntry, DeadFilter, DeadLetter, SpoolRow, WaitingEntry
 from mlproducer.status import Health, Status
 from mlproducer.task import Receipt, Task
@@ -65,6 +65,7 @@ class Parts:
     results: Results
     celery_events: CeleryEvents | None
     callbacks: Callbacks
+    tell: Listener
     confirm_timeout: float
     shutdown_timeout: float
 
@@ -119,11 +120,17 @@ class Engine:
         self._started = parts.pipeline.accepting = True
         parts.link.start()
         loop = asyncio.get_running_loop()
-        looping: list[_Loop] = [parts.drain, parts.health, parts.gauges, parts.watch, parts.counting]
+        looping: list[tuple[Part, _Loop]] = [
+            ("drain", parts.drain),
+            ("health", parts.health),
+            ("gauges", parts.gauges),
+            ("gauges", parts.watch),
+            ("analytics", parts.counting),
+        ]
         if parts.celery_events is not None:
-            looping.append(parts.celery_events)
+            looping.append(("analytics", parts.celery_events))
         # In contexts of their own: what runs as long as the producer belongs to no trace that happens to start it.
-        self._loops = [loop.create_task(_kept(part.run), context=Context()) for part in looping]
+        self._loops = [loop.create_task(_kept(part.run, name, parts.tell), context=Context()) for name, part in looping]
 
     async def stop(self) -> None:
         """Accept nothing more, give what is in flight its time, publish what was spooled, close everything.
@@ -373,7 +380,7 @@ class Engine:
             await asyncio.sleep(0.02)
 
 
-async def _kept(run: Callable[[], Awaitable[None]]) -> None:
+async def _kept(run: Callable[[], Awaitable[None]], part: Part, tell: Listener) -> None:
     """A loop that goes on after an error nobody thought of, and says so: a drain that ended without a word would leave
     tasks in the spool for as long as the process lives.
     """
@@ -381,9 +388,7 @@ async def _kept(run: Callable[[], Awaitable[None]]) -> None:
         try:
             await run()
         except Exception as error:  # noqa: BLE001  # see above
-            clean(error)
-            said = {"message": "a loop of the producer failed, and begins again", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(said)
+            tell(PartFailed(part, error))
             await asyncio.sleep(BEGIN_AGAIN)
         else:
             return

@@ -57,6 +57,8 @@ class ErrorType(StrEnum):
     CLOSED_BY_BROKER = "closed_by_broker"
     LOST = "lost"
     TOPOLOGY = "topology"
+    INTERNAL = "internal"
+    """An error in mlproducer, or in the code of the application that it called."""
     OTHER = "other"
 
 
@@ -184,6 +186,18 @@ class TlsFailed(BrokerError):
 
 class ConnectionLost(BrokerError):
     error_type = ErrorType.LOST
+
+
+def unexpected(where: str, error: Exception) -> ConnectionLost:
+    """For a connection that ended by what nobody thought of. `where` is a node, never a URL with a password."""
+    clean(error)
+    lost = ConnectionLost(
+        f"{where}: an error in mlproducer itself ended the connection ({type(error).__name__}: {error}): the log says "
+        "where; please report it",
+        error_type=ErrorType.INTERNAL,
+    )
+    lost.__cause__ = error
+    return lost
 
 
 class WorkerError(MLProducerError):

@@ -32,6 +32,10 @@ class BreakerState(IntEnum):
     HALF_OPEN = 2
 
 
+Part = Literal["connection", "settle", "link", "breaker", "drain", "health", "gauges", "analytics", "claims"]
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
+
+
 class TaskAccepted(Struct, frozen=True, gc=False):
     """A receipt is about to be given: the task is confirmed or committed in the spool."""
 
@@ -181,6 +185,15 @@ class ClockJumped(Struct, frozen=True, gc=False):
     seconds: float
 
 
+class PartFailed(Struct, frozen=True):
+    """A part of the producer, or the application's code that it called, raised what nobody thought of. It ends what it
+    belongs to, and no more: see docs/adr/0013. `part` is one of `PARTS`.
+    """
+
+    part: Part
+    error: Exception
+
+
 class TopologyDiffers(Struct, frozen=True, gc=False):
     """An existing exchange or queue has other arguments than ours; publishing goes on."""
 
@@ -273,6 +286,7 @@ Event = (
     | SpoolFailed
     | SpoolChanged
     | ClockJumped
+    | PartFailed
     | TopologyDiffers
     | SpoolMeasured
     | FlightMeasured

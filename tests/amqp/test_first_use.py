@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pamqp import base, commands
 
 from mlproducer.amqp.first_use import FirstUse
+from mlproducer.jobs import Jobs
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome, Returned
 from mlproducer.task import Envelope
 from mlproducer.wiring import SystemClock
@@ -133,16 +134,16 @@ async def test_a_link_that_ends_meanwhile_settles_what_waited_as_never_sent() ->
 
 
 async def test_a_fault_of_ours_in_between_leaves_nobody_waiting_and_is_reported() -> None:
-    told: list[dict[str, object]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    told: list[Exception] = []
+    jobs = Jobs(told.append)
 
     async def broken(_queue: str) -> None:
         raise ZeroDivisionError
 
-    first_use = FirstUse(broken, lambda *_: None, SystemClock())
+    first_use = FirstUse(broken, lambda *_: None, SystemClock(), jobs.spawn, jobs)
     outcomes: list[Outcome] = []
     first_use.publish(envelope(), outcomes.append, SystemClock().monotonic() + 3, False)
     await until(lambda: bool(outcomes and told))
     assert outcomes == [NotSent(NotSentCause.NOT_CONNECTED)]
-    assert isinstance(told[0]["exception"], ZeroDivisionError)
+    assert isinstance(told[0], ZeroDivisionError)
     assert first_use.in_flight == 0

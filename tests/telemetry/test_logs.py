@@ -22,6 +22,7 @@ from mlproducer.events import (
     BreakerState,
     CallbackFailed,
     CallbackSlow,
+    ClockJumped,
     ConfirmsTimedOut,
     ConnectionChanged,
     ConnectionFailed,
@@ -29,6 +30,7 @@ from mlproducer.events import (
     Event,
     FlightMeasured,
     HealthChecked,
+    PartFailed,
     QueueMeasured,
     ReconnectScheduled,
     ReconnectsExhausted,
@@ -103,6 +105,8 @@ OTHER_LINES: list[tuple[Event, str]] = [
     (SpoolFailed("disk full"), "error"),
     (SpoolChanged(available=False, text="disk full"), "error"),
     (SpoolChanged(available=True, lasted=2.5), "info"),
+    (ClockJumped("host", -3_600.0), "warning"),
+    (PartFailed("drain", RuntimeError("a bug")), "error"),
     (TopologyDiffers("ml.embed", "x-queue-type differs"), "warning"),
     (TasksLeft(3, "not connected"), "warning"),
     (CallbackFailed("listener", "app.listen", "KeyError", "gone", "Traceback: here"), "error"),
@@ -165,7 +169,7 @@ def test_each_event_has_one_line_or_a_reason_to_have_none(kind: type[Event], for
     configure_logging("debug", form, stream)
     LogListener()(SAMPLES[kind])
     line, *traceback = stream.getvalue().splitlines()
-    assert bool(traceback) is (kind is CallbackFailed and form == "console")
+    assert bool(traceback) is (kind in {CallbackFailed, PartFailed} and form == "console")
     if "task_id" in kind.__struct_fields__:
         assert ('"task_id": "t-1"' if form == "json" else "task_id=t-1") in line
 

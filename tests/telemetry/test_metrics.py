@@ -24,6 +24,7 @@ from mlproducer.events import (
     Event,
     FlightMeasured,
     HealthChecked,
+    PartFailed,
     QueueMeasured,
     ReconnectScheduled,
     ReconnectsExhausted,
@@ -162,6 +163,7 @@ EXAMPLES: dict[type[Event], Event] = {
         SpoolFailed("disk full"),
         SpoolChanged(available=False, text="disk full"),
         ClockJumped("host", -3_600.0),
+        PartFailed("drain", RuntimeError("a bug")),
         TopologyDiffers("ml.embed", "x-queue-type"),
         SpoolMeasured(12, 3_456, 7.5, 2),
         FlightMeasured(11, 4, 6),
@@ -193,6 +195,7 @@ CHANGES: dict[type[Event], tuple[str, dict[str, str], float]] = {
     SpoolFailed: ("spool_errors_total", {}, 1),
     SpoolChanged: ("spool_unavailable", {}, 1),
     ClockJumped: ("clock_jumps_total", {"clock": "host"}, 1),
+    PartFailed: ("internal_errors_total", {"part": "drain"}, 1),
     TopologyDiffers: ("topology_differences_total", {}, 1),
     SpoolMeasured: ("retry_queue_size", {}, 12),
     FlightMeasured: ("in_flight", {}, 11),
@@ -262,7 +265,18 @@ def test_no_label_holds_a_task_id_or_a_text(metrics: Metrics) -> None:
     for event in EXAMPLES.values():
         metrics(event)
     labels = {name for family in metrics.registry.collect() for sample in family.samples for name in sample.labels}
-    assert labels == {"task_type", "status", "reason", "cause", "error_type", "queue_name", "callback", "le"} | {
+    assert labels == {
+        "task_type",
+        "status",
+        "reason",
+        "cause",
+        "error_type",
+        "queue_name",
+        "part",
+        "callback",
+        "clock",
+        "le",
+    } | {
         "store",
         "shared",
         "spool",

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from mlproducer.amqp.faults import ChannelClosed
-from mlproducer.amqp.publishing import PublishingChannel, answer
+from mlproducer.amqp.publishing import PublishingChannel
 from mlproducer.errors import BrokerError
+from mlproducer.jobs import Jobs
 from mlproducer.outcome import NotSent, NotSentCause, Outcome
 from mlproducer.ports import Settle
 from mlproducer.task import Envelope
 
 
 class Alone:
-    """A publishing channel with one message on it, and a queue behind it. Opened when first needed."""
+    """A publishing channel with one message on it, and a queue behind it. Opened when first needed. `spawn` starts a
+    job of the connection; `settled` runs settle callbacks.
+    """
 
-    def __init__(self, open_channel: Callable[[], Awaitable[PublishingChannel]]) -> None:
+    def __init__(
+        self,
+        open_channel: Callable[[], Awaitable[PublishingChannel]],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        settled: Jobs,
+    ) -> None:
         self._open_channel = open_channel
+        self._spawn = spawn
+        self._settled = settled
         self._channel: PublishingChannel | None = None
         self._queue: deque[tuple[Envelope, Settle, float]] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -40,11 +51,11 @@ class Alone:
         def settled(outcome: Outcome) -> None:
             self._count -= 1
             self._bytes -= envelope.size
-            answer(settle, outcome)
+            self._settled.run(settle, outcome)
 
         self._queue.append((envelope, settled, deadline))
         if self._worker is None:
-            self._worker = asyncio.get_running_loop().create_task(self._work())
+            self._worker = self._spawn(self._work())
 
     def owns(self, channel: PublishingChannel) -> bool:
         return channel is self._channel
@@ -84,6 +95,10 @@ class Alone:
                 over.set()
                 settle(outcome)
 
-            self._channel.publish(envelope, settled, deadline)
+            try:
+                self._channel.publish(envelope, settled, deadline)
+            except Exception:
+                settled(NotSent(NotSentCause.NOT_CONNECTED))
+                raise  # the end of the connection: `lost` settles the others
             await over.wait()
         self._worker = None

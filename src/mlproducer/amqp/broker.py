@@ -12,10 +12,11 @@ from mlproducer.amqp.config import AmqpConfig, Credentials, Endpoint
 from mlproducer.amqp.connection import Connection
 from mlproducer.amqp.faults import NOT_FOUND, ChannelClosed, connect_failed, no_credentials
 from mlproducer.amqp.first_use import FirstUse
-from mlproducer.amqp.publishing import HEADER_TOO_LARGE, PublishingChannel, fits
+from mlproducer.amqp.publishing import HEADER_TOO_LARGE, Hears, PublishingChannel, fits
 from mlproducer.amqp.topology import Topology, exchange_is_there, nothing, refusal
 from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost, ErrorType
-from mlproducer.events import BlockedChanged, ConfirmsTimedOut
+from mlproducer.events import BlockedChanged, ConfirmsTimedOut, PartFailed
+from mlproducer.jobs import Jobs
 from mlproducer.outcome import NotSent, NotSentCause
 from mlproducer.ports import Clock, LinkView, Listener, Settle
 from mlproducer.task import Envelope
@@ -35,12 +36,13 @@ class AmqpBroker:
         self._connection: Connection | None = None
         self._publishing: PublishingChannel | None = None
         self._retired: set[PublishingChannel] = set()
-        self._alone = Alone(lambda: self._open_publishing(self._link()))
-        self._jobs: set[asyncio.Task[None]] = set()
+        settled = Jobs(lambda error: tell(PartFailed("settle", error)))
+        self._hears = Hears(self._timed_out, self._emptied, self._channel_closed, self._unroutable, settled)
+        self._alone = Alone(lambda: self._open_publishing(self._link()), self._spawn, settled)
         self._unblocked = asyncio.Event()
         self._unblocked.set()
         self._topology = Topology(config, tell)
-        self._first_use = FirstUse(self._use, self._write, clock)
+        self._first_use = FirstUse(self._use, self._write, clock, self._spawn, settled)
 
     async def connect(self) -> None:
         self._turn = (self._turn + 1) % len(self._config.endpoints)
@@ -50,7 +52,9 @@ class AmqpBroker:
             config = self._config.of(endpoint)
             async with asyncio.timeout(config.connection_timeout):
                 login = await self._credentials(endpoint)
-                connection = await Connection.open(endpoint, config, login, self._ended, self._blocked_changed)
+                connection = await Connection.open(
+                    endpoint, config, login, self._ended, self._blocked_changed, self._failed
+                )
                 self._first_use.ready = await self._topology.verify(connection)
                 channel = await self._open_publishing(connection)
         except BaseException as exc:
@@ -211,10 +215,8 @@ class AmqpBroker:
                 exchange=self._config.exchange,
                 frame_max=connection.frame_max,
                 clock=self._clock,
-                timed_out=self._timed_out,
-                emptied=self._emptied,
-                closed=self._channel_closed,
-                returned=self._unroutable,
+                jobs=connection.jobs,
+                hears=self._hears,
             )
 
         channel = connection.add(make)
@@ -232,11 +234,11 @@ class AmqpBroker:
 
     def _timed_out(self, channel: PublishingChannel, count: int) -> None:
         """A late ack must not settle another task: nothing new goes onto this channel."""
-        self._tell(ConfirmsTimedOut(count))
         if not channel.retired:
             channel.retired = True
             self._retired.add(channel)
             self._replace(channel, topology=False)
+        self._tell(ConfirmsTimedOut(count))
 
     def _unroutable(self, queue: str) -> None:
         """It was deleted, perhaps: the next attempt looks first, and makes it."""
@@ -258,7 +260,7 @@ class AmqpBroker:
             self._alone.drop_channel()
         if channel is self._publishing and self._connection is not None:
             self._publishing = None
-            self._spawn(self._reopen(self._connection, topology=topology))
+            self._connection.jobs.spawn(self._reopen(self._connection, topology=topology))
 
     async def _reopen(self, connection: Connection, *, topology: bool) -> None:
         # A blocked broker reads nothing from us: asking it for a channel would look like a dead link.
@@ -282,19 +284,20 @@ class AmqpBroker:
         # Race: a connect fails, or `close` has let go of the link, and the wire reports its end: nobody is to know.
         if connection is self._connection:
             self._connection = self._publishing = None
-            self._forget_link()
-            self._lost(error)
+            try:
+                self._forget_link()
+            finally:
+                self._lost(error)
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        return self._link().jobs.spawn(work)
+
+    def _failed(self, error: Exception) -> None:
+        self._tell(PartFailed("connection", error))
 
     def _forget_link(self) -> None:
         self._retired.clear()
-        self._alone.lost()
-        self._first_use.lost()
-        for job in list(self._jobs):
-            job.cancel()
+        for waiting in (self._alone, self._first_use):
+            self._hears.settled.run(waiting.lost)
         if not self._unblocked.is_set():
             self._blocked_changed(False, "the connection ended")
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        job = asyncio.get_running_loop().create_task(work)
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)

@@ -11,6 +11,7 @@ from pamqp import base, body, commands, frame, header
 
 from mlproducer.amqp.faults import ChannelClosed
 from mlproducer.errors import BrokerError, ConnectionLost, ErrorType
+from mlproducer.jobs import heard
 
 F = TypeVar("F", bound=base.Frame)
 Send = Callable[[bytes], None]
@@ -81,7 +82,7 @@ class Channel:
     def _ask(self, method: base.Frame, answer: type[base.Frame]) -> asyncio.Future[base.Frame]:
         if self._end is not None:
             raise self._end
-        waiter: asyncio.Future[base.Frame] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[base.Frame] = heard(asyncio.get_running_loop().create_future())
         self._calls.append((answer, waiter))
         self.send(method)
         return waiter

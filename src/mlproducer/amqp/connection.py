@@ -18,6 +18,7 @@ from mlproducer.amqp.faults import ChannelClosed, after_tuning, closed_by_broker
 from mlproducer.amqp.publishing import PublishingChannel
 from mlproducer.amqp.wire import Wire
 from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost, ErrorType
+from mlproducer.jobs import Jobs, heard
 
 CLIENT: Final[FieldTable] = {
     "product": "mlproducer",
@@ -32,12 +33,17 @@ CLIENT: Final[FieldTable] = {
         "exchange_exchange_bindings": True,
     },
 }
+LEAST_FRAME_MAX: Final = 4_096
+"""Bytes that a frame may have in any case (AMQP 0-9-1 §1.4.2.6)."""
+
 C = TypeVar("C", bound=Channel)
 T = TypeVar("T")
 
 
 class Connection:
-    """Made by `open`. `lost` is called once when it ends, whoever ended it; `blocked(bool, reason)` on alarms."""
+    """Made by `open`. `lost` is called once when it ends, whoever ended it; `blocked(bool, reason)` on alarms; `failed`
+    with an error that nobody thought of, whose end it is.
+    """
 
     def __init__(
         self,
@@ -45,20 +51,24 @@ class Connection:
         config: AmqpConfig,
         lost: Callable[[Connection, BrokerError], None],
         blocked: Callable[[bool, str], None],
+        failed: Callable[[Exception], None],
     ) -> None:
         self.endpoint = endpoint
         self._config = config
         self._lost = lost
         self._blocked = blocked
+        self.failed = failed
+        self._last_words = Jobs(failed)
+        """All hear of the end, whatever one of them raises: what that would end is over."""
         self._control = Channel(0, self._send)
         self._channels: dict[int, Channel] = {0: self._control}
-        self._start: asyncio.Future[commands.Connection.Start] = asyncio.get_running_loop().create_future()
-        self._tune: asyncio.Future[commands.Connection.Tune] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._start: asyncio.Future[commands.Connection.Start] = heard(loop.create_future())
+        self._tune: asyncio.Future[commands.Connection.Tune] = heard(loop.create_future())
         self._wire = Wire(self, endpoint.node, config.frame_max)
         self._channel_max = config.channel_max
         self._last_number = 0
         self._free_numbers: deque[int] = deque()
-        self._goodbyes: set[asyncio.Task[None]] = set()
         self._confirms = 0
         self.error: BrokerError | None = None
         self.server: Mapping[str, object] = {}
@@ -72,9 +82,10 @@ class Connection:
         credentials: Credentials,
         lost: Callable[[Connection, BrokerError], None],
         blocked: Callable[[bool, str], None],
+        failed: Callable[[Exception], None],
     ) -> Self:
         """TCP, TLS and the handshake. The caller bounds the time. Raises: OSError, BrokerError."""
-        connection = cls(endpoint, config, lost, blocked)
+        connection = cls(endpoint, config, lost, blocked, failed)
         try:
             await asyncio.get_running_loop().create_connection(
                 lambda: connection._wire,
@@ -92,6 +103,11 @@ class Connection:
     @property
     def alive(self) -> bool:
         return self.error is None
+
+    @property
+    def jobs(self) -> Jobs:
+        """What goes on beside it. They end with it, and what one of them raises ends it."""
+        return self._wire.jobs
 
     @property
     def paused(self) -> bool:
@@ -136,9 +152,7 @@ class Connection:
         if channel.end is not None or not self.alive:
             self.forget(channel)
             return
-        job = asyncio.get_running_loop().create_task(self._goodbye(channel))
-        self._goodbyes.add(job)
-        job.add_done_callback(self._goodbyes.discard)
+        self.jobs.spawn(self._goodbye(channel))
 
     async def patiently(self, work: Coroutine[Any, Any, T], silence: float) -> T:
         """Wait for an answer of the broker, which may come late: behind thousands of publishes a channel takes many
@@ -146,7 +160,8 @@ class Connection:
 
         Raises: TimeoutError, once `silence` seconds brought neither the answer nor a confirm; and what `work` raises.
         """
-        job = asyncio.get_running_loop().create_task(work)
+        # Race: it fails, and before we wake we are cancelled. Then nobody asks for its error.
+        job = heard(asyncio.get_running_loop().create_task(work))
         try:
             while True:
                 confirms = self._confirms
@@ -221,10 +236,10 @@ class Connection:
         for waiter in (self._start, self._tune):
             if not waiter.done():
                 waiter.set_exception(error)
-                waiter.exception()  # it may be that nobody waits for it any more
         for channel in list(self._channels.values()):
-            channel.lost(error)
-        self._lost(self, error)
+            self._last_words.run(channel.lost, error)
+        self.jobs.cancel()
+        self._last_words.run(self._lost, self, error)
 
     # Inside
 
@@ -261,6 +276,12 @@ class Connection:
             raise silent_end(error, self.endpoint.node, "login") from None
         self._channel_max = _lower(self._config.channel_max, tune.channel_max or 0)
         frame_max = _lower(self._config.frame_max, tune.frame_max or 0)
+        if frame_max < LEAST_FRAME_MAX:
+            raise BrokerRefused(
+                f"{self.endpoint.node}: it takes frames of {frame_max} bytes only, and AMQP asks for "
+                f"{LEAST_FRAME_MAX}: see frame_max in its configuration",
+                error_type=ErrorType.PROTOCOL,
+            )
         beat = _lower(self._config.heartbeat, tune.heartbeat or 0)
         self._control.send(commands.Connection.TuneOk(self._channel_max, frame_max, beat))
         self._wire.frame_max = frame_max

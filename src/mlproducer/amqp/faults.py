@@ -166,6 +166,13 @@ def silent(node: str, seconds: float) -> BrokerError:
     )
 
 
+def broken(node: str, exc: Exception) -> BrokerError:
+    """What arrived is no frame of AMQP 0-9-1."""
+    return ConnectionLost(
+        f"{node}: a broken frame arrived ({type(exc).__name__}: {exc})", error_type=ErrorType.PROTOCOL
+    )
+
+
 def not_amqp(node: str, first: bytes) -> BrokerError:
     """What answered does not speak AMQP 0-9-1."""
     guess = "it answered with TLS: use amqps:// or RABBITMQ_USE_SSL" if first[:1] == b"\x15" else "see RABBITMQ_URL"

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from mlproducer.amqp.faults import ChannelClosed
-from mlproducer.amqp.publishing import answer
 from mlproducer.errors import BrokerError
+from mlproducer.jobs import Jobs, heard
 from mlproducer.outcome import NotSent, NotSentCause
 from mlproducer.ports import Clock, Settle
 from mlproducer.task import Envelope
@@ -21,10 +21,11 @@ Waiting = tuple[Envelope, Settle, float, bool]
 
 
 class FirstUse:
-    """`use` makes a queue ready; `publish` takes what waited for it.
+    """`use` makes a queue ready; `publish` takes what waited for it; `spawn` starts a job of the connection; `settled`
+    runs settle callbacks.
 
     Whatever `use` raises, each attempt is settled; what is neither BrokerError, ChannelClosed nor TimeoutError is a
-    fault of ours, and reported as one.
+    fault of ours, and the end of the connection.
     """
 
     def __init__(
@@ -32,12 +33,15 @@ class FirstUse:
         use: Callable[[str], Coroutine[Any, Any, None]],
         publish: Callable[[Envelope, Settle, float, bool], None],
         clock: Clock,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        settled: Jobs,
     ) -> None:
         self._use = use
         self._publish = publish
         self._clock = clock
         self._waiting: dict[str, deque[Waiting]] = {}
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._spawn = spawn
+        self._settled = settled
         self.ready: set[str] = set()
         """Queues that attempts may go to at once."""
 
@@ -56,21 +60,17 @@ class FirstUse:
             waiting.append((envelope, settle, deadline, alone))
             return
         self._waiting[queue] = deque([(envelope, settle, deadline, alone)])
-        job = asyncio.get_running_loop().create_task(self._work(queue))
-        self._jobs.add(job)
-        job.add_done_callback(self._ended)
+        self._spawn(self._work(queue))
 
     def lost(self) -> None:
         """The link ended: what waits was never sent."""
         self.ready.clear()
-        for job in list(self._jobs):
-            job.cancel()
         everything, self._waiting = self._waiting, {}
         for waiting in everything.values():
-            _settle(waiting, NotSentCause.NOT_CONNECTED)
+            self._settle(waiting, NotSentCause.NOT_CONNECTED)
 
     async def _work(self, queue: str) -> None:
-        using = asyncio.get_running_loop().create_task(self._use(queue))
+        using = heard(asyncio.get_running_loop().create_task(self._use(queue)))
         try:
             while not using.done():
                 await asyncio.wait({using}, timeout=self._next_deadline(queue))
@@ -87,15 +87,9 @@ class FirstUse:
             return
         # A queue whose leader is lost answers nothing, and the connection may be well.
         late = isinstance(error, TimeoutError)
-        _settle(waiting, NotSentCause.DEADLINE if late else NotSentCause.NOT_CONNECTED)
+        self._settle(waiting, NotSentCause.DEADLINE if late else NotSentCause.NOT_CONNECTED)
         if not isinstance(error, TimeoutError | BrokerError | ChannelClosed):
             raise error
-
-    def _ended(self, job: asyncio.Task[None]) -> None:
-        self._jobs.discard(job)
-        if not job.cancelled() and (error := job.exception()) is not None:
-            told = {"message": "the first use of a queue failed", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(told)
 
     def _next_deadline(self, queue: str) -> float | None:
         deadlines = [deadline for _, _, deadline, _ in self._waiting.get(queue, ())]
@@ -106,9 +100,8 @@ class FirstUse:
         late = [each for each in waiting if each[2] <= now]
         if late:
             self._waiting[queue] = deque(each for each in waiting if each[2] > now)
-            _settle(late, NotSentCause.DEADLINE)
+            self._settle(late, NotSentCause.DEADLINE)
 
-
-def _settle(waiting: deque[Waiting] | list[Waiting], cause: NotSentCause) -> None:
-    for _, settle, _, _ in waiting:
-        answer(settle, NotSent(cause))
+    def _settle(self, waiting: Iterable[Waiting], cause: NotSentCause) -> None:
+        for _, settle, _, _ in waiting:
+            self._settled.run(settle, NotSent(cause))

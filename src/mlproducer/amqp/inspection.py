@@ -46,7 +46,7 @@ async def inspect(config: AmqpConfig, *, compare: bool) -> BrokerFacts:
             own = config.of(endpoint)
             async with asyncio.timeout(own.connection_timeout):
                 login = await _login(config, endpoint.credentials)
-                connection = await Connection.open(endpoint, own, login, lambda _, __: None, alarm)
+                connection = await Connection.open(endpoint, own, login, _ignored, alarm, _ignored)
                 facts = await _look(connection, config, compare=compare)
                 return replace(facts, blocked=blocked)
         except Exception as exc:  # noqa: BLE001  # `connect_failed` has words for each kind
@@ -64,6 +64,10 @@ async def _close(connection: Connection, config: AmqpConfig) -> None:
         async with asyncio.timeout(config.check_timeout):
             await connection.close()
     connection.abort(ConnectionLost(f"{connection.endpoint.node}: closed by us"))
+
+
+def _ignored(*_: object) -> None:
+    """Whatever happens to the connection is an error of the look itself."""
 
 
 async def _login(config: AmqpConfig, given: Credentials) -> Credentials:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from pamqp import commands, frame, header
@@ -15,6 +16,7 @@ from mlproducer.amqp.wire import OVERHEAD
 from mlproducer.core.confirms import ConfirmLedger, ProtocolViolation
 from mlproducer.envelope.encode import attempt_properties
 from mlproducer.errors import BrokerError, ConnectionLost, ErrorType
+from mlproducer.jobs import Jobs
 from mlproducer.outcome import NotSent, NotSentCause, Outcome, Unsure, UnsureCause
 from mlproducer.ports import Clock, Settle
 from mlproducer.task import Envelope
@@ -30,21 +32,28 @@ _END: Final = b"\xce"
 Settled = list[tuple[tuple[Settle, int], Outcome]]
 
 
-def answer(settle: Settle, outcome: Outcome) -> None:
-    """Settle one attempt; a caller's fault in it must not keep the others from their outcomes."""
-    try:
-        settle(outcome)
-    except Exception as exc:  # noqa: BLE001  # reported where asyncio reports what nobody caught
-        asyncio.get_running_loop().call_exception_handler({"message": "a settle callback failed", "exception": exc})
+@dataclass(frozen=True, slots=True)
+class Hears:
+    """Who hears what of a publishing channel. `settled` runs the settle callbacks: a caller's fault in one must not
+    keep the others from their outcomes.
+    """
+
+    timed_out: Callable[[PublishingChannel, int], None]
+    """Called with how many attempts expired."""
+    emptied: Callable[[PublishingChannel], None]
+    """It is retired, and nothing on it is outstanding any more."""
+    closed: Callable[[PublishingChannel, ChannelClosed], None]
+    """By the broker."""
+    returned: Callable[[str], None]
+    """Called with its routing key before an attempt comes back as unroutable."""
+    settled: Jobs
 
 
 class PublishingChannel(Channel):
     """One channel in confirm mode.
 
     `prefix` makes this channel's message ids unique: a return is matched to the very attempt it belongs to by
-    `<prefix><tag>`. `timed_out(count)` is called after attempts expired, `emptied` when nothing is outstanding any
-    more on a retired channel, `closed` when the broker closes it, `returned(routing key)` before an attempt comes back
-    as unroutable.
+    `<prefix><tag>`. `jobs` are its connection's.
     """
 
     def __init__(
@@ -56,20 +65,16 @@ class PublishingChannel(Channel):
         exchange: str,
         frame_max: int,
         clock: Clock,
-        timed_out: Callable[[PublishingChannel, int], None],
-        emptied: Callable[[PublishingChannel], None],
-        closed: Callable[[PublishingChannel, ChannelClosed], None],
-        returned: Callable[[str], None],
+        jobs: Jobs,
+        hears: Hears,
     ) -> None:
         super().__init__(number, send)
         self._prefix = prefix.encode()
         self._exchange = exchange
         self._payload_max = frame_max - OVERHEAD
         self._clock = clock
-        self._timed_out = timed_out
-        self._emptied = emptied
-        self._closed = closed
-        self._returned = returned
+        self._jobs = jobs
+        self._hears = hears
         self._methods: dict[str, bytes] = {}
         self._ledger: ConfirmLedger[tuple[Settle, int]] = ConfirmLedger()
         self._returning: tuple[int, str] | None = None
@@ -97,9 +102,11 @@ class PublishingChannel(Channel):
             settle(NotSent(NotSentCause.DEADLINE))
             return
         size = envelope.size
-        tag = self._ledger.add((settle, size), deadline)
+        # Made before its tag is taken: else a message that cannot be made would shift the tags of all that follow.
+        frames = self._frames(envelope, self._ledger.next_tag)
+        self._ledger.add((settle, size), deadline)
         self.bytes_in_flight += size
-        self._send(self._frames(envelope, tag))
+        self._send(frames)
         if self._timer is None or deadline < self._timer_at:
             self._set_timer(deadline)
 
@@ -119,7 +126,7 @@ class PublishingChannel(Channel):
         match value:
             case commands.Basic.Return(reply_code=code, reply_text=text, routing_key=key):
                 self._returning = (code or 0, text or "")
-                self._returned(key or "")
+                self._hears.returned(key or "")
             case header.ContentHeader(properties=properties) if self._returning is not None:
                 code, text = self._returning
                 self._returning = None
@@ -128,7 +135,7 @@ class PublishingChannel(Channel):
                 super().received(value)
                 why = ChannelClosed(code or 0, text or "")
                 self._refused(why)
-                self._closed(self, why)
+                self._hears.closed(self, why)
             case _:
                 super().received(value)
 
@@ -158,10 +165,10 @@ class PublishingChannel(Channel):
     def _settle(self, settled: Settled) -> None:
         for (settle, size), outcome in settled:
             self.bytes_in_flight -= size
-            answer(settle, outcome)
+            self._hears.settled.run(settle, outcome)
         if self.retired and settled and not self.in_flight:
             self._stop_timer()
-            self._emptied(self)
+            self._hears.emptied(self)
 
     def _frames(self, envelope: Envelope, tag: int) -> bytes:
         method = self._methods.get(envelope.routing_key)
@@ -184,7 +191,7 @@ class PublishingChannel(Channel):
         self._stop_timer()
         self._timer_at = at
         delay = max(0.0, at - self._clock.monotonic())
-        self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
+        self._timer = self._jobs.later(delay, self._ring)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -200,8 +207,10 @@ class PublishingChannel(Channel):
         if earliest is not None:
             self._set_timer(earliest)
         if expired:
-            self._timed_out(self, len(expired))
-            self._settle(expired)
+            try:
+                self._hears.timed_out(self, len(expired))
+            finally:
+                self._settle(expired)  # nobody else knows of them any more
 
 
 HEADER_TOO_LARGE: Final = "its headers do not fit into one frame of the broker (frame_max)"

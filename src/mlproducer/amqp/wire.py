@@ -1,5 +1,8 @@
 """Bytes in, frames out: an `asyncio.Protocol` that knows frames, heartbeats and back-pressure, and nothing above.
 
+Whatever the event loop calls here, and all that is called from there, may fail in a way that nobody thought of. Then
+the connection ends with that error as its reason: half a connection would keep its callers waiting for ever.
+
 The hot paths are here. Outgoing bytes are collected and written once per turn of the event loop: a thousand publishes
 of one turn are one system call. Incoming basic.ack and basic.nack are read straight from the buffer, since there is
 one for every publish; every other frame goes through pamqp.
@@ -9,13 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import Final, Protocol, cast
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, Final, ParamSpec, Protocol, cast
 
-from pamqp import exceptions, frame, header, heartbeat
+from pamqp import frame, header, heartbeat
 
-from mlproducer.amqp.faults import ended, not_amqp, silent
+from mlproducer.amqp.faults import broken, ended, not_amqp, silent
 from mlproducer.amqp.forks import cut_in_children, forget
-from mlproducer.errors import BrokerError, ConnectionLost, ErrorType
+from mlproducer.errors import BrokerError, unexpected
+from mlproducer.jobs import Jobs
 
 FRAME_END: Final = 0xCE
 OVERHEAD: Final = 8
@@ -34,8 +40,11 @@ _HEARTBEAT: Final = heartbeat.Heartbeat().marshal()
 _KNOWN_TYPES: Final = frozenset({1, 2, 3, 8})
 
 
+P = ParamSpec("P")
+
+
 class Receiver(Protocol):
-    """Told what arrives. `lost` is told once, last."""
+    """Told what arrives. `lost` is told once, last; `failed`, what nobody thought of and that ended the connection."""
 
     def acked(self, channel: int, tag: int, multiple: bool) -> None: ...  # noqa: FBT001  # the protocol's own flag
 
@@ -45,9 +54,24 @@ class Receiver(Protocol):
 
     def lost(self, error: BrokerError) -> None: ...
 
+    def failed(self, error: Exception) -> None: ...
+
+
+def _guarded(call: Callable[Concatenate[Wire, P], None]) -> Callable[Concatenate[Wire, P], None]:
+    """For what the event loop calls."""
+
+    @wraps(call)
+    def guarded(wire: Wire, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            call(wire, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is the end of this connection
+            wire.failed(error)
+
+    return guarded
+
 
 class Wire(asyncio.Protocol):
-    """One TCP or TLS connection."""
+    """One TCP or TLS connection. `jobs` are what goes on beside it: their errors end it too."""
 
     def __init__(self, receiver: Receiver, node: str, frame_max: int) -> None:
         self._receiver = receiver
@@ -66,6 +90,7 @@ class Wire(asyncio.Protocol):
         self._heard_at = self._loop.time()
         self._wrote = False
         self._beat: asyncio.TimerHandle | None = None
+        self.jobs = Jobs(self.failed)
 
     # What the connection calls
 
@@ -100,15 +125,25 @@ class Wire(asyncio.Protocol):
     def start_heartbeats(self, interval: float) -> None:
         """Beat every half interval when nothing else was sent; give up after two intervals of silence (AMQP §4.2.7)."""
         if interval:
-            self._beat = self._loop.call_later(interval / 2, self._heartbeat, interval)
+            self._beat = self.jobs.later(interval / 2, self._heartbeat, interval)
 
     def fail(self, error: BrokerError) -> None:
         """End the connection at once, because of `error`."""
         if self._error is None:
             self._error = error
-        if self._transport is not None:
-            self._transport.abort()
-        self._finish(self._error)
+        try:
+            if self._transport is not None:
+                self._transport.abort()
+        finally:
+            self._finish(self._error)
+
+    def failed(self, error: Exception) -> None:
+        """End the connection at once, because of an error that may be none of the connection's."""
+        if isinstance(error, BrokerError):
+            self.fail(error)
+            return
+        self.fail(unexpected(self._node, error))
+        self._receiver.failed(error)
 
     def finish(self) -> None:
         """End the connection after what is queued has been written."""
@@ -118,12 +153,14 @@ class Wire(asyncio.Protocol):
 
     # What asyncio calls
 
+    @_guarded
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Told and not asked: the transports of other event loops, such as uvloop, are of no class of asyncio's.
         self._transport = cast("asyncio.Transport", transport)
         cut_in_children(self)
         self.send(header.ProtocolHeader().marshal())
 
+    @_guarded
     def connection_lost(self, exc: Exception | None) -> None:
         # A TLS alert, such as the answer of a TLS port to plain AMQP, is shorter than any frame.
         foreign = bool(self._rest) and self._rest[0] not in _KNOWN_TYPES
@@ -135,18 +172,11 @@ class Wire(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._writable.set()
 
+    @_guarded
     def data_received(self, data: bytes) -> None:
         self._heard_at = self._loop.time()
         buffer = self._rest + data if self._rest else data
-        try:
-            used = self._frames(buffer)
-        except (exceptions.PAMQPException, ValueError, LookupError, TypeError, struct.error) as exc:
-            self.fail(ConnectionLost(f"{self._node}: a broken frame arrived: {exc}", error_type=ErrorType.PROTOCOL))
-            return
-        except BrokerError as error:
-            self.fail(error)
-            return
-        self._rest = buffer[used:]
+        self._rest = buffer[self._frames(buffer) :]
 
     # Inside
 
@@ -169,11 +199,18 @@ class Wire(asyncio.Protocol):
             elif answer == _NACK:
                 receiver.nacked(channel, _TAG(buffer, at + 11)[0], bool(buffer[at + 19] & 1))
             else:
-                _, _, value = frame.unmarshal(buffer[at : end + 1])
-                receiver.received(channel, value)
+                receiver.received(channel, self._read(buffer[at : end + 1]))
             at = end + 1
         return at
 
+    def _read(self, data: bytes) -> frame.FrameTypes:
+        try:
+            _, _, value = frame.unmarshal(data)
+        except Exception as exc:  # pamqp meets what is broken in whatever way
+            raise broken(self._node, exc) from exc
+        return value
+
+    @_guarded
     def _flush(self) -> None:
         self._flushing = False
         if self._out and self._transport is not None and not self._over:
@@ -191,7 +228,7 @@ class Wire(asyncio.Protocol):
         if not self._wrote and self._transport is not None:
             self._transport.write(_HEARTBEAT)
         self._wrote = False
-        self._beat = self._loop.call_later(interval / 2, self._heartbeat, interval)
+        self._beat = self.jobs.later(interval / 2, self._heartbeat, interval)
 
     def _finish(self, error: BrokerError) -> None:
         if self._over:

@@ -58,6 +58,11 @@ class ConfirmLedger(Generic[T]):
     def outstanding(self) -> int:
         return len(self._entries)
 
+    @property
+    def next_tag(self) -> int:
+        """What `add` will give."""
+        return self._last + 1
+
     def add(self, entry: T, deadline: float) -> int:
         """Note a publish and give its tag. `deadline` is on whatever clock `expire` is asked with."""
         self._last = tag = self._last + 1

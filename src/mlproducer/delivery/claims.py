@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Coroutine
 from typing import Final, assert_never
 
 from mlproducer.core.digest import content_digest
@@ -24,7 +23,8 @@ from mlproducer.core.lifecycle import Move, advance
 from mlproducer.delivery.deadlines import Deadlines, is_late
 from mlproducer.delivery.receipts import Accepting
 from mlproducer.errors import NotInTime, SpoolUnavailable, TaskConflict
-from mlproducer.events import SpoolFailed
+from mlproducer.events import PartFailed, SpoolFailed
+from mlproducer.jobs import Jobs
 from mlproducer.ports import Clock, Listener, Spool
 from mlproducer.rows import Claim, DeadLetter, Known, Record, SpoolRow
 from mlproducer.task import Envelope, Receipt, TaskState
@@ -49,7 +49,7 @@ class Claims:
         self._tell = tell
         self._retention = retention
         self._deadlines = Deadlines(clock)
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._jobs = Jobs(lambda error: tell(PartFailed("claims", error)))
 
     async def take(self, accepting: Accepting) -> Receipt | None:
         """Claim the id; None if it is ours now, else the receipt that was given for it.
@@ -91,27 +91,21 @@ class Claims:
         # Race: the caller is cancelled, or its deadline comes, while the store commits. The broker has the task by
         # now, and a claim that was left behind would block the id and then have it published again. So the record is
         # written whether anybody waits for it or not.
-        job = self._spawn(self._remember(claim, at))
+        job = self._jobs.spawn(self._remember(claim, at))
         await asyncio.wait([job], timeout=max(0.0, accepting.until - self._clock.monotonic()))
 
     def drop(self, accepting: Accepting) -> None:
         """The call came to nothing: let the next one claim at once. In the background, since nobody waits for it."""
         claim, accepting.claim = accepting.claim, None
         if claim is not None:
-            self._spawn(self._release(claim))
+            self._jobs.spawn(self._release(claim))
 
     async def stop(self) -> None:
         """Wait for what is under way in the background."""
-        await asyncio.gather(*self._jobs, return_exceptions=True)
+        await self._jobs.ended()
 
     def _attempt_left(self, accepting: Accepting) -> float:
         return max(0.0, accepting.deadline - self._clock.monotonic())
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        job = asyncio.get_running_loop().create_task(work)
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
-        return job
 
     async def _remember(self, claim: Claim, at: float) -> None:
         try:

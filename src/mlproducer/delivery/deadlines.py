@@ -63,7 +63,9 @@ class Deadlines:
         # asyncio raises the later of the two in it, which has not our mark.
         self._timer = None
         now, heap = self._clock.monotonic(), self._heap
-        while heap and (heap[0][0] <= now or heap[0][2].done()):
-            heapq.heappop(heap)[2].cancel(_LATE)
-        if heap:
-            self._set_timer(heap[0][0])
+        try:
+            while heap and (heap[0][0] <= now or heap[0][2].done()):
+                heapq.heappop(heap)[2].cancel(_LATE)
+        finally:
+            if heap:  # the others have their deadlines whatever cancelling one of them raised
+                self._set_timer(heap[0][0])

@@ -23,7 +23,8 @@ from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.traces import BatchTrace, Tracer
 from mlproducer.delivery.verdicts import NO_ATTEMPT, Verdicts
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.events import BreakerState, TaskConfirmed, TaskDeadLettered, TaskRetried
+from mlproducer.events import BreakerState, PartFailed, TaskConfirmed, TaskDeadLettered, TaskRetried
+from mlproducer.jobs import Jobs, heard
 from mlproducer.outcome import NotSent, NotSentCause, Outcome
 from mlproducer.ports import Broker, Clock, Listener, Settle, Spool
 from mlproducer.rows import Again, Bury, Done, Lease, Settlement, SpoolRow, Verdict
@@ -63,6 +64,11 @@ class _Batch:
         if len(self.settlements) == len(self.leases) and not self.done.done():
             self.done.set_result(None)
 
+    def failed(self, error: Exception) -> None:
+        self.answered = False
+        if not self.done.done():
+            self.done.set_exception(error)
+
 
 class _Row(Struct, eq=False):
     """One row of a batch; it is its own settle callback, so that a row costs one object here."""
@@ -73,6 +79,12 @@ class _Row(Struct, eq=False):
     tell: Listener
 
     def __call__(self, outcome: Outcome) -> None:
+        try:
+            self._settled(outcome)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the batch would wait for this row for ever
+            self.batch.failed(error)
+
+    def _settled(self, outcome: Outcome) -> None:
         row = self.lease.row
         attempted = not (isinstance(outcome, NotSent) and outcome.cause in NO_ATTEMPT)
         if not attempted:
@@ -115,7 +127,8 @@ class Drain:
         self._times = times
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._jobs: set[asyncio.Task[None]] = set()
+        # What one of them raises leaves its rows leased: they are published again after that.
+        self._jobs = Jobs(lambda error: tell(PartFailed("drain", error)))
         self._sweep_at = 0.0
         self.dry = False
         """The last look found nothing due, none of ours was under way, and nothing was said to be due since."""
@@ -158,11 +171,10 @@ class Drain:
                     idle = self._times.poll
                 if idle:
                     await self._sleep(idle)
-            await asyncio.gather(*self._jobs)
+            await self._jobs.ended()
         finally:
-            for job in self._jobs:
-                job.cancel()
-            await asyncio.gather(*self._jobs, return_exceptions=True)
+            self._jobs.cancel()
+            await self._jobs.ended()
 
     async def _sleep(self, seconds: float) -> None:
         # The poll finds rows that another process put or replayed, and rows whose time has come.
@@ -207,20 +219,15 @@ class Drain:
     async def _start(self, leases: Sequence[Lease], until: float) -> None:
         loop = asyncio.get_running_loop()
         self._pace.started(len(leases))
-        batch = _Batch(leases, until, loop.create_future())
-        job = loop.create_task(self._deliver(batch))
-        self._jobs.add(job)
-        job.add_done_callback(partial(self._ended, batch))
+        batch = _Batch(leases, until, heard(loop.create_future()))
+        self._jobs.spawn(self._deliver(batch)).add_done_callback(partial(self._ended, batch))
         if len(self._jobs) >= LANES:
-            await asyncio.wait(self._jobs, return_when=asyncio.FIRST_COMPLETED)
+            await self._jobs.any_ended()
 
-    def _ended(self, batch: _Batch, job: asyncio.Task[None]) -> None:
+    def _ended(self, batch: _Batch, _job: object) -> None:
         # Here and not in the job: one that is cancelled before its first step would keep its room for ever.
         self._pace.ended(len(batch.leases), well=batch.answered and batch.done.done())
-        self._jobs.discard(job)
         self._wake.set()
-        if not job.cancelled() and (error := job.exception()) is not None:
-            asyncio.get_running_loop().call_exception_handler({"message": "a batch failed", "exception": error})
 
     async def _deliver(self, batch: _Batch) -> None:
         """Publish a batch and commit its verdicts."""

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import assert_never
 
 from mlproducer.core.breaker import Admission, Breaker
-from mlproducer.events import BreakerChanged, BreakerState
+from mlproducer.events import BreakerChanged, BreakerState, PartFailed
+from mlproducer.jobs import Jobs
 from mlproducer.outcome import (
     Confirmed,
     Nacked,
@@ -35,6 +36,7 @@ class Guard:
         self._clock = clock
         self._tell = tell
         self._half_opened = half_opened
+        self._jobs = Jobs(lambda error: tell(PartFailed("breaker", error)))
         self._timer: asyncio.TimerHandle | None = None
         self.calm = True
         """`Breaker.is_calm`, at hand: asked twice a publish, so that a healthy broker costs neither call nor clock."""
@@ -110,7 +112,7 @@ class Guard:
         at = self._breaker.half_opens_at
         if at is not None:
             delay = max(0.0, at - self._clock.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
+            self._timer = self._jobs.later(delay, self._ring)
 
     def _ring(self) -> None:
         # The loop's timer may fire a hair before the clock says so; then the breaker is still open: set it again.

@@ -6,7 +6,6 @@ import asyncio
 
 from mlproducer.core.supervisor import SupervisorState
 from mlproducer.delivery.link import LinkKeeper
-from mlproducer.errors import BrokerError
 from mlproducer.events import HealthChecked, QueueMeasured
 from mlproducer.ports import Broker, Clock, Listener
 
@@ -37,7 +36,8 @@ class HealthCheck:
         try:
             await self._broker.check()
             depths = await self._broker.queue_depths()
-        except BrokerError as error:
+        except Exception as found:  # noqa: BLE001  # a link that cannot be looked at is not known to be alive
+            error = self._link.in_words(found)
             self._report(ok=False, duration=self._clock.monotonic() - started, text=str(error))
             await self._link.abandon(error)
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextvars import Context
 from typing import assert_never
 
@@ -28,14 +28,16 @@ from mlproducer.core.supervisor import (
 )
 from mlproducer.core.supervisor import Event as Trigger
 from mlproducer.delivery.guard import Guard
-from mlproducer.errors import BrokerError, ConnectionLost
+from mlproducer.errors import BrokerError, ConnectionLost, unexpected
 from mlproducer.events import (
     ConnectionChanged,
     ConnectionFailed,
     ConnectionState,
+    PartFailed,
     ReconnectScheduled,
     ReconnectsExhausted,
 )
+from mlproducer.jobs import Jobs
 from mlproducer.ports import Broker, Clock, Listener
 
 
@@ -78,7 +80,7 @@ class LinkKeeper:
         self._clock = clock
         self._tell = tell
         self._connected = connected
-        self._jobs: set[asyncio.Task[None]] = set()
+        self._jobs = Jobs(self._broken)
         self._opening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._told = ConnectionState.DISCONNECTED
@@ -131,9 +133,8 @@ class LinkKeeper:
         """Close the link and end every job. Returns when the link is closed."""
         self._on(StopAsked())
         await self._closed.wait()
-        for job in list(self._jobs):
-            job.cancel()
-        await asyncio.gather(*self._jobs, return_exceptions=True)
+        self._jobs.cancel()
+        await self._jobs.ended()
 
     def _on(self, trigger: Trigger) -> None:
         effects = self._supervisor.on(trigger, self._clock.random())
@@ -149,14 +150,16 @@ class LinkKeeper:
             self._tell_effect(effect)
 
     def _perform(self, effect: Effect) -> None:
+        # Jobs have an empty context: the callbacks of a connection run in the one that it was made in, as long as it
+        # lasts. Else they would all belong to the trace of the request that asked for a reconnect.
         match effect:
             case OpenLink():
-                self._opening = self._spawn(self._open())
+                self._opening = self._jobs.spawn(self._open(), Context())
                 self._opening.add_done_callback(self._opened)
             case CloseLink():
-                self._spawn(self._close())
+                self._jobs.spawn(self._close(), Context())
             case StartTimer(delay=delay):
-                self._timer = asyncio.get_running_loop().call_later(delay, self._on, TimerFired())
+                self._timer = self._jobs.later(delay, self._on, TimerFired())
             case StopTimer():
                 if self._timer is not None:
                     self._timer.cancel()
@@ -178,8 +181,8 @@ class LinkKeeper:
     async def _open(self) -> None:
         try:
             await self._broker.connect()
-        except BrokerError as error:
-            self._failed(error)
+        except Exception as error:  # noqa: BLE001  # whatever it is, this connect came to nothing
+            self._failed(self.in_words(error))
             self._on(ConnectFailed())
             return
         self.last_error = ""
@@ -191,13 +194,12 @@ class LinkKeeper:
 
     def _opened(self, job: asyncio.Task[None]) -> None:
         """A connect must not end without a word: the supervisor waits for it. One whose words did not come was
-        cancelled by the application's code within it (its credentials), or failed as nobody thought of.
+        cancelled by the application's code within it (its credentials).
         """
         if job is not self._opening or self._supervisor.state is not SupervisorState.CONNECTING:
             return
-        error = None if job.cancelled() else job.exception()
-        why = "it was cancelled from within" if error is None else f"unexpected {type(error).__name__}"
-        self._failed(ConnectionLost(f"{self._broker.view().node}: the connect ended without an answer: {why}"))
+        node = self._broker.view().node
+        self._failed(ConnectionLost(f"{node}: the connect ended without an answer: it was cancelled from within"))
         self._on(ConnectFailed())
 
     async def _close(self) -> None:
@@ -208,8 +210,29 @@ class LinkKeeper:
             await asyncio.gather(self._opening, return_exceptions=True)
         try:
             await self._broker.close()
+        except Exception as error:  # noqa: BLE001  # whatever it is, there is no link any more that we know of
+            self._failed(self.in_words(error))
         finally:
             self._on(LinkClosed())
+
+    async def _give_up(self) -> None:
+        """What came of a connect that was not taken to its end."""
+        await self._broker.close()
+        if self._supervisor.state is SupervisorState.CONNECTING:
+            self._on(ConnectFailed())
+
+    def in_words(self, error: Exception) -> BrokerError:
+        """Also of what nobody thought of: then the link is as good as lost, and the log has where it was raised."""
+        if isinstance(error, BrokerError):
+            return error
+        self._tell(PartFailed("link", error))
+        return unexpected(self._broker.view().node, error)
+
+    def _broken(self, error: Exception) -> None:
+        """A job or a timer of ours failed between two states."""
+        self._failed(self.in_words(error))
+        if self._supervisor.state is SupervisorState.CONNECTING:
+            self._jobs.spawn(self._give_up(), Context())
 
     def _failed(self, error: BrokerError) -> None:
         self.last_error = str(error)
@@ -221,11 +244,3 @@ class LinkKeeper:
         if state is not self._told:
             self._told = state
             self._tell(ConnectionChanged(state, self._broker.view().node, self.last_error))
-
-    def _spawn(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        # An empty context: the callbacks of a connection run in the one that it was made in, as long as it lasts. Else
-        # they would all belong to the trace of the request that asked for a reconnect.
-        job = asyncio.get_running_loop().create_task(work, context=Context())
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
-        return job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 from mlproducer.spool.schema import CHANNEL
 from mlproducer.spool.server import Address
 
+_LOGGER: Final = logging.getLogger("mlproducer")
 _FIRST: Final = 0.2
 _LONGEST: Final = 5.0
 """Seconds between two tries to connect again. Meanwhile the drain's poll finds what is put."""
@@ -47,5 +49,7 @@ class Listening:
                             self._added()
             except (psycopg.Error, OSError):  # a timeout is an OSError
                 pass  # the spool's own calls tell of a lost server, with its cause
+            except Exception:
+                _LOGGER.exception("not told of rows that others put, looking for them at intervals")
             await asyncio.sleep(wait * (1.0 + random.random()))
             wait = min(wait * 2, _LONGEST)

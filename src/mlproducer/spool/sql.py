@@ -14,6 +14,7 @@ from sqlalchemy import Connection, exc
 
 from mlproducer.clock import SystemClock
 from mlproducer.errors import SpoolUnavailable
+from mlproducer.jobs import heard
 from mlproducer.ports import Clock
 from mlproducer.rows import (
     Audit,
@@ -76,7 +77,7 @@ class SqlSpool(Generic[S]):
         writer, self._writer = self._writer, None
         store, self._store = self._store, None
         if writer is not None and store is not None:
-            await asyncio.shield(self._finish(writer, store))
+            await asyncio.shield(heard(asyncio.ensure_future(self._finish(writer, store))))
 
     def watch(self, added: Callable[[], None]) -> None:
         self._added = added

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from mlproducer.events import (
+    PARTS,
     BlockedChanged,
     BreakerChanged,
     BreakerState,
@@ -16,6 +17,7 @@ from mlproducer.events import (
     ConnectionState,
     FlightMeasured,
     HealthChecked,
+    PartFailed,
     QueueMeasured,
     ReconnectScheduled,
     ReconnectsExhausted,
@@ -55,6 +57,10 @@ class LinkMetrics:
             "connection_errors", "Connects that failed and connections that were lost.", error_type=ERROR_TYPES
         )
         self._errors = {kind: number for (kind,), number in errors.items()}
+        parts = board.counters(
+            "internal_errors", "Errors that nobody thought of, in a part of the producer.", part=PARTS
+        )
+        self._parts = {part: number for (part,), number in parts.items()}
 
     def connection(self, event: ConnectionChanged) -> None:
         self._state.set(event.state)
@@ -94,6 +100,9 @@ class LinkMetrics:
 
     def topology(self, _event: TopologyDiffers) -> None:
         self._topology.inc()
+
+    def part_failed(self, event: PartFailed) -> None:
+        self._parts[event.part].inc()
 
     def flight(self, event: FlightMeasured) -> None:
         self._in_flight.set(event.in_flight)

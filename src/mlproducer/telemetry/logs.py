@@ -9,7 +9,8 @@ A line about a task has its `task_id` and its `attempt`, which counts from 1, or
 | info | a task spooled, dead letters replayed, the connection's ordinary changes |
 | warning | a task refused or buried, a connection lost, an alarm, an open breaker, a failed health check, a listener |
 |         | that is slow |
-| error | reconnect attempts used up, the spool unusable, the application's own code failed |
+| error | reconnect attempts used up, the spool unusable, the application's own code failed, an error that |
+|         | nobody thought of |
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from mlproducer.events import (
     Event,
     FlightMeasured,
     HealthChecked,
+    PartFailed,
     QueueMeasured,
     ReconnectScheduled,
     ReconnectsExhausted,
@@ -54,6 +56,7 @@ from mlproducer.events import (
     TopologyDiffers,
 )
 from mlproducer.outcome import Confirmed, Nacked, NotSent, Returned, Unsure
+from mlproducer.redact import clean
 from mlproducer.telemetry.labels import STATUS_OF
 from mlproducer.telemetry.logger import LOGGER, configure_logging, event_logger
 
@@ -108,6 +111,7 @@ class LogListener:
             TasksLeft: self._left,
             SpoolChanged: self._spool_changed,
             ClockJumped: self._clock_jumped,
+            PartFailed: self._part_failed,
             TopologyDiffers: self._topology,
             CallbackFailed: self._callback_failed,
             CallbackSlow: self._callback_slow,
@@ -219,6 +223,15 @@ class LogListener:
             self._log.info("the spool works again", seconds=round(event.lasted, 3))
         else:
             self._log.error("the spool cannot be used: new tasks that are not confirmed are refused", text=event.text)
+
+    def _part_failed(self, event: PartFailed) -> None:
+        clean(event.error)
+        self._log.error(
+            "an error in mlproducer, or in code that it called; please report it",
+            part=event.part,
+            text=f"{type(event.error).__name__}: {event.error}",
+            exc_info=event.error,
+        )
 
     def _topology(self, event: TopologyDiffers) -> None:
         self._log.warning("broker has it with other arguments; publishing goes on", name=event.name, text=event.text)

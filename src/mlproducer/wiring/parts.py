@@ -139,6 +139,7 @@ def assemble(
         results=results,
         celery_events=_celery_events(settings, results, clock, credentials),
         callbacks=knot.callbacks,
+        tell=tell,
         confirm_timeout=settings.ml_confirm_timeout,
         shutdown_timeout=settings.ml_shutdown_timeout,
     )

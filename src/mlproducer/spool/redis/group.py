@@ -72,7 +72,7 @@ class Group(Generic[Answer]):
         if not group:
             return
         try:
-            answers = await self._send([args for args, _ in group])
+            answers = list(zip(group, await self._send([args for args, _ in group]), strict=True))
         except SpoolUnavailable as error:
             # Those behind would wait as long for the same server, one group after the other: they hear of it now.
             # Nothing of theirs was sent.
@@ -87,7 +87,7 @@ class Group(Generic[Answer]):
             self._queue.extendleft(reversed(group))
             raise
         else:
-            for (_, waiter), answer in zip(group, answers, strict=True):
+            for (_, waiter), answer in answers:
                 if not waiter.done():
                     waiter.set_result(answer)
 

@@ -55,6 +55,8 @@ class Watch:
             except FAULTS as error:
                 words = explain(self._address.node, error, self._address.timeout)
                 _LOGGER.info("not told of rows that others put, looking for them at intervals: %s", words)
+            except Exception:
+                _LOGGER.exception("not told of rows that others put, looking for them at intervals")
             finally:
                 self._listens.set()
             wait = _FIRST_WAIT if self._listening else min(2 * wait, _LONGEST_WAIT)
