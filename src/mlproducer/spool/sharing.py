@@ -115,9 +115,9 @@ class Membership:
 
     def _look(self) -> Sequence[str]:
         dead, alive = [], 0
-        for path in _live(self._path).glob(f"*{_SUFFIX}"):
-            if path == self._own.path:
-                continue
+        others = [path for path in _live(self._path).glob(f"*{_SUFFIX}") if path != self._own.path]
+        self._released.intersection_update(path.stem for path in others)
+        for path in others:
             match _is_dead(path):
                 case False:
                     alive += 1
