@@ -65,7 +65,8 @@ def _unit(row: Row, jobs: int) -> tuple[list[Step], dict[str, str]]:
     made = environment(row.python, row.versions)
     step = _tests("unit tests", _pytest(row, made, UNIT, jobs, {}))
     named = ("pydantic", "pydantic-settings", "structlog", "typer", "fastapi", "sqlalchemy")
-    return [step], {"Python": version(made, "python"), **{name: version(made, name) for name in named}}
+    found = {name: version(made, name) for name in named}
+    return [step], {"Python": version(made, "python"), "libraries": row.versions, **found}
 
 
 def _system() -> tuple[list[Step], dict[str, str]]:

@@ -14,7 +14,7 @@ END: Final = "<!-- to here -->"
 
 _HEADS: Final[dict[Kind, tuple[str, ...]]] = {
     "broker": ("RabbitMQ", "Python", "Celery"),
-    "unit": ("Python", "pydantic", "pydantic-settings", "structlog", "typer", "fastapi", "sqlalchemy"),
+    "unit": ("Python", "libraries", "pydantic", "pydantic-settings", "structlog", "typer", "fastapi", "sqlalchemy"),
     "system": ("RabbitMQ", "Python"),
 }
 _TITLES: Final[dict[Kind, str]] = {
