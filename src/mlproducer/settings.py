@@ -5,14 +5,23 @@ Read once, frozen, and handed down; nothing else reads the environment.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from platformdirs import user_data_path
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from mlproducer.envfile import meant, names_in, read_env_file
 from mlproducer.errors import SettingsError
 from mlproducer.redact import remember
 from mlproducer.urls.brokers import Broker, read_brokers
@@ -24,6 +33,24 @@ MIN_KEY_LENGTH = 16
 _OF_PATHS = frozenset({"sqlite", "memory", "file", "local"})
 """Schemes that have a path and no host."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+ENV_FILE = Path(".env")
+"""In the working directory."""
+_ELSEWHERE = ("ML_ONCE_URL", "ML_RESULTS_URL", "ML_RESULTS_KEY")
+"""What workers read: see `mlproducer.worker`."""
+
+
+_HOMELESS = Path("~/mlproducer")
+"""The default of a user without a home: an error only where it would be used."""
+
+
+def _data_dir() -> Path:
+    try:
+        folder = user_data_path("mlproducer", appauthor=False)
+        return folder if folder.is_absolute() else _HOMELESS  # older versions of platformdirs leave the ~
+    except RuntimeError:
+        return _HOMELESS
 
 
 def _env(name: str) -> AliasChoices:
@@ -38,7 +65,6 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_file=".env",
         env_ignore_empty=True,
         frozen=True,
         extra="ignore",
@@ -59,6 +85,8 @@ class Settings(BaseSettings):
     rabbitmq_ssl_cacert: Path | None = Field(None, validation_alias=_env("RABBITMQ_SSL_CACERT"))
     rabbitmq_ssl_certfile: Path | None = Field(None, validation_alias=_env("RABBITMQ_SSL_CERTFILE"))
     rabbitmq_ssl_keyfile: Path | None = Field(None, validation_alias=_env("RABBITMQ_SSL_KEYFILE"))
+    rabbitmq_ssl_key_password: SecretStr = Field(SecretStr(""), validation_alias=_env("RABBITMQ_SSL_KEY_PASSWORD"))
+    """The pass phrase of an encrypted client key."""
     rabbitmq_verify_peer: bool = Field(True, validation_alias=_env("RABBITMQ_VERIFY_PEER"))
     rabbitmq_auth: Literal["plain", "external"] = Field("plain", validation_alias=_env("RABBITMQ_AUTH"))
     """`external` takes the identity from the client certificate."""
@@ -109,9 +137,7 @@ class Settings(BaseSettings):
     ml_retry_first: Annotated[float, Field(gt=0)] = Field(1.0, validation_alias=_env("ML_RETRY_FIRST"))
     ml_retry_cap: Annotated[float, Field(gt=0)] = Field(10.0, validation_alias=_env("ML_RETRY_CAP"))
     ml_retry_jitter: Annotated[float, Field(ge=0, le=1)] = Field(0.3, validation_alias=_env("ML_RETRY_JITTER"))
-    ml_data_dir: Path = Field(
-        default_factory=lambda: user_data_path("mlproducer", appauthor=False), validation_alias=_env("ML_DATA_DIR")
-    )
+    ml_data_dir: Path = Field(default_factory=_data_dir, validation_alias=_env("ML_DATA_DIR"))
     ml_spool_url: SecretStr = Field(SecretStr(""), validation_alias=_env("ML_SPOOL_URL"))
     """`sqlite:///path`, `postgresql://…`, `redis://…`, `memory://`; empty is `mlproducer.db` in `ML_DATA_DIR`.
 
@@ -207,10 +233,62 @@ class Settings(BaseSettings):
         try:
             return cls(**given)  # type: ignore[arg-type]  # the names are checked by the model itself
         except ValidationError as exc:
-            faults = "; ".join(
-                f"{'.'.join(map(str, e['loc'])).upper() or 'settings'}: {e['msg']}" for e in exc.errors()
-            )
+            faults = "; ".join(f"{cls._place('.'.join(map(str, e['loc'])), given)}: {e['msg']}" for e in exc.errors())
             raise SettingsError(faults) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _EnvFile(settings_cls), dotenv_settings, file_secret_settings
+
+    @classmethod
+    def _place(cls, name: str, given: Mapping[str, object]) -> str:
+        """The setting at fault, and where its value is from if that is a file."""
+        lower = name.lower()
+        if not name or lower in os.environ or name.upper() in os.environ or {lower, name.upper()} & given.keys():
+            return name.upper() or "settings"
+        line = read_env_file(ENV_FILE, cls.model_fields).get(lower)
+        return name.upper() if line is None else f"{ENV_FILE.absolute()}, line {line.number}: {name.upper()}"
+
+    @classmethod
+    def mistyped(cls) -> tuple[str, ...]:
+        """A sentence for each name in the environment and in `.env` that is no setting and looks like one of ours. Not
+        an error: it may be another program's. Raises: SettingsError, if `.env` cannot be read.
+        """
+        known = (*map(str.upper, cls.model_fields), *_ELSEWHERE)
+        places = (("the environment", tuple(os.environ)), (str(ENV_FILE.absolute()), names_in(ENV_FILE)))
+        return tuple(
+            f"{name} in {place} is no setting: did you mean {near}?"
+            for place, names in places
+            for name in dict.fromkeys(names)
+            if (near := meant(name, known)) is not None
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_names(cls, given: object) -> object:
+        """A name in code is meant for us: one that is none would be a value that nobody reads."""
+        for name in given if isinstance(given, dict) else ():
+            if str(name).lower() not in cls.model_fields:
+                near = meant(str(name), [each.upper() for each in cls.model_fields])
+                raise ValueError(f"{name} is no setting{near and f': did you mean {near.lower()}?'}")
+        return given
+
+    @field_validator("ml_data_dir")
+    @classmethod
+    def _whose_home(cls, folder: Path) -> Path:
+        if folder == _HOMELESS:
+            return folder
+        try:
+            return folder.expanduser()
+        except RuntimeError:
+            raise ValueError("nobody knows the home folder that its ~ means: write the whole path") from None
 
     @field_validator("ml_api_keys", mode="before")
     @classmethod
@@ -281,8 +359,23 @@ class Settings(BaseSettings):
 
     @property
     def spool_url(self) -> str:
-        return self.ml_spool_url.get_secret_value() or f"sqlite:///{self.ml_data_dir / 'mlproducer.db'}"
+        """Raises: SettingsError, if it would be in a home folder and there is none."""
+        url = self.ml_spool_url.get_secret_value()
+        if not url and self.ml_data_dir == _HOMELESS:
+            raise SettingsError(
+                "ML_DATA_DIR: this user has no home folder (HOME is not set, and the system does not know the user "
+                "id), so name a folder that it may write, or a store in ML_SPOOL_URL"
+            )
+        return url or f"sqlite:///{self.ml_data_dir / 'mlproducer.db'}"
 
     @property
     def loopback_only(self) -> bool:
         return self.ml_host in LOOPBACK
+
+
+class _EnvFile(EnvSettingsSource):
+    """`.env`, as `envfile` reads it."""
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        lines = read_env_file(ENV_FILE, self.settings_cls.model_fields)
+        return {name: line.value for name, line in lines.items() if line.value}

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
+from mlproducer.amqp.certificates import load_client, trust
 from mlproducer.envelope.queues import QueuePlan
-from mlproducer.errors import SettingsError
 from mlproducer.redact import remember
 from mlproducer.settings import Settings
 from mlproducer.urls.brokers import PLAIN_PORT, TLS_PORT, Broker
@@ -112,22 +112,18 @@ def _tls(settings: Settings, given: Mapping[str, str]) -> ssl.SSLContext:
     """Peers are verified (RABBITMQ_SSL_CACERT, or the system's authorities) unless RABBITMQ_VERIFY_PEER=false; what the
     URL gives goes before the settings.
     """
-    authority = given.get("cacertfile", settings.rabbitmq_ssl_cacert)
-    try:
-        context = ssl.create_default_context(cafile=None if authority is None else str(authority))
-    except (OSError, ssl.SSLError) as exc:
-        name = "RABBITMQ_URL: cacertfile" if "cacertfile" in given else "RABBITMQ_SSL_CACERT"
-        raise SettingsError(f"{name}: {authority} cannot be used: {exc}") from exc
+    if "cacertfile" in given:
+        context = trust(Path(given["cacertfile"]), "RABBITMQ_URL: cacertfile")
+    else:
+        context = trust(settings.rabbitmq_ssl_cacert, "RABBITMQ_SSL_CACERT")
     if not (given["verify"] == "verify_peer" if "verify" in given else settings.rabbitmq_verify_peer):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     certificate, key = settings.rabbitmq_ssl_certfile, settings.rabbitmq_ssl_keyfile
-    name = "RABBITMQ_SSL_CERTFILE, RABBITMQ_SSL_KEYFILE"
+    names = ("RABBITMQ_SSL_CERTFILE", "RABBITMQ_SSL_KEYFILE")
     if "certfile" in given:
-        certificate, key, name = Path(given["certfile"]), Path(given["keyfile"]), "RABBITMQ_URL: certfile, keyfile"
-    if certificate is not None:
-        try:
-            context.load_cert_chain(certificate, key)
-        except (OSError, ssl.SSLError) as exc:
-            raise SettingsError(f"{name}: {certificate} cannot be used: {exc}") from exc
+        certificate, key = Path(given["certfile"]), Path(given["keyfile"])
+        names = ("RABBITMQ_URL: certfile", "RABBITMQ_URL: keyfile")
+    if certificate is not None and key is not None:
+        load_client(context, certificate, key, settings.rabbitmq_ssl_key_password.get_secret_value(), names)
     return context

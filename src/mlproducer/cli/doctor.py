@@ -65,6 +65,8 @@ async def _collect(settings: Settings, out: Output) -> list[Finding]:
 
 async def _examine(settings: Settings) -> AsyncIterator[Finding]:
     types = TaskTypes.chosen(settings)
+    for words in settings.mistyped():
+        yield Finding("settings", Verdict.WARNING, words, "`mlproducer settings` lists the names that there are")
     yield of_types(types)
     yield _envelope(settings, types)
     yield of_login(settings)

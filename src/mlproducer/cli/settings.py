@@ -22,6 +22,8 @@ def settings(*, as_json: JsonOption = False) -> None:
     out = output(as_json=as_json)
     now = Settings.load()
     rows = [_row(name, now) for name in Settings.model_fields]
+    for words in now.mistyped():
+        out.note(words, style="yellow")
     out.data({row.env: {"value": row.value, "source": row.source} for row in rows})
     out.table("", ("setting", "from", "value"), [(r.env, r.source, _shown(r.value)) for r in rows], last="fold")
 

@@ -132,7 +132,10 @@ def read_task_types(path: Path) -> list[TaskType]:
             raw = tomllib.load(file)
     except OSError as exc:
         raise SettingsError(f"ML_TASK_TYPES: {path} cannot be read: {exc.strerror or exc}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+    except UnicodeDecodeError as exc:
+        number = exc.object.count(b"\n", 0, exc.start) + 1
+        raise SettingsError(f"ML_TASK_TYPES: {path}, line {number}: not valid TOML: it is not UTF-8") from None
+    except tomllib.TOMLDecodeError as exc:
         raise SettingsError(f"{path}: not valid TOML: {exc}") from exc
     try:
         file_table = _File.model_validate(raw)

@@ -66,6 +66,10 @@ class OwnSettings(Settings):
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
 
+    @classmethod
+    def mistyped(cls) -> tuple[str, ...]:
+        return ()
+
 
 def sample(n: object, task_type: str = "embed_vectors") -> Task:
     return Task(task_type=task_type, payload={"share_id": f"reliability-{n}", "content": _TEXT})

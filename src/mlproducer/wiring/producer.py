@@ -8,6 +8,7 @@ from mlproducer.engine import Engine
 from mlproducer.envelope.types import TaskType, TaskTypes
 from mlproducer.ports import Listener
 from mlproducer.settings import Settings
+from mlproducer.telemetry.logger import event_logger
 from mlproducer.telemetry.metrics import Metrics
 from mlproducer.wiring.choices import spool_facts
 from mlproducer.wiring.parts import GetCredentials, Overrides, assemble
@@ -34,6 +35,8 @@ class Producer(Engine):
         self.settings = settings if settings is not None else Settings.load()
         self.task_types = TaskTypes.chosen(self.settings, task_types)
         self.metrics = Metrics(self.task_types.names, self.task_types.queues, spool=spool_facts(self.settings))
+        for words in self.settings.mistyped():
+            event_logger().warning("a setting may be mistyped", text=words)
         overrides = overrides or Overrides()
         super().__init__(assemble(self.settings, self.task_types, self.metrics, listeners, credentials, overrides))
 
