@@ -131,7 +131,7 @@ def test_retry_show_tells_the_history_and_what_the_worker_would_get() -> None:
     assert SECRET in result.stdout
     shown = facts("retry", "show", "w1")
     assert [(each["at"], each["outcome"]) for each in shown["history"]] == [(1200, "nacked"), (1300, "connection_lost")]
-    assert shown["message"]["kwargs"]["content"] == SECRET
+    assert shown["message"]["kwargs"]["content"]["text"] == SECRET
     missing = run("retry", "show", "d1")
     assert missing.exit_code == 1
     assert "it is in the dead letter queue" in missing.stderr

@@ -15,6 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from http_bench import KEY, assert_problem
+from known_workers import on_the_wire
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fastapi_app.py"
 
@@ -47,7 +48,9 @@ async def test_an_article_becomes_a_task_in_the_queue(monkeypatch: pytest.Monkey
         message = await (await channel.get_queue("ml.embed")).get(timeout=10)
         assert message is not None
         assert message.correlation_id == task_id
-        assert json.loads(message.body)[1] == {"share_id": "7", "content": "Call me Ishmael.", "options": {}}
+        assert json.loads(message.body)[1] == on_the_wire(
+            "embed_vectors", {"share_id": "7", "content": "Call me Ishmael."}
+        )
 
 
 async def test_without_a_broker_an_article_is_accepted_into_the_spool(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from mlproducer.http.app import router
 OPEN = {
     "/api/ml/metrics/prometheus",
     "/api/ml/metrics/json",
+    "/api/ml/analytics/health",
     "/api/ml/health",
     "/api/ml/health/live",
     "/api/ml/health/ready",

@@ -59,7 +59,7 @@ async def test_what_waits_is_listed_without_content_and_shown_with_it_and_its_hi
         assert row["due_at"] > time.time() + 30
         assert "text a/b" not in listed.text
         shown = (await b.client.get("/api/ml/retry-queue/a%2Fb")).json()
-        assert shown["message"]["kwargs"]["content"] == "text a/b"
+        assert shown["message"]["kwargs"]["content"]["text"] == "text a/b"
         assert [each["outcome"] for each in shown["history"]] == ["nacked"]
         problem = assert_problem(await b.client.get(f"{DLQ}/a%2Fb"), 404, "not-found")
         assert "waits in the retry queue" in problem["detail"]
@@ -79,7 +79,7 @@ async def test_dead_letters_are_listed_without_content_and_shown_with_it_and_the
         assert "text a" not in listed.text
         shown = (await b.client.get(f"{DLQ}/b%2Fc")).json()
         assert shown["reason"] == "returned"
-        assert shown["message"]["kwargs"]["content"] == "text b/c"
+        assert shown["message"]["kwargs"]["content"]["text"] == "text b/c"
         assert [(each["outcome"], each["code"]) for each in shown["history"]][-1] == ("returned", 312)
         assert_problem(await b.client.get(f"{DLQ}/nobody"), 404, "not-found")
 
