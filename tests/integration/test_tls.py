@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -125,6 +126,23 @@ async def test_an_unverified_peer_is_possible_only_if_told_so(secured: Secured, 
     other = Authority(secured.folder, "third-authority")
     given = {"folder": tmp_path, "rabbitmq_ssl_cacert": other.file, "rabbitmq_verify_peer": False}
     assert await _confirms(secured.settings(host="127.0.0.1", **given))  # type: ignore[arg-type]  # settings by name
+
+
+async def test_the_url_alone_says_whom_to_trust_and_by_which_name(secured: Secured, tmp_path: Path) -> None:
+    certificate, key = secured.authority.sign("ml")
+    given = {
+        "cacertfile": secured.authority.file,
+        "certfile": certificate,
+        "keyfile": key,
+        "verify": "verify_peer",
+        "server_name_indication": "localhost",
+        "auth_mechanism": "external",
+        "heartbeat": 5,
+    }
+    url = f"amqps://127.0.0.1:{secured.rabbit.tls_port}/?{urlencode(given)}"
+    assert await _confirms(Settings.load(rabbitmq_url=url, ml_data_dir=tmp_path))
+    other = url.replace("=localhost", "=elsewhere.example")
+    assert "certificate is not accepted" in await _error(Settings.load(rabbitmq_url=other, ml_data_dir=tmp_path))
 
 
 async def test_plain_amqp_to_a_tls_port_guesses_the_cause(secured: Secured, tmp_path: Path) -> None:

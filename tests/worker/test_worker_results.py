@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mlproducer.errors import SettingsError
 from mlproducer.testing.rabbitmq import free_port
 from mlproducer.worker import report_cost, results
 from mlproducer.worker.results import _Posting
@@ -101,3 +102,12 @@ def test_a_service_that_is_away_is_given_up_with_a_warning(
     while "see ML_RESULTS_URL" not in caplog.text:
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://u:s3cret-Word@host", "http://u:12/s3cret-Word@host", "http://host?key=s3cret-Word", "host:3001"]
+)
+def test_a_url_that_would_show_a_secret_is_refused_by_its_name(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"^ML_RESULTS_URL: ") as caught:
+        _Posting(url, None)
+    assert "s3cret" not in str(caught.value)

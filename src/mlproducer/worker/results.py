@@ -24,6 +24,9 @@ from typing import Any, Final
 from urllib import request as http
 from urllib.error import HTTPError
 
+from mlproducer.errors import SettingsError
+from mlproducer.redact import remember
+from mlproducer.urls.parts import BadUrl, read_url
 from mlproducer.worker.delivery import current_task
 from mlproducer.worker.opening import PerProcess
 
@@ -69,7 +72,7 @@ def report_results(url: str | None = None, key: str | None = None) -> None:
     """Post the end of each task from now on, and what `report_cost` says, to the service at `url`.
 
     Without `url` and `key`, `ML_RESULTS_URL` and `ML_RESULTS_KEY` of the worker's environment are taken; `key` is one
-    of the service's `ML_API_KEYS`. Raises, at the first task: SettingsError, without any `url`.
+    of the service's `ML_API_KEYS`. Raises, at the first task: SettingsError, without any `url` or for a wrong one.
     """
     from celery import signals  # noqa: PLC0415  # whoever calls this has Celery
 
@@ -111,6 +114,14 @@ class _Posting:
 
     def __init__(self, url: str, key: str | None) -> None:
         key = key or os.environ.get("ML_RESULTS_KEY")
+        remember(key)
+        try:
+            read = read_url(url, ("http", "https"), like="http://host:3001")
+            read.parameters(())
+        except BadUrl as error:
+            raise SettingsError(f"ML_RESULTS_URL: {error}") from None
+        if read.user is not None:
+            raise SettingsError("ML_RESULTS_URL: it takes no login; the key is ML_RESULTS_KEY")
         self._url = f"{url.rstrip('/')}/api/ml/results"
         self._headers = {"Content-Type": "application/json"}
         if key:
