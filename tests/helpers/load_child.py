@@ -36,6 +36,8 @@ from mlproducer import Producer, Receipt, Settings, Task
 from mlproducer.errors import RefusedTask
 from mlproducer.events import AttemptSettled, ConnectionFailed, Event, TaskConfirmed
 from mlproducer.outcome import Unsure
+from mlproducer.testing.clock import WrongClock
+from mlproducer.wiring import Overrides
 
 CHOSEN = "chosen-"
 """Ids that a caller chose begin so."""
@@ -50,6 +52,7 @@ class Child:
     `callers` call all the time, `rest` seconds after each answer; every third chooses its ids, and first those of
     `again`. `repeat` ids are called once each, and `fill` random ones. `text` is the payload's length.
     `wait`: for the broker, before the first call. `drain`: end when the spool is empty. `events`: tell those above.
+    `ahead`: by how many seconds the clock of the child's host is wrong.
     """
 
     def __init__(self, orders: dict[str, Any]) -> None:
@@ -65,7 +68,9 @@ class Child:
         orders = self._orders
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop.set)
         listeners = [self._hear] if orders.get("events") else []
-        async with Producer(Settings.load(**orders["settings"]), listeners=listeners) as producer:
+        clock = WrongClock(orders.get("ahead", 0.0))
+        settings, overrides = Settings.load(**orders["settings"]), Overrides(clock=clock)
+        async with Producer(settings, listeners=listeners, overrides=overrides) as producer:
             if orders.get("wait"):
                 await producer.connected(20)
             self.say("started")
@@ -135,7 +140,8 @@ class Child:
         given: dict[str, Any] = {} if task_id is None else {"id": task_id}
         for when in ("eta", "expires"):
             if when in orders:
-                given[when] = datetime.now(UTC) + timedelta(seconds=orders[when])
+                wrong = orders[when] + orders.get("ahead", 0.0)
+                given[when] = datetime.now(UTC) + timedelta(seconds=wrong)
         payload = {"share_id": "s", "content": "t" * orders.get("text", 250)}
         return Task(task_type="embed_vectors", payload=payload, **given)
 

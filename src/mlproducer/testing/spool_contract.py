@@ -9,6 +9,7 @@ For a store that takes a `ports.Clock` it is a `ManualClock`, the default; for a
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -39,6 +40,7 @@ from mlproducer.task import Envelope
 from mlproducer.testing.clock import ManualClock
 
 MakeSpool = Callable[[], Spool]
+SetHost = Callable[[float], None]
 NOW = 1_800_000_000.0
 DONE = Done(NOW + 1, keep=100)
 HISTORY = (Attempted(NOW - 4, "returned", 312, "NO_ROUTE ✓"), Attempted(NOW - 2, "nacked"))
@@ -125,6 +127,18 @@ class SpoolContract:
     @pytest.fixture
     def clock(self) -> StoreClock:
         return ManualClock(NOW)
+
+    @pytest.fixture
+    def set_host(self, clock: StoreClock, monkeypatch: pytest.MonkeyPatch) -> SetHost:
+        """Sets the wall clock of the host forward by some seconds, or back; no time passes."""
+
+        def set_(by: float) -> None:
+            wall = time.time
+            monkeypatch.setattr(time, "time", lambda: wall() + by)
+            if isinstance(clock, ManualClock):
+                clock.set_wall(by)
+
+        return set_
 
     @pytest.fixture
     async def spool(self, make_spool: MakeSpool, clock: StoreClock):  # type: ignore[no-untyped-def]  # noqa: ANN201  # a fixture
@@ -433,6 +447,64 @@ class SpoolContract:
         kept = [audit("c", at=NOW + 2, action="purge"), audit("b", "a", at=NOW + 1)]
         assert list(await spool.audits(limit=10)) == kept
         assert list(await spool.audits(limit=1, offset=1)) == kept[1:]
+
+    async def test_a_row_waits_for_its_eta_or_its_delay_whichever_is_later(
+        self, spool: Spool, clock: StoreClock
+    ) -> None:
+        for task_id, delay, eta in (("a", 0, NOW + 5), ("b", 9, NOW + 5), ("c", 0, NOW - 5)):
+            await spool.put(row(task_id, delay=delay, eta=eta))
+        found = [(each.task_id, each.due_at) for each in await spool.waiting(limit=9)]
+        assert found == [("c", NOW), ("a", NOW + 5), ("b", NOW + 9)]
+        taken: list[str] = []
+        for _ in range(3):
+            taken += [lease.row.envelope.task_id for lease in await spool.lease(9, hold=60)]
+            taken.append("|")
+            clock.advance(5)
+        assert "".join(taken) == "c|a|b|"
+
+    # One time: what the clock of a host says changes nothing of what is due, held or kept
+
+    @pytest.mark.parametrize("by", [-3_600.0, 3_600.0, -90.0, 90.0])
+    async def test_what_is_due_stays_due_when_a_hosts_clock_is_set(
+        self, spool: Spool, clock: StoreClock, set_host: SetHost, by: float
+    ) -> None:
+        await spool.put(row("due"))
+        await spool.put(row("later", delay=5))
+        set_host(by)
+        await spool.put(row("after"))
+        taken = {lease.row.envelope.task_id for lease in await spool.lease(9, hold=60)}
+        assert taken == {"due", "after"}
+        clock.advance(5)
+        (lease,) = await spool.lease(9, hold=60)
+        assert lease.row.envelope.task_id == "later"
+        assert await settle(spool, lease, Again(5, 1, "nacked", "", alone=False))
+        set_host(-2 * by)
+        assert not await spool.lease(9, hold=60)
+        clock.advance(5)
+        assert len(await spool.lease(9, hold=60)) == 1
+
+    @pytest.mark.parametrize("by", [-3_600.0, 3_600.0, -90.0, 90.0])
+    async def test_a_lease_a_claim_and_a_record_last_as_long_when_a_hosts_clock_is_set(
+        self, spool: Spool, clock: StoreClock, set_host: SetHost, by: float
+    ) -> None:
+        await spool.put(row("leased"))
+        (lease,) = await spool.lease(1, hold=60)
+        assert await spool.claim(claim("claimed"), hold=60) is None
+        await confirm(spool, "confirmed")  # for 100 s
+        set_host(by)
+        clock.advance(59)
+        assert not await spool.lease(1, hold=60)
+        assert isinstance(await spool.claim(claim("claimed", token="you"), hold=60), Record)
+        clock.advance(1)
+        assert await spool.claim(claim("claimed", token="you"), hold=60) is None
+        (again,) = await spool.lease(1, hold=60)
+        assert not await settle(spool, lease, DONE), "it is another's by now"
+        assert await settle(spool, again, DONE)
+        clock.advance(39)
+        assert await spool.forget(limit=9) == 0
+        clock.advance(1)
+        assert await spool.forget(limit=9) == 1
+        assert await spool.find("confirmed") is None
 
     async def _buried(self, spool: Spool, task_id: str, **given: object) -> DeadLetter:
         died: dict[str, object] = {
