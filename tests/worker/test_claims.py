@@ -185,3 +185,49 @@ def test_a_database_that_is_away_is_told_without_its_password(url: str, task_id:
 def test_a_url_that_names_no_store_is_refused_by_its_setting(url: str) -> None:
     with pytest.raises(SettingsError, match="ML_ONCE_URL"):
         open_claims(url)
+
+
+# Whose clock it is
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'once.db'}"
+
+
+@pytest.mark.parametrize("by", [-3_600.0, 3_600.0])
+def test_a_lease_and_a_memory_last_as_long_when_the_clock_of_the_machine_is_set(
+    sqlite_url: str, task_id: str, by: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(open_claims(sqlite_url)) as store:
+        store.claim(a(task_id), LEASE)
+        store.claim(a("dead"), 0.5)
+        store.finish(a("done"), LEASE)
+        wall = time.time
+        monkeypatch.setattr(time, "time", lambda: wall() + by)
+        assert store.claim(b(task_id), LEASE) == BUSY
+        assert is_done(store.claim(b("done"), LEASE))
+    with closing(open_claims(sqlite_url)) as later:  # of a worker that was started after that
+        assert later.claim(b(task_id), LEASE) == BUSY
+        assert later.renew(a(task_id), LEASE)
+        end = time.monotonic() + 20
+        while later.claim(b("dead"), LEASE) is not None and time.monotonic() < end:
+            time.sleep(0.05)
+        assert later.claim(b("dead"), LEASE) is None, "its lease of half a second is over"
+
+
+def test_leases_go_on_when_the_machine_starts_again_and_counts_from_zero(
+    sqlite_url: str, task_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    since_start = 1_000_000.0
+    monkeypatch.setattr(time, "monotonic", lambda: since_start)
+    with closing(open_claims(sqlite_url)) as store:
+        store.claim(a(task_id), LEASE)
+        store.finish(a("done"), 2 * LEASE)
+        since_start = 10.0
+        assert store.claim(b(task_id), LEASE) == BUSY
+        since_start += LEASE
+        assert store.claim(b(task_id), LEASE) is None
+        assert is_done(store.claim(b("done"), LEASE))
+        since_start += LEASE
+        assert store.claim(b("done"), LEASE) is None

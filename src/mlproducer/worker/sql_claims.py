@@ -1,7 +1,9 @@
 """Claims in SQL, over SQLAlchemy Core: one table, `mlproducer_once`, made when it is first needed.
 
 A row whose `until` is past counts as none at all: it is the lease of a run, or the end of the memory of a done task.
-PostgreSQL's own clock decides, so that workers' clocks may differ; SQLite's file is on one machine.
+PostgreSQL's own clock decides, so that workers' clocks may differ. SQLite's file is on one machine, whose monotonic
+clock decides: nobody can set that. What it lacks to Unix seconds is kept in the file (`TIME`), with how far time has
+come: a machine that starts again counts from zero, and goes on from there (docs/adr/0015).
 """
 
 from __future__ import annotations
@@ -36,6 +38,13 @@ TABLE: Final = sa.Table(
     sa.Column("done", sa.Boolean, nullable=False),
     sa.Column("until", sa.Float(53), nullable=False, index=True),
 )
+TIME: Final = sa.Table(
+    "mlproducer_once_time",
+    TABLE.metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("origin", sa.Float(53), nullable=False),
+    sa.Column("mark", sa.Float(53), nullable=False),
+)
 _SERVER_NOW: Final = sa.literal_column("extract(epoch from clock_timestamp())::float8", sa.Float(53))
 
 
@@ -51,7 +60,7 @@ class SqlClaims:
     def claim(self, claim: Claim, lease: float) -> Found | None:
         while True:
             with self._explained(), self._engine.begin() as connection:
-                now = self._now()
+                now = self._now(connection)
                 taken: dict[str, Any] = {"token": claim.token, "turn": claim.turn, "done": False, "until": now + lease}
                 free = sa.or_(TABLE.c.until <= now, TABLE.c.token == claim.token)
                 statement = self._insert(TABLE).values(task_id=claim.task_id, **taken)
@@ -68,7 +77,7 @@ class SqlClaims:
 
     def renew(self, claim: Claim, lease: float) -> bool:
         with self._explained(), self._engine.begin() as connection:
-            statement = sa.update(TABLE).where(*_ours(claim)).values(until=self._now() + lease)
+            statement = sa.update(TABLE).where(*_ours(claim)).values(until=self._now(connection) + lease)
             return bool(connection.execute(statement).rowcount)
 
     def release(self, claim: Claim) -> None:
@@ -77,7 +86,7 @@ class SqlClaims:
 
     def finish(self, claim: Claim, ttl: float) -> None:
         with self._explained(), self._engine.begin() as connection:
-            now = self._now()
+            now = self._now(connection)
             done: dict[str, Any] = {"token": claim.token, "turn": claim.turn, "done": True, "until": now + ttl}
             statement = self._insert(TABLE).values(task_id=claim.task_id, **done)
             connection.execute(statement.on_conflict_do_update(index_elements=["task_id"], set_=done))
@@ -90,8 +99,18 @@ class SqlClaims:
     def close(self) -> None:
         self._engine.dispose()
 
-    def _now(self) -> Any:  # noqa: ANN401  # a number, or PostgreSQL's expression for it
-        return time.time() if self._sqlite else _SERVER_NOW
+    def _now(self, connection: sa.Connection) -> Any:  # noqa: ANN401  # a number, or PostgreSQL's expression for it
+        if not self._sqlite:
+            return _SERVER_NOW
+        monotonic = time.monotonic()
+        origin = sa.func.max(TIME.c.origin, TIME.c.mark - monotonic)
+        goes_on = sa.update(TIME).values(origin=origin, mark=sa.func.max(TIME.c.mark, monotonic + TIME.c.origin))
+        now = connection.execute(goes_on.returning(TIME.c.mark)).scalar()
+        if now is None:
+            now = time.time()
+            begun = {"id": 1, "origin": now - monotonic, "mark": now}
+            connection.execute(self._insert(TIME).values(**begun).on_conflict_do_nothing())
+        return now
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -109,10 +128,12 @@ class SqlClaims:
 
     def _create(self) -> None:
         """Two workers that start at once both find no table, and one of them fails to make it."""
+        tables = [TABLE, TIME] if self._sqlite else [TABLE]
         try:
-            TABLE.metadata.create_all(self._engine)
+            TABLE.metadata.create_all(self._engine, tables)
         except sa.exc.DBAPIError:
-            if not sa.inspect(self._engine).has_table(TABLE.name):
+            there = sa.inspect(self._engine)
+            if not all(there.has_table(table.name) for table in tables):
                 raise
 
 
