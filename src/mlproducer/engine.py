@@ -260,6 +260,10 @@ class Engine:
         """New tasks are confirmed directly: connected, not blocked, breaker closed, spool writable."""
         return self.health().direct
 
+    def now(self) -> float:
+        """Unix seconds, by the clock that the spool's times are of: its server's, or this host's (docs/adr/0015)."""
+        return self._operations.now()
+
     def status(self) -> Status:
         return self._operations.status()
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from mlproducer.cli.app import app
 from mlproducer.cli.output import Output, output
+from mlproducer.cli.store import in_time, looking_at, time_of
 from mlproducer.cli.sweep import sweep
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import TaskTypes
@@ -24,6 +25,7 @@ from mlproducer.errors import SpoolUnavailable
 from mlproducer.rows import Again, Attempted, Bury, DeadFilter, NewRow
 from mlproducer.settings import Settings
 from mlproducer.task import Task
+from mlproducer.testing.clock import WrongClock
 from mlproducer.wiring import spool_for
 
 SECRET = "words that only the worker should read"
@@ -385,3 +387,20 @@ async def test_a_bar_is_drawn_on_a_terminal_and_lines_elsewhere(monkeypatch: pyt
         assert (swept.done, swept.total) == (6, 6)
     assert "6/6" in drawn.getvalue()
     assert plain.getvalue().splitlines() == ["replaying: 0 of 6", "replaying: 6 of 6"]
+
+
+async def test_an_age_is_counted_by_the_clock_of_the_spools_server(
+    postgres_schema_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlproducer.cli.store.SystemClock", lambda: WrongClock(3_600.0))
+    owner = spool_for(Settings.load(ml_spool_url=postgres_schema_url))
+    await owner.open()
+    await owner.close()
+    async with looking_at(Settings.load(ml_spool_url=postgres_schema_url)) as spool:
+        clock = await time_of(spool)
+        half_an_hour_ago = DeadFilter(older_than=time.time() + 3_600.0 - 1_800.0)  # as a host that is ahead has it
+        older_than = in_time(half_an_hour_ago, clock).older_than
+        assert older_than is not None
+        assert abs(older_than - (time.time() - 1_800.0)) < 60, (
+            "else letters that are half an hour young would be purged"
+        )

@@ -104,6 +104,7 @@ async def test_a_shared_spools_time_is_everybodys(shared_url: str) -> None:
             receipt = await each.producer.publish(embed())
             row = await each.producer.waiting_task(receipt.task_id)
             assert abs(row.accepted_at - time.time()) < APART / 2
+            assert abs(each.producer.now() - time.time()) < APART / 2
             assert abs(row.due_at - time.time()) < APART / 2
         notes = [[check.detail for check in each.producer.health().checks if check.name == "clock"] for each in benches]
         assert notes[0] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal
 
 import typer
@@ -25,7 +25,7 @@ from mlproducer.cli.choosing import (
 )
 from mlproducer.cli.output import ExitCode, JsonOption, Output, fail, output, plural, size, span, when
 from mlproducer.cli.shown import show_whole
-from mlproducer.cli.store import looking_at, replayer
+from mlproducer.cli.store import in_time, looking_at, replayer, time_of
 from mlproducer.cli.sweep import Swept, sweep
 from mlproducer.core.replay import Chosen
 from mlproducer.delivery.lookup import dead_letter
@@ -67,8 +67,9 @@ def list_dead(
 
     async def fetch() -> tuple[Sequence[DeadEntry], int, int]:
         async with looking_at(Settings.load()) as spool:
-            entries = await spool.dead(where, limit=limit, offset=offset)
-            return entries, await spool.count_dead(where), await spool.count_dead(DeadFilter())
+            wanted = in_time(where, await time_of(spool))
+            entries = await spool.dead(wanted, limit=limit, offset=offset)
+            return entries, await spool.count_dead(wanted), await spool.count_dead(DeadFilter())
 
     entries, matched, total = asyncio.run(fetch())
     shown = [dead_view(entry) for entry in entries]
@@ -196,6 +197,8 @@ class _Errand:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
+    chosen: Chosen
+    """By the spool's own time."""
     matched: int
     sample: list[dict[str, Any]]
     missing: list[str]
@@ -218,7 +221,7 @@ def _change(out: Output, errand: _Errand, *, dry_run: bool, ask: bool) -> None:
     elif count:
         if ask and not typer.confirm(_question(errand, count, plan.matched), err=True):
             raise fail("nothing was changed", ExitCode.FAILED)
-        swept = asyncio.run(_run(settings, out, errand))
+        swept = asyncio.run(_run(settings, out, replace(errand, chosen=plan.chosen)))
         _conclude(out, errand, swept)
     elif not plan.missing:
         out.say(f"No dead letter matches: nothing to {errand.action}.")
@@ -247,9 +250,10 @@ def _conclude(out: Output, errand: _Errand, swept: Swept) -> None:
 async def _look(settings: Settings, errand: _Errand) -> _Plan:
     async with looking_at(settings) as spool:
         if isinstance(errand.chosen, DeadFilter):
-            matched = await replayer(spool, asyncio.sleep).plan(errand.chosen)
-            sample = await spool.dead(errand.chosen, limit=_SAMPLE)
-            return _Plan(matched, [dead_view(entry) for entry in sample], [])
+            where = in_time(errand.chosen, await time_of(spool))
+            matched = await (await replayer(spool, asyncio.sleep)).plan(where)
+            sample = await spool.dead(where, limit=_SAMPLE)
+            return _Plan(where, matched, [dead_view(entry) for entry in sample], [])
         return await _look_up(spool, errand.chosen)
 
 
@@ -262,7 +266,7 @@ async def _look_up(spool: Spool, task_ids: Sequence[str]) -> _Plan:
             missing.append(task_id)
         elif len(sample) < _SAMPLE:
             sample.append(dead_view(letter))
-    return _Plan(len(task_ids) - len(missing), sample, missing)
+    return _Plan(task_ids, len(task_ids) - len(missing), sample, missing)
 
 
 async def _run(settings: Settings, out: Output, errand: _Errand) -> Swept:

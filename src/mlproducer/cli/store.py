@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from msgspec.structs import replace
+
 from mlproducer.delivery.replay import Replayer
+from mlproducer.delivery.spool_time import SpoolTime
 from mlproducer.ports import CountingSpool, Spool
+from mlproducer.rows import DeadFilter
 from mlproducer.settings import Settings
 from mlproducer.wiring import SystemClock, spool_for
 
@@ -22,6 +26,22 @@ async def looking_at(settings: Settings) -> AsyncIterator[CountingSpool]:
         await spool.close()
 
 
-def replayer(spool: Spool, sleep: Callable[[float], Awaitable[None]]) -> Replayer:
+async def replayer(spool: Spool, sleep: Callable[[float], Awaitable[None]]) -> Replayer:
     """Replays and purges through the spool itself; a running service finds what came back at its next poll."""
-    return Replayer(spool, SystemClock(), sleep)
+    return Replayer(spool, await time_of(spool), sleep)
+
+
+async def time_of(spool: Spool) -> SpoolTime:
+    """The time that dead letters have theirs of: on a server not that of this host."""
+    clock = SpoolTime(SystemClock())
+    asked = clock.monotonic()
+    at = (await spool.measure()).at
+    if at is not None:
+        clock.heard(at, asked)
+    return clock
+
+
+def in_time(where: DeadFilter, clock: SpoolTime) -> DeadFilter:
+    """With its ages, which were counted back from this host's present, counted back from the spool's."""
+    moments = {"older_than": where.older_than, "newer_than": where.newer_than}
+    return replace(where, **{name: at - clock.apart for name, at in moments.items() if at is not None})

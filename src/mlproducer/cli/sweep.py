@@ -52,7 +52,7 @@ async def sweep(settings: Settings, out: Output, doing: str, begin: Begin) -> Sw
             if stop.is_set():
                 raise _Stopped
 
-        async with looking_at(settings) as spool, aclosing(begin(replayer(spool, nap))) as steps:
+        async with looking_at(settings) as spool, aclosing(begin(await replayer(spool, nap))) as steps:
             try:
                 async for step in steps:
                     last = step

@@ -78,6 +78,9 @@ class Operations:
         self._replayer = Replayer(spool, clock)
         self._started = clock.monotonic()
 
+    def now(self) -> float:
+        return self._clock.now()
+
     def status(self) -> Status:
         view, health = self._broker.view(), self.health()
         gauges = self._gauges

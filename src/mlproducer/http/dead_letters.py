@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
@@ -59,8 +58,8 @@ class Where(BaseModel):
     older_than_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     newer_than_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
-    def filter(self) -> DeadFilter:
-        now = time.time()
+    def filter(self, now: float) -> DeadFilter:
+        """`now`: the present by the clock that dead letters have their times of, `Producer.now`."""
         older = None if self.older_than_seconds is None else now - self.older_than_seconds
         newer = None if self.newer_than_seconds is None else now - self.newer_than_seconds
         return DeadFilter(self.task_type, self.reason, older, self.text, newer)
@@ -88,9 +87,9 @@ class Choice(Where):
     limit: Annotated[int, Field(ge=1)] | None = None
     """How many to take at most, the newest first."""
 
-    def chosen(self) -> Chosen:
+    def chosen(self, now: float) -> Chosen:
         """Raises: InvalidRequest."""
-        where = self.filter()
+        where = self.filter(now)
         if sum((self.ids is not None, where != DeadFilter(), self.all)) != 1:
             raise InvalidRequest([Fault("ids", "give either ids, or conditions (task_type, reason, …), or all: true")])
         return where if self.ids is None else self.ids
@@ -132,7 +131,7 @@ class Removed:
 @router.get("/api/ml/dlq", responses=problems(422, 503))
 async def dlq(producer: ProducerOf, page: Annotated[Page, Query()]) -> Response:
     """The dead letter queue, newest first, without content. `matched` is how many there are behind all pages."""
-    where = page.filter()
+    where = page.filter(producer.now())
     found = await producer.dead_letters(where, limit=page.limit, offset=page.offset)
     rows = [dead_view(entry) for entry in found]
     matched = await producer.plan(where)
@@ -170,7 +169,7 @@ async def replay(
     `{"error": …}`. A client that leaves ends the replay: what was not replayed by then stays dead.
     """
     asked = await read_model(request, producer.settings.ml_max_body_bytes, Replay)
-    chosen = asked.chosen()
+    chosen = asked.chosen(producer.now())
     if asked.dry_run:
         matched = await producer.plan(chosen)
         return answer(Replayed(matched, 0, matched, dry_run=True, by=by))
@@ -191,7 +190,7 @@ async def replay(
 async def remove_many(request: Request, producer: ProducerOf, by: Caller) -> Response:
     """Remove dead letters for good, at most 10,000 a call; `left` says how many it left. `dry_run` only counts them."""
     asked = await read_model(request, producer.settings.ml_max_body_bytes, Choice)
-    chosen = asked.chosen()
+    chosen = asked.chosen(producer.now())
     if asked.dry_run:
         matched = await producer.plan(chosen)
         return answer(Removed(matched, 0, matched, dry_run=True, by=by))

@@ -25,8 +25,9 @@ _SKEW: Final = "UPDATE mlproducer_clock SET skew = ?"
 _LATEST: Final = "SELECT max(accepted_at) FROM mlproducer_waiting"
 _ETAS: Final = """
     UPDATE mlproducer_waiting SET due_at = eta - :skew, free_at = eta - :skew, first_due_at = eta - :skew
-    WHERE eta IS NOT NULL AND token IS NULL AND free_at > :now AND abs(due_at - (eta - :before)) < 0.001
+    WHERE eta IS NOT NULL AND token IS NULL AND free_at > :now AND abs(due_at - (eta - :before)) < :step
 """
+"""What waits for its eta. An application, which puts rows too, may know the skew a little better than the file does."""
 
 
 class FileTime(LoneTime):
@@ -89,5 +90,5 @@ class FileTime(LoneTime):
         before = 0.0 if found is None else found.skew
         if abs(skew - before) <= STEP:
             return float(before)
-        connection.exec_driver_sql(_ETAS, {"skew": skew, "before": before, "now": self.now()})
+        connection.exec_driver_sql(_ETAS, {"skew": skew, "before": before, "now": self.now(), "step": STEP})
         return skew

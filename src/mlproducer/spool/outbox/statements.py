@@ -67,7 +67,7 @@ _FILE_NOW: Final = func.max(
     _MONOTONIC + _of_file(clock.c.origin, _NOW - _MONOTONIC),
     _of_file(clock.c.mark, _ZERO),  # the machine was started again, and no producer yet
 )
-_FILE_DUE: Final = func.max(_FILE_NOW, func.coalesce(_ETA - _of_file(clock.c.skew, _ZERO), _ZERO))
+_FILE_DUE: Final = _FILE_NOW + func.max(func.coalesce(_ETA - _NOW, _ZERO), _ZERO)
 _SERVER_DUE: Final = func.greatest(SERVER_NOW, _ETA)
 """When the store's own clock says that it is, and when a task is due by it: see `spool.file_time`, `store_time`."""
 
