@@ -161,6 +161,16 @@ async def test_who_met_others_knows_it_for_good(tmp_path: Path) -> None:
         assert (await one.measure()).met_others
 
 
+async def test_what_a_forked_child_puts_by_a_spool_of_its_own_is_there_when_its_parent_has_gone(tmp_path: Path) -> None:
+    """SQLite's locks stay with the parent, and the child's copy of the library believes that it has them."""
+    async with child(tmp_path / FILE, "own"):
+        pass
+    async with open_spool(tmp_path / FILE) as spool:
+        assert await spool.find("parent") is not None
+        assert await spool.find("child") is not None
+        assert (await spool.measure()).tasks == 102
+
+
 async def test_symbolic_links_are_one_spool(tmp_path: Path) -> None:
     (tmp_path / "link.db").symlink_to(tmp_path / FILE)
     async with open_spool(tmp_path / FILE) as one, open_spool(tmp_path / "link.db") as two:

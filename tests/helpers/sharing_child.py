@@ -4,6 +4,7 @@ work    after a line on stdin: put rows, then lease and settle until nothing wai
 hold    lease all, claim the id `claimed`, and live on
 fork    the same, with a child that was forked meanwhile, and lives on too; print its process id
 close   the same, but let go of the spool
+own     put rows, fork a child that has a spool of its own, and let go; then the child puts one; end with it
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ async def main(path: str, what: str) -> None:
         await work(spool)
         await spool.close()
         return
+    if what == "own":
+        await own(spool, path)
+        return
     await spool.lease(100, hold=HOLDS)
     assert await spool.claim(claim("claimed"), hold=HOLDS) is None
     if what in {"fork", "close"}:
@@ -55,6 +59,32 @@ async def work(spool: SqliteSpool) -> None:
         held = await spool.settle([(lease, Done(0.0, keep=0)) for lease in leases])
         assert all(held)
         say(*(lease.row.envelope.task_id for lease in leases))
+
+
+async def own(spool: SqliteSpool, path: str) -> None:
+    puts = [asyncio.ensure_future(spool.put(row(f"busy-{n}"))) for n in range(100)]
+    await asyncio.sleep(0.001)  # the thread is at it
+    ready, closed = os.pipe(), os.pipe()
+    child = os.fork()
+    if not child:
+        asyncio.run(of_child(path, ready[1], closed[0]))
+    await asyncio.gather(*puts)
+    await spool.put(row("parent"))
+    os.read(ready[0], 1)
+    await spool.close()
+    os.write(closed[1], b".")
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    assert status == 0
+    say("ready")
+
+
+async def of_child(path: str, ready: int, closed: int) -> NoReturn:
+    spool = SqliteSpool(Path(path))
+    await spool.open()
+    os.write(ready, b".")
+    os.read(closed, 1)
+    assert await spool.put(row("child"))
+    os._exit(0)  # as if it were killed: nothing is closed in order
 
 
 def say(*words: object) -> None:

@@ -18,6 +18,7 @@ from mlproducer.errors import SpoolNotMade, SpoolUnavailable
 from mlproducer.ports import Clock
 from mlproducer.spool import sharing
 from mlproducer.spool.file_time import FileTime
+from mlproducer.spool.forks import Connections, refuse_spoiled
 from mlproducer.spool.migrations import VERSION, check, check_for_visitor, migrate, version_of
 from mlproducer.spool.sharing import Membership, Turn
 from mlproducer.spool.statements import claims_of, release_all, release_held_by
@@ -67,7 +68,7 @@ class SqliteStore:
     turns: Turn
     membership: Membership | None
     """None for a visitor, which holds nothing that others would have to wait for."""
-    identity: tuple[int, int]
+    connections: Connections
     time: FileTime
     visitor: str = field(default_factory=lambda: secrets.token_hex(8))
     slot: int = 0  # one for all: they write one after the other
@@ -126,7 +127,7 @@ class SqliteStore:
     def refusal(self) -> str | None:
         """SQLite goes on writing to a file that was moved or removed, and says that all is well."""
         try:
-            if _identity(self.path) == self.identity:
+            if _identity(self.path) == self.connections.identity:
                 lost = self.membership and self.membership.refusal
                 return lost or self._short_of_room()
         except OSError:
@@ -185,11 +186,13 @@ def _open(path: Path, opened: ExitStack, keeping: FileTime, *, owner: bool) -> S
         opened.callback(membership.close)
         _make(path)
     _refuse_names(path)
+    refuse_spoiled(_identity(path))
     writing = _engine(path, owner=owner, begin="BEGIN IMMEDIATE", cache=_WRITING_CACHE)
     opened.callback(writing.dispose)
     reading = _engine(path, owner=owner, begin="BEGIN", cache=_READING_CACHE)
     opened.callback(reading.dispose)
-    store = SqliteStore(path, writing, reading, turns, membership, _identity(path), keeping)
+    connections = Connections(_identity(path), writing, reading)
+    store = SqliteStore(path, writing, reading, turns, membership, connections, keeping)
     if membership is None:
         with turns.taken(), store.writing.begin() as connection:
             check_for_visitor(version_of(connection))
