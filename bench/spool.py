@@ -88,7 +88,7 @@ def sqlite_alone(folder: Path, rows: list[NewRow]) -> float:
         connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL")
         connection.execute("CREATE TABLE waiting (id TEXT PRIMARY KEY, due_at REAL, body BLOB)")
         connection.execute("CREATE INDEX due ON waiting (due_at)")
-        values = [(each.envelope.task_id, each.due_at, PROPERTIES + BODY) for each in rows]
+        values = [(each.envelope.task_id, each.delay, PROPERTIES + BODY) for each in rows]
         start = time.perf_counter()
         for at in range(0, len(values), 100):
             connection.execute("BEGIN IMMEDIATE")

@@ -40,14 +40,15 @@ class NewRow(Struct, frozen=True):
     alone: bool = False
     history: History = ()
 
-    def due_at(self, now: float) -> float:
+    def first_due(self, now: float) -> float:
+        """When it is due if it is put at `now`."""
         eta = self.envelope.eta
         return now + self.delay if eta is None else max(now + self.delay, eta)
 
-    def due(self, at: float) -> SpoolRow:
-        """As it waits, due at that moment."""
+    def waiting(self, due_at: float) -> SpoolRow:
+        """As it waits."""
         told = (self.attempts, self.cause, self.text, self.alone, self.history)
-        return SpoolRow(self.envelope, self.accepted_at, at, *told)
+        return SpoolRow(self.envelope, self.accepted_at, due_at, *told)
 
 
 class SpoolRow(Struct, frozen=True):

@@ -16,7 +16,6 @@ import pytest
 
 from mlproducer.testing.rabbitmq import PrivateRabbit
 from places import final_places
-from private_postgres import PrivatePostgres
 from private_redis import PrivateRedis
 from producers import NOWHERE, Producers
 from trials import say
@@ -62,21 +61,15 @@ def published_once(rabbit: PrivateRabbit, spool: str, folder: Path, rows: int) -
     assert drained < LATE, "and none waited for a clock that is behind"
 
 
-def test_hosts_apart_on_one_postgresql_publish_600_rows_once(
-    rabbit: PrivateRabbit, postgres_url: str, tmp_path: Path
+@pytest.mark.parametrize("rows", [300, pytest.param(3_000, marks=pytest.mark.chaos)])
+def test_hosts_apart_on_one_postgresql_publish_rows_once(
+    rabbit: PrivateRabbit, postgres_url: str, tmp_path: Path, rows: int
 ) -> None:
-    published_once(rabbit, postgres_url, tmp_path, 600)
+    published_once(rabbit, postgres_url, tmp_path, rows)
 
 
 @pytest.mark.chaos
-def test_hosts_apart_on_one_postgresql_publish_3000_rows_once(
-    rabbit: PrivateRabbit, postgres: PrivatePostgres, tmp_path: Path
-) -> None:
-    published_once(rabbit, postgres.url(postgres.new_database()), tmp_path, 3_000)
-
-
-@pytest.mark.parametrize("rows", [600, pytest.param(3_000, marks=pytest.mark.chaos)])
-def test_hosts_apart_on_one_redis_publish_rows_once(rabbit: PrivateRabbit, tmp_path: Path, rows: int) -> None:
+def test_hosts_apart_on_one_redis_publish_3000_rows_once(rabbit: PrivateRabbit, tmp_path: Path) -> None:
     (tmp_path / "redis").mkdir()
     with PrivateRedis(tmp_path / "redis") as server:
-        published_once(rabbit, server.url(), tmp_path, rows)
+        published_once(rabbit, server.url(), tmp_path, 3_000)

@@ -14,10 +14,13 @@ import pytest
 
 from engine_bench import Bench, bench, embed, until
 from mlproducer import TaskState
+from mlproducer.analytics.counting import Counting
+from mlproducer.core.counting import hour_of
 from mlproducer.delivery.spool_time import SpoolTime
 from mlproducer.events import ClockJumped
-from mlproducer.rows import Claim
+from mlproducer.rows import Claim, CountKey, Tally
 from mlproducer.spool import open_spool
+from mlproducer.spool.memory import MemorySpool
 from mlproducer.status import CheckStatus
 from mlproducer.testing.clock import ManualClock, WrongClock
 from private_redis import PrivateRedis
@@ -218,3 +221,17 @@ def test_a_jump_is_told_once_and_of_the_clock_that_jumped() -> None:
     host.advance(HOUR)
     assert "set back" not in clock.note()
     assert "behind the spool's" in clock.note()
+
+
+async def test_a_clock_that_is_set_forward_by_months_makes_no_figure_old() -> None:
+    clock = ManualClock()
+    store = MemorySpool(clock)
+    counting = Counting(store, dict, ("embed_vectors",), clock, lambda _: None, interval=1.0)
+    figure = CountKey(hour_of(clock.now()), "embed_vectors", "dead", "nacked")
+    await store.count([Tally("a", 9e9, {figure: 1})])
+    clock.set_wall(90 * 86_400.0)
+    await counting._forget()
+    assert await store.counts(since=0, until=10**9, hourly=True) == {figure: 1}
+    clock.advance(90 * 86_400.0)
+    await counting._forget()
+    assert not await store.counts(since=0, until=10**9, hourly=True)

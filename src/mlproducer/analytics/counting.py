@@ -68,6 +68,7 @@ class Counting:
         """What the store was told and did not answer yet; told again as it is."""
         self._ids = (f"flush:{prefix}-{n}" for prefix in [secrets.token_hex(8)] for n in count(1))
         self._forget_at = 0.0
+        self._began = clock.now() - clock.monotonic()
         self.handlers: Final[dict[type[Event], Callable[[Any], None]]] = {
             TaskSpooled: self._spooled,
             TaskRetried: self._retried,
@@ -130,7 +131,8 @@ class Counting:
         if now < self._forget_at:
             return
         self._forget_at = now + FORGET_INTERVAL
-        before = hour_of(self._clock.now()) - RETENTION_HOURS
+        # A wall clock that was set forward by months, perhaps by mistake, makes nothing old that cannot be had again.
+        before = hour_of(min(self._clock.now(), self._began + now)) - RETENTION_HOURS
         while await self._store.forget_counts(before=before, limit=FORGET_BATCH) == FORGET_BATCH:
             pass
 

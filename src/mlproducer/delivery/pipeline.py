@@ -319,7 +319,7 @@ class Pipeline:
             return self._book.finish(accepting, known)
         envelope = accepting.envelope
         accepting.move(Move.SPOOL)
-        why, since, due_at = row.text or row.cause, row.accepted_at, row.due_at(self._clock.now())
+        why, since, due_at = row.text or row.cause, row.accepted_at, row.first_due(self._clock.now())
         receipt = Receipt(envelope.task_id, envelope.task_type, accepting.state, since, None, row.attempts, why, due_at)
         self._book.finish(accepting, receipt)
         self._drain.wake()

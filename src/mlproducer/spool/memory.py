@@ -192,7 +192,7 @@ class MemorySpool(MemoryCounters):
         return self._dead.get(task_id) or self._records.get(task_id)
 
     def _wait(self, row: NewRow, due_at: float) -> None:
-        self._rows[row.envelope.task_id] = _Held(row.due(due_at), due_at)
+        self._rows[row.envelope.task_id] = _Held(row.waiting(due_at), due_at)
 
     def _put_etas_right(self) -> None:
         """If the wall clock was set: what waits for its eta waits until that has it. What was due stays so."""
@@ -238,7 +238,7 @@ class MemorySpool(MemoryCounters):
                 )
             case Again(delay, attempts, cause, text, alone, history):
                 again = NewRow(row.envelope, row.accepted_at, delay, attempts, cause, text, alone, history)
-                self._rows[task_id] = _Held(again.due(self._time.now() + delay), held.first_due_at)
+                self._rows[task_id] = _Held(again.waiting(self._time.now() + delay), held.first_due_at)
             case Bury(died_at, attempts, reason, code, text, history):
                 del self._rows[task_id]
                 letter = DeadLetter(row.envelope, row.accepted_at, died_at, attempts, reason, code, text, history)

@@ -62,7 +62,7 @@ def row(task_id: str, *, delay: float = 0.0, size: int = 10, eta: float | None =
 
 def waits(new: NewRow, *, at: float = NOW) -> SpoolRow:
     """The row as it is found when it was put at `at`."""
-    return new.due(new.due_at(at))
+    return new.waiting(new.first_due(at))
 
 
 def is_as_put(found: object, new: NewRow) -> bool:
