@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlproducer.errors import MLProducerError, SettingsError
+from mlproducer.loggers import get_logger
 from mlproducer.redact import MASK, clean, masked, redact, redact_known, redact_text, remember, remember_environment
 
 SECRET = "s3cr3t-Value"
@@ -189,3 +190,16 @@ def test_an_error_that_cannot_be_masked_is_not_told() -> None:
 
 def test_a_quoted_password_with_blanks_is_masked_whole() -> None:
     assert redact_text("host=h password='two words' user=u") == f"host=h password='{MASK}' user=u"
+
+
+def test_a_line_of_ours_holds_no_secret_for_anybodys_handler(caplog: pytest.LogCaptureFixture) -> None:
+    remember(SECRET)
+    log = get_logger("mlproducer.somewhere")
+    assert get_logger("mlproducer.somewhere") is log
+    try:
+        int(SECRET)
+    except ValueError:
+        log.exception("it failed with %s", SECRET)
+    assert "ValueError" in caplog.text
+    assert SECRET not in caplog.text
+    assert len(log.filters) == 1

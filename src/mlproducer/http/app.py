@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from importlib.metadata import version
 from typing import Final
 
@@ -17,10 +16,11 @@ from mlproducer.http.auth import refuse_open_door
 from mlproducer.http.console import routes as console
 from mlproducer.http.holder import attach, lifespan_for
 from mlproducer.http.problems import problem_of, problem_response
+from mlproducer.loggers import get_logger
 from mlproducer.settings import Settings
 from mlproducer.wiring import Producer
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 router: Final = APIRouter()
 """All calls under /api, to mount into an application of one's own, which then needs our lifespan."""

@@ -14,7 +14,6 @@ reading, and the last answer says so.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import aclosing
 from contextvars import copy_context
@@ -32,6 +31,7 @@ from mlproducer.errors import InvalidTask, MLProducerError, NotAccepting, TaskTo
 from mlproducer.http.body import lines, until
 from mlproducer.http.problems import UNEXPECTED, AnswersUnread, Problem, problem_of
 from mlproducer.http.views import receipt_view
+from mlproducer.loggers import get_logger
 from mlproducer.redact import masked
 from mlproducer.task import Receipt, Task
 from mlproducer.wiring import Producer
@@ -41,7 +41,7 @@ ANSWERS_HELD: Final = 1_000
 STALL: Final = 30.0
 """Seconds that a client may leave its answers unread while there are more."""
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class Answers:

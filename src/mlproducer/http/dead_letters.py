@@ -8,7 +8,6 @@ answer is a stream of lines, one a chunk, and leaving it ends the replay between
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
@@ -29,6 +28,7 @@ from mlproducer.http.describe import GUARDED, body, either, problems, success
 from mlproducer.http.holder import get_producer, get_stopping
 from mlproducer.http.problems import UNEXPECTED, InvalidRequest, Problem, ProblemRoute, problem_of
 from mlproducer.http.views import answer
+from mlproducer.loggers import get_logger
 from mlproducer.redact import masked
 from mlproducer.rows import DeadFilter
 from mlproducer.task import Identifier
@@ -40,7 +40,7 @@ MAX_TAKEN: Final = 10_000
 ProducerOf = Annotated[Producer, Depends(get_producer)]
 Caller = Annotated[str, Depends(caller_name)]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 router = APIRouter(
     route_class=ProblemRoute, tags=["dead letters"], dependencies=[Depends(require_caller)], responses=GUARDED

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import math
 import signal
 import socket
@@ -23,10 +22,11 @@ from mlproducer.errors import SettingsError
 from mlproducer.http.app import create_app
 from mlproducer.http.auth import refuse_open_door
 from mlproducer.http.holder import start_pulse, tell_stopping
+from mlproducer.loggers import get_logger
 from mlproducer.settings import Settings
 from mlproducer.wiring import Producer
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable
 from typing import Final
 
+from mlproducer.loggers import get_logger
 from mlproducer.spool.schema import CHANNEL
 from mlproducer.spool.server import Address
 
-_LOGGER: Final = logging.getLogger("mlproducer")
+_LOGGER: Final = get_logger("mlproducer")
 _FIRST: Final = 0.2
 _LONGEST: Final = 5.0
 """Seconds between two tries to connect again. Meanwhile the drain's poll finds what is put."""

@@ -12,12 +12,13 @@ All others (sampler, resource, limits, batches, headers, certificates, propagato
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points, version
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider, set_tracer_provider
+
+from mlproducer.loggers import get_logger
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -28,7 +29,7 @@ PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PR
 _OTLP: Final = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 """The names that the exporters' packages register themselves under."""
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class ExportingUnavailable(Exception):

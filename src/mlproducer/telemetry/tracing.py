@@ -12,7 +12,6 @@ case, where there is none, `call` costs a look at the clock and one at the curre
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -45,6 +44,7 @@ from mlproducer.delivery.verdicts import NO_ATTEMPT
 from mlproducer.envelope.headers import headers_of
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.events import ConnectionChanged, ConnectionState, Event
+from mlproducer.loggers import get_logger
 from mlproducer.outcome import Confirmed, NotSent, Outcome, Returned, Unsure
 from mlproducer.ports import Settle
 from mlproducer.redact import redact_text
@@ -56,7 +56,7 @@ LOOK_EVERY: Final = 1.0
 """Seconds between looks for an SDK: to ask for the global provider reads the environment each time while there is none,
 and takes several times as long as all the rest that `call` does then."""
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class _SaidOnce:

@@ -28,7 +28,6 @@ Without `acks_late` a copy that waits is in no queue any more, and a worker that
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 import time
@@ -39,6 +38,7 @@ from functools import wraps
 from typing import Any, Final, Literal, ParamSpec, TypeVar
 
 from mlproducer.errors import OnceUnavailable
+from mlproducer.loggers import get_logger
 from mlproducer.worker.claims import Claim, ClaimStore, Found, open_claims
 from mlproducer.worker.delivery import Delivery, current_delivery, ignored, is_retry, listen, put_back
 from mlproducer.worker.held import Held
@@ -53,7 +53,7 @@ POLL: Final = 0.5
 TRIES: Final = (0.2, 0.5, 1.0)
 """Seconds before the next try, when the store does not answer: a restart of Redis, not an outage."""
 
-_log: Final = logging.getLogger("mlproducer.worker")
+_log: Final = get_logger("mlproducer.worker")
 _mine: Final = threading.local()
 _listening: Final = threading.Event()
 

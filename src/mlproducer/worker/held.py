@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from typing import Final
 
 from mlproducer.errors import OnceUnavailable
+from mlproducer.loggers import get_logger
 from mlproducer.worker.claims import Claim, ClaimStore
 
 RENEWALS: Final = 3
@@ -16,7 +16,7 @@ FINISH_TRIES: Final = (0.2, 1.0, 3.0)
 """Seconds before the next try to say that a task is done."""
 STOP_SECONDS: Final = 1.0
 
-_log: Final = logging.getLogger("mlproducer.worker")
+_log: Final = get_logger("mlproducer.worker")
 
 
 class Held:

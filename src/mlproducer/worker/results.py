@@ -13,7 +13,6 @@ Nothing of it is in a task's way: posts are made by a thread, a few times over, 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import queue
 import threading
@@ -25,6 +24,7 @@ from urllib import request as http
 from urllib.error import HTTPError
 
 from mlproducer.errors import SettingsError
+from mlproducer.loggers import get_logger
 from mlproducer.redact import remember
 from mlproducer.urls.parts import BadUrl, read_url
 from mlproducer.worker.delivery import current_task
@@ -42,7 +42,7 @@ _COSTS: Final = "mlproducer_costs"
 _BEGAN: Final = "mlproducer_began"
 _POSTS: Final = "mlproducer_posts"
 _SERVER_ERROR: Final = 500
-_log = logging.getLogger("mlproducer")
+_log = get_logger("mlproducer")
 
 
 def report_cost(amount: Decimal | int | str, model: str = "") -> None:

@@ -9,7 +9,6 @@ that a client takes does not grow. Dead letters are read only while somebody loo
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -22,6 +21,7 @@ from pydantic_core import to_json, to_jsonable_python
 from mlproducer.delivery.views import dead_view, waiting_view
 from mlproducer.errors import NotAccepting, SpoolUnavailable
 from mlproducer.http.console.verdict import Level, Verdict, verdict
+from mlproducer.loggers import get_logger
 from mlproducer.redact import masked
 from mlproducer.rows import WaitingEntry
 from mlproducer.wiring import Producer
@@ -38,7 +38,7 @@ ROWS: Final = 10
 MOST: Final = 200
 """Consoles at once."""
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 
 class Sample(Struct, frozen=True):

@@ -6,7 +6,6 @@ What it shows and does beyond that goes through the API under /api/ml, which tak
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator
 from importlib.metadata import version
 from typing import Annotated, Any, Final
@@ -34,6 +33,7 @@ from mlproducer.http.holder import get_producer, get_pulse, get_sessions
 from mlproducer.http.problems import ProblemRoute, Unauthorized
 from mlproducer.http.sessions import LIFETIME, Session, Sessions
 from mlproducer.http.views import answer
+from mlproducer.loggers import get_logger
 from mlproducer.wiring import Producer
 
 SIGN_IN_LIMIT: Final = 4_096
@@ -42,7 +42,7 @@ SIGN_IN_LIMIT: Final = 4_096
 ProducerOf = Annotated[Producer, Depends(get_producer)]
 SessionsOf = Annotated[Sessions, Depends(get_sessions)]
 
-_log = logging.getLogger(__name__)
+_log = get_logger(__name__)
 
 router = APIRouter(route_class=ProblemRoute, include_in_schema=False)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -24,6 +23,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from mlproducer.errors import SpoolUnavailable
+from mlproducer.loggers import get_logger
 from mlproducer.spool.redis.address import Address
 from mlproducer.spool.redis.faults import Refused, explain
 from mlproducer.spool.redis.look import Facts, read_facts, refusal, warning
@@ -36,7 +36,7 @@ Args = Sequence[str | bytes | float]
 
 FAULTS: Final = (exceptions.RedisError, exceptions.RedisClusterException, OSError, TimeoutError)
 
-_LOGGER: Final = logging.getLogger("mlproducer")
+_LOGGER: Final = get_logger("mlproducer")
 
 
 class Link:

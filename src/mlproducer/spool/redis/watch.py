@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Final
 
+from mlproducer.loggers import get_logger
 from mlproducer.spool.redis.address import Address
 from mlproducer.spool.redis.faults import explain
 from mlproducer.spool.redis.link import FAULTS, close_client, plain_client
@@ -15,7 +15,7 @@ _FIRST_WAIT: Final = 0.5
 _LONGEST_WAIT: Final = 15.0
 """Seconds between attempts to listen again: the drain's poll finds everything meanwhile."""
 
-_LOGGER: Final = logging.getLogger("mlproducer")
+_LOGGER: Final = get_logger("mlproducer")
 
 
 class Watch:
