@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
 from mlproducer.cli.output import ExitCode, Redacting, fail
+from mlproducer.cli.streams import hold_standard_streams
 from mlproducer.errors import MLProducerError, SettingsError
 from mlproducer.redact import redact_known, redact_text
 
@@ -109,6 +110,7 @@ for _name, _line in COMMANDS.items():
 
 
 def main() -> None:
+    hold_standard_streams()
     # A command says itself what its user has to know, so the library's last words to who set up no logging are not for
     # it. A handler that takes nothing tells them so.
     logging.getLogger("mlproducer").addHandler(logging.Handler(logging.CRITICAL + 1))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from mlproducer.cli.output import JsonOption, Output, output
+from mlproducer.cli.streams import forget_stdout
 from mlproducer.settings import Settings
-from mlproducer.wiring import start_logging, start_tracing
+from mlproducer.wiring import Producer, start_logging, start_tracing
+
+_log = logging.getLogger(__name__)
 
 
 def serve(
@@ -28,28 +33,41 @@ def serve(
     """
     given: dict[str, object] = {"ml_host": host, "ml_port": port, "ml_insecure": insecure or None}
     settings = Settings.load(**{name: value for name, value in given.items() if value is not None})
-    start_logging(settings)
+    lines = start_logging(settings)
     stop_tracing = start_tracing()
     try:
-        asyncio.run(_serve(settings, output(as_json=as_json)))
+        asyncio.run(_serve(settings, output(as_json=as_json), lambda: lines.dropped))
     finally:
         stop_tracing()
+        lines.end()
 
 
-async def _serve(settings: Settings, out: Output) -> None:
+async def _serve(settings: Settings, out: Output, dropped: Callable[[], int]) -> None:
     from mlproducer.http.server import Service  # noqa: PLC0415  # keeps FastAPI out of the other commands' start
 
-    service = Service(settings)
+    producer = Producer(settings)
+    producer.metrics.follow_log(dropped)
+    service = Service(settings, producer)
     ready = asyncio.Event()
 
     async def announce() -> None:
         await ready.wait()
-        out.data({"url": service.url})
-        out.say(f"serving on {service.url} (Ctrl-C stops)")
+        _tell(out, {"url": service.url}, f"serving on {service.url} (Ctrl-C stops)")
 
     announcing = asyncio.create_task(announce())
     try:
         await service.run(ready=ready)
     finally:
         announcing.cancel()
-    out.say("stopped")
+    _tell(out, None, "stopped")
+
+
+def _tell(out: Output, data: object, text: str) -> None:
+    """A service goes on though nobody reads what it prints."""
+    try:
+        if data is not None:
+            out.data(data)
+        out.say(text)
+    except (OSError, ValueError, SystemExit) as error:  # rich ends the program where the other end of a pipe is gone
+        forget_stdout()
+        _log.warning("standard output is closed: %s", type(error).__name__)

@@ -8,6 +8,7 @@ applications of their own.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from opentelemetry.trace import format_span_id, format_trace_id, get_current_spa
 from structlog.typing import EventDict
 
 from mlproducer.redact import clean, redact, redact_text
+from mlproducer.telemetry.log_queue import QUEUED, QueuedLines
 
 LOGGER: Final = "mlproducer"
 _FACTS: Final = "mlproducer_facts"
@@ -142,23 +144,45 @@ class _OwnHandler(logging.StreamHandler[TextIO]):
     """So that a second `configure_logging` finds and replaces what the first one set."""
 
 
+PROGRAM: Final = (LOGGER, "uvicorn", "asyncio", "opentelemetry", "py.warnings")
+"""The loggers that a program of our own writes."""
+
+
 def configure_logging(
     level: Literal["debug", "info", "warning", "error"] = "info",
     format: Literal["console", "json"] = "console",  # noqa: A002  # the setting's own word
     stream: TextIO | None = None,
     *,
-    names: tuple[str, ...] = (LOGGER, "uvicorn", "asyncio", "opentelemetry"),
+    names: tuple[str, ...] = PROGRAM,
 ) -> None:
     """Send the loggers `names` to `stream` (None: stderr). For programs of our own only; may be called again.
 
-    They do not propagate any more, so no line comes twice; the root logger is left as it is.
+    They do not propagate any more, so no line comes twice; the root logger is left as it is. Who logs waits for who
+    reads the stream: a service takes `queue_logging`.
     """
     target = sys.stderr if stream is None else stream
     handler = _OwnHandler(target)
     handler.setFormatter(LineFormatter(format, colors=target.isatty()))
+    _put(handler, level, names)
+
+
+def queue_logging(
+    level: Literal["debug", "info", "warning", "error"] = "info",
+    format: Literal["console", "json"] = "console",  # noqa: A002  # the setting's own word
+    descriptor: int = 2,
+    *,
+    limit: int = QUEUED,
+) -> QueuedLines:
+    """As `configure_logging`, through a queue: nobody waits for who reads the descriptor. Call its `end` at the end."""
+    lines = QueuedLines(descriptor, LineFormatter(format, colors=os.isatty(descriptor)), limit=limit)
+    _put(lines, level, PROGRAM)
+    return lines
+
+
+def _put(handler: logging.Handler, level: str, names: tuple[str, ...]) -> None:
     for name in names:
         logger = logging.getLogger(name)
-        for old in [h for h in logger.handlers if isinstance(h, _OwnHandler)]:
+        for old in [h for h in logger.handlers if isinstance(h, _OwnHandler | QueuedLines)]:
             logger.removeHandler(old)
         logger.addHandler(handler)
         logger.setLevel(level.upper())

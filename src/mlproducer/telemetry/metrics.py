@@ -94,7 +94,7 @@ class Metrics:
         rare = RareTaskMetrics(task_types, board)
         link, store = LinkMetrics(board), StoreMetrics(queues, board)
         books = BookMetrics(board, spool or SpoolFacts(), counts.owed)
-        around = Surroundings(board)
+        self._around = around = Surroundings(board)
         self._created = Creation()
         self._exposition = Exposition()
         self._shared: Shared | None = None
@@ -124,6 +124,10 @@ class Metrics:
             rest: bytes = generate_openmetrics(process)  # type: ignore[no-untyped-call]  # it has no annotations
             return self._exposition.openmetrics(scrape, created).encode() + rest, OPENMETRICS
         return self._exposition.text(scrape, created).encode() + generate_latest(process), TEXT
+
+    def follow_log(self, dropped: Callable[[], int]) -> None:
+        """Show the log lines that were dropped; `dropped` gives their number so far."""
+        self._around.dropped_lines = dropped
 
     def totals(self) -> Totals:
         """What was accepted and confirmed so far, cheap enough to ask every second."""
@@ -166,19 +170,23 @@ class Metrics:
     def _scrape(self) -> tuple[Scrape, float | None]:
         if self._shared is None:
             return self._own(), self._created()
-        self._uptime.set(self._monotonic() - self._started)
+        self._look()
         return with_counts(self._shared.scrape()), None  # the series of several processes have no one beginning
 
     def _own(self) -> Scrape:
-        self._uptime.set(self._monotonic() - self._started)
+        self._look()
         return with_counts(
             (family, [Shown(labels, one.cells, _exemplars(one)) for labels, one in series.items()])
             for family, series in self._board.series.items()
         )
 
+    def _look(self) -> None:
+        self._uptime.set(self._monotonic() - self._started)
+        self._around.look()
+
     def _measured(self, link: LinkMetrics) -> _Handler:
         def handle(event: FlightMeasured) -> None:
-            self._uptime.set(self._monotonic() - self._started)  # for the scrapes of other processes
+            self._look()  # for the scrapes of other processes
             link.flight(event)
 
         return handle

@@ -119,6 +119,7 @@ def as_document(
             "errors": samples.counts("listener_errors_total", "callback"),
             "slow": samples.count("listener_slow_total"),
         },
+        "log_lines_dropped": samples.count("log_lines_dropped_total"),
         "topology_differences": samples.count("topology_differences_total"),
         **_known(samples),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -29,7 +30,8 @@ from mlproducer.spool import open_spool
 from mlproducer.status import BrokerFacts
 from mlproducer.telemetry.books import SpoolFacts
 from mlproducer.telemetry.exporting import start_exporting
-from mlproducer.telemetry.logs import configure_logging
+from mlproducer.telemetry.log_queue import QueuedLines
+from mlproducer.telemetry.logger import queue_logging
 from mlproducer.telemetry.tracing import Exemplars, Tracing
 from mlproducer.urls.parts import BadUrl, read_url
 
@@ -95,9 +97,12 @@ async def look_at_broker(settings: Settings, types: TaskTypes, *, compare: bool 
     return await inspect(AmqpConfig.from_settings(settings, queues_of(settings, types)), compare=compare)
 
 
-def start_logging(settings: Settings) -> None:
-    """Log lines on stderr, as the settings say. For our own programs; an application has its own handlers."""
-    configure_logging(settings.ml_log_level, settings.ml_log_format)
+def start_logging(settings: Settings) -> QueuedLines:
+    """Log lines on stderr, as the settings say, and Python's warnings with them. For our own programs; an application
+    has its own handlers. Call `end` of what it returns at the end of the program.
+    """
+    logging.captureWarnings(True)  # as the library has it
+    return queue_logging(settings.ml_log_level, settings.ml_log_format)
 
 
 def start_tracing() -> Callable[[], None]:
