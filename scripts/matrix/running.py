@@ -112,10 +112,12 @@ def _logged(row: str, what: str, command: list[str], env: Mapping[str, str], fol
     # What tells by its standard output has that as its report.
     log = report if report.suffix == ".jsonl" else report.with_suffix(".log")
     began = time.monotonic()
+    # A shell's background job ignores Ctrl-C, and so would the tests of Ctrl-C that it starts.
+    heard = ["env", "--default-signal=INT", *command]
     with (
         log.open("wb") as out,
         subprocess.Popen(
-            command, cwd=folder, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+            heard, cwd=folder, env=dict(env), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
         ) as process,
     ):
         try:
