@@ -35,10 +35,13 @@ class FileLock:
         fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def in_place(self) -> bool:
-        """The path still names this very file: nobody removed it, or put another there, and can lock that one."""
+        """The path still names this very file: nobody removed it, or put another there, and can lock that one.
+
+        Raises: OSError, if that cannot be told now.
+        """
         try:
             return os.path.samestat(self.path.stat(), os.fstat(self._file))
-        except OSError:
+        except FileNotFoundError:
             return False
 
     @property
