@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from mlproducer.errors import SettingsError
 from mlproducer.http.app import create_app
 from mlproducer.http.auth import refuse_open_door
+from mlproducer.http.fast import loop_name, parser_name
 from mlproducer.http.holder import start_pulse, tell_stopping
 from mlproducer.loggers import get_logger
 from mlproducer.settings import Settings
@@ -65,10 +66,11 @@ class Service:
 
     async def _serve(self, ready: asyncio.Event | None, stop: asyncio.Event | None) -> None:
         app = create_app(self._settings, self._producer)
+        config = self._config(app)
         start_pulse(app)
 
         def started() -> None:
-            _log.info("listening on %s", self.url)
+            _log.info("listening on %s (event loop: %s; HTTP parser: %s)", self.url, loop_name(), parser_name(config))
             if ready is not None:
                 ready.set()
 
@@ -76,7 +78,7 @@ class Service:
             tell_stopping(app)
             await self._producer.stop()
 
-        server = _Server(self._config(app), started, drain)
+        server = _Server(config, started, drain)
         if stop is not None:
             watch = asyncio.get_running_loop().create_task(_stop_on(server, stop))
             try:
