@@ -97,7 +97,7 @@ async def test_values_that_json_does_not_have_arrive_as_they_were(worker: Worker
     options = (await asyncio.to_thread(worker.done, receipt.task_id))[receipt.task_id]["kwargs"]["options"]
     # The worker's notes hold the `repr` of what JSON has no form for: type and value.
     there = {name: repr(value) for name, value in values.items()}
-    assert options == {**there, "nested": [there]}
+    assert options == {**there, "nested": [there], "backend": "api"}
 
 
 async def test_a_stream_that_the_library_publishes_is_run_whole(worker: Worker, tmp_path: Path) -> None:
