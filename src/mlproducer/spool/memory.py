@@ -81,7 +81,6 @@ class MemorySpool(MemoryCounters):
         """There are no others."""
 
     async def put(self, row: NewRow) -> bool:
-        self._put_etas_right()
         task_id = row.envelope.task_id
         known = self._known(task_id)
         if known is not None and not _is_claim(known):
