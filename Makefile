@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install
 ARGS ?=
 # What the tests start, kill and pause, and the browser that they look with, from Debian.
-SERVERS := rabbitmq-server redis-server postgresql prometheus chromium curl
+SERVERS := rabbitmq-server redis-server postgresql pgbouncer prometheus chromium curl
 
 .PHONY: help run test lint types imports core unit chaos matrix bench docs dashboards pictures lock clean
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mlproducer.loggers import get_logger
 from mlproducer.spool.schema import CHANNEL
 from mlproducer.spool.server import Address
 
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
 _LOGGER: Final = get_logger("mlproducer")
+_LOOK: Final = 3.0
+"""Seconds between two looks whether the server still takes writes: one that was demoted stays silent for ever."""
 _FIRST: Final = 0.2
 _LONGEST: Final = 5.0
 """Seconds between two tries to connect again. Meanwhile the drain's poll finds what is put."""
@@ -40,16 +45,30 @@ class Listening:
                     connection = await psycopg.AsyncConnection.connect(**self._address.libpq, autocommit=True)
                 async with connection:
                     async with asyncio.timeout(self._address.timeout):
+                        if await _is_pooled(connection):
+                            return
                         await connection.execute(f"LISTEN {CHANNEL}".encode())
                     # Who committed while nobody listened was not heard.
                     self._added()
                     wait = _FIRST
-                    async for notify in connection.notifies():
-                        if notify.payload != self._who:
-                            self._added()
+                    while await self._takes_writes(connection):
+                        async for notify in connection.notifies(timeout=_LOOK):
+                            if notify.payload != self._who:
+                                self._added()
             except (psycopg.Error, OSError):  # a timeout is an OSError
                 pass  # the spool's own calls tell of a lost server, with its cause
             except Exception:
                 _LOGGER.exception("not told of rows that others put, looking for them at intervals")
             await asyncio.sleep(wait * (1.0 + random.random()))
             wait = min(wait * 2, _LONGEST)
+
+    async def _takes_writes(self, connection: AsyncConnection[Any]) -> bool:
+        async with asyncio.timeout(self._address.timeout):
+            found = await (await connection.execute(b"SHOW transaction_read_only")).fetchone()
+        return found == ("off",)
+
+
+async def _is_pooled(connection: AsyncConnection[Any]) -> bool:
+    """A pooler tells its clients an id of its own making. What it hears for them, nobody gets."""
+    found = await (await connection.execute(b"SELECT pg_backend_pid()")).fetchone()
+    return found != (connection.info.backend_pid,)

@@ -9,6 +9,14 @@ the query goes to libpq (`sslmode`, `sslrootcert`, `target_session_attrs`, …).
 - a connection is made within it;
 - a server that does not even answer that (hung, paused, its machine gone) is cut off by us. No socket option would do:
   the kernel of a paused server goes on acknowledging what it gets.
+
+**Several servers** may be named, `postgresql://user:password@one:5432,two:5432/db`: each connection goes to the first
+that takes writes. A server that stops taking them (demoted in a failover, set read-only, shut down) is left at once:
+all connections to it are given up, the transaction that met it is run again on a new one, and LISTEN moves as well.
+
+**A pooler of transactions** (PgBouncer) may stand in between, where each transaction has another session: so nothing is
+set for a session and no statement is prepared in one. Limits are set within each transaction. LISTEN would hear
+nothing there, and is left out: the drain's poll finds the rows.
 """
 
 from __future__ import annotations
@@ -19,10 +27,12 @@ import secrets
 import socket
 import threading
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, exc
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from mlproducer.errors import SettingsError, SpoolUnavailable
 from mlproducer.spool.migrations import VERSION, check_for_visitor, migrate, version_of
@@ -34,12 +44,17 @@ _PORT: Final = 5432
 SLOTS: Final = 64
 """Rows of the totals: enough that few of a handful of writers share one."""
 
+_READ_ONLY: Final = (
+    "the server takes no writes (a standby, or set read-only): name the primary, or all servers with commas in between"
+)
+_LEFT: Final = frozenset({"25006", "57P01", "57P02", "57P03"})
+"""Codes of a server that takes no more work of ours: read-only, or on its way down or up."""
 _SQLSTATE_HINTS: Final = {
     "28": "its user name or password is wrong",
     "3D": "the database does not exist: create it, or name another",
     "42501": "its user may not do this: it needs to create, read and write the mlproducer_ tables",
     "42P01": "the mlproducer_ tables are gone: restart the producer, or name another database",
-    "25006": "the server takes no writes (a standby, or set read-only): name the primary",
+    "25006": _READ_ONLY,
     "53100": "the server's disk is full: make room there",
     "53300": "the server has no connection left: raise its max_connections, or run fewer producers",
     "57014": "it took longer than the server was given: is it overloaded? See ?timeout=",
@@ -47,6 +62,12 @@ _SQLSTATE_HINTS: Final = {
     "55P03": "another transaction, such as one that holds an outbox task of the same id, has been open for long",
 }
 _WORDS_HINTS: Final = (
+    ("read-only", _READ_ONLY),
+    ("hot standby", _READ_ONLY),
+    (
+        "unsupported startup parameter",
+        "a pooler (PgBouncer) refuses ?options= in the URL: take it out, and give its role that (ALTER ROLE … SET …)",
+    ),
     ("password authentication failed", _SQLSTATE_HINTS["28"]),
     ("no password supplied", _SQLSTATE_HINTS["28"]),
     ("pg_hba.conf", "the server does not let this user in from here: see its pg_hba.conf"),
@@ -73,7 +94,10 @@ class Address:
     timeout: float
 
     def __str__(self) -> str:
-        host = self.url.host or str(self.url.query.get("host", "localhost"))
+        hosts = self.url.query.get("host", "localhost")
+        if not self.url.host and not isinstance(hosts, str):
+            return f"postgresql://{','.join(hosts)}/{self.url.database or ''}"
+        host = self.url.host or str(hosts)
         return f"postgresql://{host}:{self.url.port or _PORT}/{self.url.database or ''}"
 
     @property
@@ -84,8 +108,12 @@ class Address:
 
     @property
     def connect_args(self) -> dict[str, Any]:
+        hosts, wanted = self.url.query.get("host", ""), self.url.query.get("target_session_attrs")
+        servers = len(hosts.split(",")) if isinstance(hosts, str) else len(hosts)
         return {
-            "connect_timeout": max(2, round(self.timeout)),  # libpq knows none shorter
+            "connect_timeout": max(2, round(self.timeout / servers)),  # for each; libpq knows none shorter
+            "target_session_attrs": wanted if wanted == "primary" else "read-write",
+            "prepare_threshold": None,
             "fallback_application_name": "mlproducer",
             # A machine that went away without a word is noticed while we only listen.
             "keepalives_idle": 30,
@@ -174,6 +202,32 @@ class _Sockets:
             ours.close()
 
 
+class _Moves:
+    """A server that takes no more work of ours is left with all connections: those that are idle look well, and who
+    reads there would see what was. Each connection that is older than the last move is given up when it is next used.
+    """
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def watch(self, engine: Engine) -> None:
+        event.listen(engine, "connect", self._connected)
+        event.listen(engine, "checkout", self._checked_out)
+        event.listen(engine, "handle_error", self._failed)
+
+    def _failed(self, context: ExceptionContext) -> None:
+        if str(getattr(context.original_exception, "sqlstate", None)) in _LEFT:
+            context.is_disconnect = True
+            self._number += 1
+
+    def _connected(self, _dbapi: object, record: ConnectionPoolEntry) -> None:
+        record.info[_Moves] = self._number
+
+    def _checked_out(self, _dbapi: object, record: ConnectionPoolEntry, _proxy: object) -> None:
+        if record.info.get(_Moves) != self._number:
+            raise exc.DisconnectionError("the server was left")
+
+
 @dataclass(frozen=True, slots=True)
 class PostgresStore:
     """An open and migrated database: a `store.Store`."""
@@ -183,6 +237,7 @@ class PostgresStore:
     reading: Engine
     who: str = field(default_factory=lambda: secrets.token_hex(8))
     sockets: dict[Engine, _Sockets] = field(default_factory=dict)
+    moves: _Moves = field(default_factory=_Moves)
     time: ServerTime = field(default_factory=ServerTime)
 
     @property
@@ -221,11 +276,13 @@ class PostgresStore:
             return False
         state = _sqlstate(error)
         # Data that no table takes (22), a constraint (23), and an id that another transaction holds for long.
-        return state[:2] not in {"22", "23"} and state != "55P03" and not self.may_pass(error)
+        return state[:2] not in {"22", "23"} and state not in {"55P03", "40P01", "40001"}
 
     def may_pass(self, error: Exception) -> bool:
-        """A deadlock or a serialization failure: the server ended ours, so that the other could go on."""
-        return _sqlstate(error) in {"40P01", "40001"}
+        """A deadlock or a serialization failure: the server ended ours, so that the other could go on. Or the server
+        became read-only: nothing was done there, and the next connection may be to another.
+        """
+        return _sqlstate(error) in {"40P01", "40001", "25006"}
 
 
 def open_server(address: Address, *, owner: bool) -> PostgresStore:
@@ -239,7 +296,8 @@ def open_server(address: Address, *, owner: bool) -> PostgresStore:
     for engine in (writing, reading):
         store.sockets[engine] = _Sockets()
         store.sockets[engine].watch(engine)
-        event.listen(engine, "connect", _set_limits(address, durable=engine is writing))
+        event.listen(engine, "begin", _set_limits(address, durable=engine is writing))
+        store.moves.watch(engine)
     stop_waiting = threading.Timer(store.patience or 0.0, store.cut, (writing,))
     stop_waiting.daemon = True
     stop_waiting.start()
@@ -287,27 +345,25 @@ def _engine(address: Address, isolation: Any, connections: int) -> Engine:  # no
     )
 
 
-def _set_limits(address: Address, *, durable: bool) -> Any:  # noqa: ANN401  # an event's listener
+def _set_limits(address: Address, *, durable: bool) -> Callable[[Connection], None]:
+    """Within each transaction, since the session may be another's in the next one."""
     limits = {
         "statement_timeout": address.timeout,
         "lock_timeout": address.timeout / 3,
         # What a hung or paused producer holds is let go.
         "idle_in_transaction_session_timeout": address.timeout * 2,
     }
-    settings = [f"SET {name} = {max(1, round(seconds * 1_000))}" for name, seconds in limits.items()]
+    set_ = [f"set_config('{name}', '{max(1, round(seconds * 1_000))}', true)" for name, seconds in limits.items()]
     if durable:
         # "Durable on return" is our promise; a server's weaker default is for its other users.
-        settings.append(
-            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-        )
+        weak = "current_setting('synchronous_commit') = 'off'"
+        set_.append(f"CASE WHEN {weak} THEN set_config('synchronous_commit', 'on', true) END")
+    statement = f"SELECT {', '.join(set_)}"
 
-    def connected(dbapi: Any, _record: object) -> None:  # noqa: ANN401  # the driver's own type
-        before, dbapi.autocommit = dbapi.autocommit, True
-        with dbapi.cursor() as cursor:
-            cursor.execute("; ".join(settings))
-        dbapi.autocommit = before
+    def begun(connection: Connection) -> None:
+        connection.exec_driver_sql(statement)
 
-    return connected
+    return begun
 
 
 def _bring_up(connection: Connection, *, owner: bool, stop_waiting: threading.Timer) -> None:

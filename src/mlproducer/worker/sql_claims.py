@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from mlproducer.errors import OnceUnavailable, SettingsError
+from mlproducer.urls.parts import BadUrl, read_url
 from mlproducer.worker.claims import Claim, Found
 
 try:
@@ -120,6 +121,7 @@ class SqlClaims:
                 self._ready = True
             yield
         except sa.exc.SQLAlchemyError as error:
+            self._ready = False  # the next server may be another
             cause = getattr(error, "orig", None) or error
             said = str(cause).strip().partition("\n")[0]
             raise OnceUnavailable(
@@ -143,19 +145,43 @@ def _ours(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
 
 def _engine(url: str) -> sa.Engine:
     try:
-        parsed = sa.make_url(url)
-        if parsed.drivername in {"postgres", "postgresql"}:
-            parsed = parsed.set(drivername="postgresql+psycopg")
+        parsed = _parsed(url)
         if parsed.get_backend_name() == "sqlite":
             return sa.create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS})
-        # libpq's own names; a server that is not there any more must not hold a worker for minutes.
-        waits = {"connect_timeout": _BUSY_SECONDS, "tcp_user_timeout": _BUSY_SECONDS * 1000}
-        libpq = parsed.get_driver_name().startswith("psycopg")
-        return sa.create_engine(
-            parsed, pool_pre_ping=True, pool_size=1, max_overflow=4, connect_args=waits if libpq else {}
-        )
-    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
+        driver = parsed.get_driver_name()
+        waits: dict[str, object] = {}
+        if driver.startswith("psycopg"):
+            # libpq's own names; a server that is not there any more must not hold a worker for minutes. Of several, and
+            # after a failover, it is the one that takes writes.
+            waits = {"connect_timeout": _BUSY_SECONDS, "tcp_user_timeout": _BUSY_SECONDS * 1000}
+            waits["target_session_attrs"] = "read-write"
+        if driver == "psycopg":
+            waits["prepare_threshold"] = None  # behind a pooler of transactions the session is another's next time
+        engine = sa.create_engine(parsed, pool_pre_ping=True, pool_size=1, max_overflow=4, connect_args=waits)
+    except (BadUrl, sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, ValueError) as error:
         raise SettingsError(
             f"ML_ONCE_URL: cannot be used ({type(error).__name__}): is it like postgresql://user@host/name, and is its "
             "driver (psycopg) installed?"
         ) from None
+    sa.event.listen(engine, "handle_error", _leave)
+    return engine
+
+
+def _parsed(url: str) -> sa.URL:
+    scheme = url.partition("://")[0].lower()
+    if scheme.partition("+")[0] not in {"postgres", "postgresql"}:
+        return sa.make_url(url)
+    driver = scheme if "+" in scheme else "postgresql+psycopg"
+    parts = read_url(url, (scheme,), like="postgresql://user@host/name", several_hosts=True)
+    if len(parts.hosts) == 1:
+        return sa.make_url(url).set(drivername=driver)
+    query: dict[str, tuple[str, ...] | str] = {**dict(parts.query), "host": tuple(h.shown(5432) for h in parts.hosts)}
+    return sa.URL.create(driver, parts.user, parts.password, database=parts.path[1:] or None, query=query)
+
+
+def _leave(context: sa.ExceptionContext) -> None:
+    """A server that became read-only, or that stops or starts, is left: the next connection may be to another."""
+    fault = context.original_exception
+    state = getattr(fault, "sqlstate", None) or getattr(fault, "pgcode", None)
+    if state in {"25006", "57P01", "57P02", "57P03"}:
+        context.is_disconnect = True
