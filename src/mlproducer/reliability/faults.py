@@ -39,11 +39,11 @@ async def connection_resilience(stage: Stage) -> None:
     """The broker is killed with -9 in the middle of a load, and started again while the load goes on."""
     book, scale = stage.book, stage.scale
     async with stage.trial(stage.settings(**CONNECTION_SETTINGS)) as trial:
+        book.step(f"{scale.callers} callers publish")
         # The first task makes the queue. RabbitMQ writes the names of new quorum queues to the disk some seconds late
         # (see PrivateRabbit.sync): a fault of its own, which is not what this is about.
         await trial.burst(1)
         await whole(stage.rabbit.sync)
-        book.step(f"{scale.callers} callers publish")
         async with trial.load(scale):
             await asyncio.sleep(scale.load)
             book.step("the broker is killed with -9, the callers go on")
