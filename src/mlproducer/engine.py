@@ -176,7 +176,8 @@ class Engine:
         return self.is_healthy()
 
     async def drained(self, timeout: float) -> bool:  # noqa: ASYNC109  # a deadline over many short waits
-        """Wait until nothing that is due waits in the spool, whoever put it there; at most `timeout` seconds.
+        """Wait until nothing that is due waits in the spool, whoever put it there, nor a retry of this process's tasks
+        that comes within `timeout`; at most `timeout` seconds.
 
         True if it came to that; False as soon as it cannot, because there is no link or the broker takes nothing.
         """

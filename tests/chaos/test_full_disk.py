@@ -75,7 +75,8 @@ def judge(running: Running, producers: Producers, disk: Path, url: str, copies: 
     told.take_in(producers.start(settings, wait=True, drain=True).ended())
     copies.mkdir()
     for file in seen_from(producers.pid, disk).glob("mlproducer.db*"):
-        shutil.copy(file, copies)  # SQLite would resolve the way through /proc to a place outside
+        if file.is_file():
+            shutil.copy(file, copies)  # SQLite would resolve the way through /proc to a place outside
     # A full disk may have no room for the note that a round of the drain was confirmed: it is like one kill.
     nothing_lost(told, url, copies / "mlproducer.db", kills=1)
 

@@ -414,7 +414,7 @@ def test_drain_says_what_is_not_due_and_fails_for_what_died(
     vhost_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("RABBITMQ_URL", vhost_url)
-    assert publish("").exit_code == 0  # makes the exchange
+    assert publish(task_line("first")).exit_code == 0  # makes the exchange
     (tmp_path / "types.toml").write_text(LOST_TYPE)
     monkeypatch.setenv("ML_TASK_TYPES", str(tmp_path / "types.toml"))
     monkeypatch.setenv("ML_DECLARE_TOPOLOGY", "false")

@@ -262,7 +262,7 @@ async def test_a_listener_whose_connection_was_lost_listens_again(postgres: Priv
     await mine.open()
     await other.open()
     await heard(ears)
-    listeners = f"FROM pg_stat_activity WHERE datname = '{database}' AND query = 'LISTEN {CHANNEL}'"
+    listeners = f"FROM pg_stat_activity WHERE datname = '{database}' AND query = 'SHOW transaction_read_only'"
     assert postgres.sql(f"SELECT pg_terminate_backend(pid) {listeners}") == [(True,)]
     await heard(ears)  # it may have missed some
     await other.put(row("a"))

@@ -598,7 +598,7 @@ async def test_a_closed_spool_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("postgresql://h:port/db", "must look like"),
+        ("postgresql://h:port/db", "its host and port cannot be read"),
         ("postgresql://h/db?timeout=soon", "timeout"),
         ("postgresql://h/db?timeout=0", "timeout"),
         ("mysql://h", "sqlite"),

@@ -28,6 +28,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "publish_batch_embedding_task": ([],),
     "publish_video_summary_task": ("", ""),
     "connected": (60.0,),
+    "drained": (60.0,),
     "receipt": ("t",),
     "waiting_task": ("t",),
     "dead_letter": ("t",),
@@ -187,6 +188,7 @@ async def main():
         assert not await p.waiting()
         b.broker.blocked = True
         print((await p.publish(embed())).state)
+        b.broker.blocked = False  # else the end says what stays behind
 
 asyncio.run(main())
 """

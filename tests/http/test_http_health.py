@@ -73,7 +73,7 @@ async def test_without_a_broker_it_is_degraded_and_ready_by_default_and_not_if_t
 
 
 async def test_a_spool_that_refuses_a_write_fails_it_until_it_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with http_bench(down=True) as b:
+    async with http_bench(down=True, ml_reconnect_attempts=10_000) as b:
 
         async def full(*_: object, **_given: object) -> bool:
             raise SpoolUnavailable("the disk is full: see ML_DATA_DIR")

@@ -95,7 +95,7 @@ def test_the_document_tells_what_the_events_told(metrics: Metrics) -> None:
     assert found["publish_duration_seconds"]["embed_vectors"]["average"] == pytest.approx(0.005)
     assert found["message_size_bytes"]["embed_vectors"]["average"] == 2_000
     assert found["accept_to_confirm_seconds"]["embed_vectors"]["count"] == 1
-    assert found["retry_queue"] == {"size": 5, "bytes": 600, "oldest_age_seconds": 7.5, "errors": 0}
+    assert found["retry_queue"] == {"size": 5, "bytes": 600, "oldest_age_seconds": 7.5, "errors": 0, "left": 0}
     assert found["dlq"] == {"size": 1}
     assert found["queues"] == {"ml.embed": 42, "other": 0}
     assert found["in_flight"] == 3

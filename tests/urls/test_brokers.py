@@ -83,7 +83,7 @@ def test_the_parameter_goes_before_the_setting() -> None:
     there = endpoint("amqps://one?verify=verify_peer", rabbitmq_verify_peer=False).tls
     assert there is not None
     assert there.verify_mode is ssl.CERT_REQUIRED
-    with pytest.raises(SettingsError, match=r"^RABBITMQ_URL: cacertfile: /no/such\.pem cannot be used"):
+    with pytest.raises(SettingsError, match=r"^RABBITMQ_URL: cacertfile: /no/such\.pem cannot be read"):
         endpoint("amqps://one?cacertfile=%2Fno%2Fsuch.pem", rabbitmq_ssl_cacert="/dev/null")
 
 

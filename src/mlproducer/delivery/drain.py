@@ -193,7 +193,8 @@ class Drain:
         until = self._clock.monotonic() + self._times.lease
         leases = await self._spool.lease(room, hold=self._times.lease)
         if not leases:
-            self.dry = not self._jobs
+            # Race: a row is put and told while we look. The look may have come before it, so one more is due.
+            self.dry = not self._jobs and not self._wake.is_set()
             return self._times.poll
         await self._start(leases, until)
         return 0.0

@@ -57,15 +57,17 @@ class Leaving:
 
     async def drain(self, limit: float, *, ours: bool) -> bool:
         """Let the drain publish what is due, for at most `limit` seconds. With `ours` only for as long as something
-        that this process spooled is due. True if nothing is, any more.
+        that this process spooled is due. True if nothing is, any more; without `ours`, nothing of this process becomes
+        due within `limit` either, such as a retry in a second.
         """
         spooled = self._book.spooled() if ours else ()
         self._drain.wake()
         end = self._clock.monotonic() + limit
         while not ours or self._due(spooled):
-            if self._drain.dry:
+            left = end - self._clock.monotonic()
+            if self._drain.dry and (ours or not self._due(self._book.spooled(), within=left)):
                 return True
-            if self.obstacle() or self._clock.monotonic() >= end:
+            if self.obstacle() or left <= 0:
                 return False
             await asyncio.sleep(LOOK_EVERY)
         return True
@@ -100,10 +102,10 @@ class Leaving:
         except SpoolUnavailable:
             return unknown
 
-    def _due(self, task_ids: Collection[str]) -> bool:
-        now = self._clock.now()
-        return any(self._is_due(task_id, now) for task_id in task_ids)
+    def _due(self, task_ids: Collection[str], *, within: float = 0.0) -> bool:
+        by = self._clock.now() + within
+        return any(self._is_due(task_id, by) for task_id in task_ids)
 
-    def _is_due(self, task_id: str, now: float) -> bool:
+    def _is_due(self, task_id: str, by: float) -> bool:
         due_at = self._book.due_at(task_id)
-        return due_at is not None and due_at <= now
+        return due_at is not None and due_at <= by

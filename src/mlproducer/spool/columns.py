@@ -147,7 +147,7 @@ def record_from(found: RowMapping, time: StoreTime) -> Record:
         found["confirmed_at"],
         found["attempts"],
         None if held_until is None else time.told(held_until),
-        found["token"].partition("-")[2],  # as the claim had it
+        found["token"].rpartition("-")[2],  # as the claim had it; older versions stored nothing before it
     )
 
 
