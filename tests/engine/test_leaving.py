@@ -12,7 +12,7 @@ from engine_bench import Bench, bench, embed, until
 from mlproducer import Receipt, TaskState
 from mlproducer.errors import BrokerUnreachable
 from mlproducer.events import AttemptSettled, ConnectionFailed, TasksLeft
-from mlproducer.outcome import Unsure, UnsureCause
+from mlproducer.outcome import Nacked, Unsure, UnsureCause
 from mlproducer.rows import Done
 
 LONG: dict[str, Any] = {"ml_shutdown_timeout": 300, "ml_accept_timeout": 60, "ml_confirm_timeout": 50}
@@ -220,3 +220,35 @@ async def test_a_producer_that_stops_while_it_connects_spools_what_waited(monkey
         await b.producer.stop()
         assert (await call).state is TaskState.SPOOLED
     assert len(b.told(TasksLeft)) == 1
+
+
+async def test_drained_waits_for_the_retries_of_this_process_as_long_as_it_may() -> None:
+    b = bench(ml_retry_first=0.2, ml_retry_cap=0.2)
+    async with asyncio.timeout(20), b.producer as p:
+        await p.connected(5)
+        b.broker.script.extend([Nacked()] * 2)
+        assert not (await p.publish(embed())).confirmed
+        assert await p.drained(15)
+        assert b.broker.task_ids(), "its third attempt was made before"
+
+
+async def test_a_drain_that_was_woken_while_it_looked_is_not_dry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row that is put after the look, and told before the look's answer is here, is still to be looked for."""
+    b = bench(ml_drain_poll=60)
+    dry: list[bool] = []
+    async with asyncio.timeout(20), b.producer as p:
+        await p.connected(5)
+        drain, lease = b.producer._parts.drain, b.spool.lease
+
+        async def look(limit: int, *, hold: float, expired: bool = False) -> Any:
+            found = await lease(limit, hold=hold, expired=expired)
+            if not expired:
+                dry.append(drain.dry)
+                if len(dry) == 1:
+                    drain.wake()
+            return found
+
+        monkeypatch.setattr(b.spool, "lease", look)
+        drain.wake()
+        await until(lambda: len(dry) > 1)
+    assert dry[:2] == [False, False]
