@@ -16,6 +16,7 @@ from tests.integration.test_celery_worker import publish
 
 from known_workers import PlainFields
 from mlproducer import Producer, Settings
+from mlproducer.analytics.consumer import QUEUE
 from mlproducer.core.figures import Figures
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import Route, TaskType, TaskTypes
@@ -48,6 +49,16 @@ async def until(true: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.1)
 
 
+async def listening(rabbit: PrivateRabbit, url: str) -> None:
+    """Until the events are read. Nothing that is published waits for that; what workers tell before is told nobody."""
+    vhost = url.rsplit("/", 1)[1]
+
+    async def read() -> bool:
+        return QUEUE in await asyncio.to_thread(rabbit.ctl, "list_consumers", "-p", vhost)
+
+    await until(read)
+
+
 async def test_events_of_a_worker_are_counted_once_through_restarts_and_lost_connections(
     rabbit: PrivateRabbit, tmp_path: Path
 ) -> None:
@@ -56,6 +67,7 @@ async def test_events_of_a_worker_are_counted_once_through_restarts_and_lost_con
     with running("newest", url, tmp_path, "reporting_app", {"PYTHONPATH": PATHS}, ["-E"]) as worker:
         async with Producer(given, task_types=[TYPE]) as producer:
             await producer.connected(10)
+            await listening(rabbit, url)
             first, bad, again = task(), task("fail"), task("retry")
             for each in (first, bad, again):
                 await producer.publish(each)
@@ -118,6 +130,7 @@ async def test_a_worker_posts_its_results_and_they_count_once_beside_its_events(
         more = {"PYTHONPATH": PATHS, "ML_RESULTS_URL": service_url, "ML_RESULTS_KEY": KEY}
         with running(version, url, tmp_path, "reporting_app", more, ["-E"]):
             await producer.connected(10)
+            await listening(rabbit, url)
             for content in ("well", "fail", "retry"):
                 await producer.publish(task(content))
 
