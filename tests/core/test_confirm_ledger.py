@@ -31,6 +31,13 @@ def test_tags_count_from_one_as_the_broker_counts() -> None:
     assert [ConfirmLedger[str]().add("a", 1.0), filled(6).add("g", 1.0)] == [1, 7]
 
 
+def test_the_next_tag_is_known_before_it_is_given() -> None:
+    ledger: ConfirmLedger[str] = ConfirmLedger()
+    for _ in range(3):
+        told = ledger.next_tag
+        assert ledger.add("x", 1.0) == told
+
+
 def test_an_ack_settles_its_own_tag_only() -> None:
     ledger = filled(3)
     assert ledger.ack(2, multiple=False) == [("2", Confirmed())]

@@ -372,3 +372,33 @@ class ShellOfTheSupervisor(RuleBasedStateMachine):
 
 TestTheSupervisorKeepsOneLinkAndIsNeverDeadForGood = ShellOfTheSupervisor.TestCase
 TestTheSupervisorKeepsOneLinkAndIsNeverDeadForGood.settings = histories(50, 40)
+
+
+def _after(events: list[Event], hosts: int) -> Supervisor:
+    supervisor = Supervisor(BACKOFF, 10, hosts=hosts)
+    for event in events:
+        supervisor.on(event, 0.0)
+    return supervisor
+
+
+@pytest.mark.parametrize(
+    ("events", "opening", "promising"),
+    [
+        ([], False, False),
+        ([Started()], True, True),
+        ([Started(), ConnectFailed()], True, True),
+        ([Started(), ConnectFailed(), TimerFired()], True, True),
+        ([Started(), ConnectFailed(), TimerFired(), ConnectFailed()], False, False),
+        ([Started(), Connected()], False, True),
+        ([Started(), Connected(), LinkLost()], False, True),
+        ([Started(), Connected(), LinkLost(), TimerFired(), ConnectFailed()], False, True),
+        ([Started(), StopAsked()], False, False),
+    ],
+)
+def test_the_first_connect_is_waited_for_until_each_host_had_its_attempt(
+    events: list[Event],
+    opening: bool,
+    promising: bool,  # noqa: FBT001  # what is expected
+) -> None:
+    supervisor = _after(events, hosts=2)
+    assert (supervisor.opening, supervisor.promising) == (opening, promising)
