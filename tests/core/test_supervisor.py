@@ -397,8 +397,9 @@ def _after(events: list[Event], hosts: int) -> Supervisor:
 )
 def test_the_first_connect_is_waited_for_until_each_host_had_its_attempt(
     events: list[Event],
+    *,
     opening: bool,
-    promising: bool,  # noqa: FBT001  # what is expected
+    promising: bool,
 ) -> None:
     supervisor = _after(events, hosts=2)
     assert (supervisor.opening, supervisor.promising) == (opening, promising)
