@@ -94,6 +94,11 @@ class _Writer(logging.Handler):
         """
         self.lock = None
 
+    def handle(self, record: logging.LogRecord) -> bool:
+        """Without the lock that it does not have: from Python 3.13 on the library takes it without a look."""
+        self.emit(record)
+        return True
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._write(record.getMessage())
