@@ -157,6 +157,7 @@ from mlproducer import WrongLoop
 warnings.simplefilter("ignore", DeprecationWarning)  # from 3.12 on: a fork of a process with threads
 
 def child(p):
+    asyncio._set_running_loop(None)  # Python 3.14 takes the parent's loop along into the child
     for name in ENTRY_POINTS:
         try:
             asyncio.run(asyncio.wait_for(used(p, name), 5))
