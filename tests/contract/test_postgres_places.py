@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from urllib.parse import quote
@@ -101,19 +102,23 @@ class Two:
         return f"postgresql://{USER}:{quote(PASSWORD, safe='')}@{hosts}/{self.name}{rest and '?' + rest}"
 
     def demote(self, server: PrivatePostgres, *, read_only: bool = True) -> None:
-        """As a standby is: what is open stays open, and a write is refused."""
-        server.sql(f"ALTER SYSTEM SET default_transaction_read_only = {'on' if read_only else 'off'}")
-        server.sql("SELECT pg_reload_conf()")
+        """As a standby is: what is open stays open, and a write is refused. Returns when that is so for everybody."""
+        word = "on" if read_only else "off"
+        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+            connection.execute("SET default_transaction_read_only = off")  # so that it can be taken back
+            connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {word}".encode())
+            connection.execute("SELECT pg_reload_conf()")
+        # The server reads the file anew at a moment of its own, and tells the processes of open connections before it
+        # starts the process of a new one: a new one that has the value means that the open ones were told.
+        while server.sql("SHOW default_transaction_read_only") != [(word,)]:
+            time.sleep(0.01)
 
 
 @pytest.fixture
 def two(postgres: PrivatePostgres, own_postgres: PrivatePostgres) -> Iterator[Two]:
     pair = Two(own_postgres, postgres)
     yield pair
-    with psycopg.connect(own_postgres.url("postgres"), autocommit=True) as connection:
-        connection.execute("SET default_transaction_read_only = off")
-        connection.execute("ALTER SYSTEM RESET default_transaction_read_only")
-        connection.execute("SELECT pg_reload_conf()")
+    pair.demote(own_postgres, read_only=False)
 
 
 @asynccontextmanager
@@ -170,8 +175,6 @@ async def test_a_lone_server_that_takes_no_writes_is_refused_with_words_and_work
             await spool.put(row("a"))
         with pytest.raises(SpoolUnavailable, match=r"takes no writes .*name the primary"):
             await spool.put(row("a"))
-        with psycopg.connect(two.first.url("postgres"), autocommit=True) as connection:
-            connection.execute("SET default_transaction_read_only = off")
         await asyncio.to_thread(two.demote, two.first, read_only=False)
         await put_when_it_works(spool, "a")
 
