@@ -18,9 +18,13 @@ from mlproducer.testing.release import SYSTEM, inside
 
 CHECKOUT: Final = Path(__file__).parent.parent.parent
 VAR: Final = CHECKOUT / "var" / "matrix"
-_SERVERS: Final = ("rabbitmq-server", "redis-server", "postgresql", "prometheus", "chromium", "curl")
-"""As in the Makefile."""
-PACKAGES: Final = (*_SERVERS, "python3-full", "make", "git", "ca-certificates")
+SERVERS: Final = next(
+    tuple(line.split()[2:])
+    for line in (CHECKOUT / "Makefile").read_text().splitlines()
+    if line.startswith("SERVERS :=")
+)
+"""What the tests start, as the Makefile names it."""
+PACKAGES: Final = (*SERVERS, "python3-full", "make", "git", "ca-certificates")
 _BUILD: Final = ("hatchling", "editables")
 """As requirements/build.txt: a test builds a wheel without a network."""
 MACHINE_LIKE: Final = ("etc", "opt", "var", "usr")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from matrix import __main__ as program
-from matrix.places import Missing
+from matrix.places import CHECKOUT, PACKAGES, Missing
 from matrix.plan import ROWS, Row, chosen
 from matrix.results import Book, Result, Step, of_junit, of_reliability
 from matrix.running import run
@@ -139,3 +140,10 @@ def test_missing_is_a_result_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("matrix.running.environment", nowhere)
     result = run(Row("unit", "3.12"), "abc", 1)
     assert (result.missing, result.steps, result.ok) == ("no Python 3.12 here", (), False)
+
+
+def test_a_root_has_every_server_that_make_test_installs() -> None:
+    told = ["make", "--silent", "--eval", "servers: ; @echo $(SERVERS)", "servers"]
+    servers = subprocess.run(told, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.split()
+    assert "rabbitmq-server" in servers
+    assert set(servers) <= set(PACKAGES)
