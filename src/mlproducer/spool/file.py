@@ -19,9 +19,9 @@ from mlproducer.ports import Clock
 from mlproducer.spool import sharing
 from mlproducer.spool.file_time import FileTime
 from mlproducer.spool.forks import Connections, refuse_spoiled
+from mlproducer.spool.holders import claims_of, release_all, release_held_by
 from mlproducer.spool.migrations import VERSION, check, check_for_visitor, migrate, version_of
 from mlproducer.spool.sharing import Membership, Turn
-from mlproducer.spool.statements import claims_of, release_all, release_held_by
 from mlproducer.spool.transaction import Transaction
 
 _BUSY_MS: Final = 5_000

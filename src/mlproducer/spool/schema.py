@@ -88,6 +88,8 @@ records = Table(
     Column("held_until", Double, info=SPAN),
     Column("token", Text, nullable=False),
 )
+UNCONFIRMED: Final = records.c.confirmed_at.is_(None)
+"""It is a claim."""
 
 audits = Table(
     "mlproducer_audits",

@@ -30,7 +30,7 @@ from mlproducer.rows import (
     Tally,
     WaitingEntry,
 )
-from mlproducer.spool import counters, queries, repairs, statements
+from mlproducer.spool import counters, holders, queries, repairs, statements
 from mlproducer.spool.columns import token_of
 from mlproducer.spool.commands import CLAIM, CONFIRM, COUNT, PUT, RUN, SETTLE
 from mlproducer.spool.file import SqliteStore, open_file
@@ -204,7 +204,7 @@ class SqliteSpool(SqlSpool[SqliteStore]):
         )
         if dead:
             with contextlib.suppress(SpoolUnavailable):  # a full disk, perhaps; the next look comes
-                await self._run(lambda tx: statements.release_held_by(tx, dead, claims))
+                await self._run(lambda tx: holders.release_held_by(tx, dead, claims))
                 store.released(dead)
         return replace(size, met_others=store.met_others)
 

@@ -34,7 +34,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, assert_never
 
 from sqlalchemy import (
-    Column,
     ColumnElement,
     Connection,
     RowMapping,
@@ -82,11 +81,10 @@ from mlproducer.spool.columns import (
     record_values,
     row_from,
     storable,
-    token_of,
     waiting_values,
 )
 from mlproducer.spool.queries import find_row
-from mlproducer.spool.schema import dead_letters, records, waiting
+from mlproducer.spool.schema import UNCONFIRMED, dead_letters, records, waiting
 from mlproducer.spool.store_time import SERVER_NOW
 from mlproducer.spool.transaction import Transaction
 
@@ -114,7 +112,6 @@ _TOKENS_AT_ONCE: Final = select(func.json_group_object(waiting.c.task_id, waitin
 """On SQLite, where each row of an answer is a wait of its own (see `bulk`)."""
 _RECORDS: Final = select(records).order_by(records.c.task_id)
 _RECORDS_ON_SERVER: Final = _RECORDS.add_columns(SERVER_NOW.label("now")).with_for_update()
-_UNCONFIRMED: Final = records.c.confirmed_at.is_(None)
 _TURNS: Final = 5
 """How often a claim looks again at an id that others move at the same moments."""
 
@@ -135,7 +132,7 @@ def _put_then_look(tx: Transaction, rows: Mapping[str, NewRow]) -> set[str]:
     """On PostgreSQL: see the top of this module."""
     new = insert_new(tx.connection, waiting, _values(tx, rows))
     if new:
-        delete_ids(tx.connection, records, new, _UNCONFIRMED)
+        delete_ids(tx.connection, records, new, UNCONFIRMED)
         taken = ids_in(tx.connection, new, dead_letters, records)
         delete_ids(tx.connection, waiting, taken)
         new -= taken
@@ -148,7 +145,7 @@ def _put_where_unknown(tx: Transaction, rows: Mapping[str, NewRow]) -> set[str]:
     known = rows.keys() - new
     if known:
         recorded = known - ids_in(tx.connection, known, waiting, dead_letters)
-        delete_ids(tx.connection, records, recorded, _UNCONFIRMED)
+        delete_ids(tx.connection, records, recorded, UNCONFIRMED)
         new |= put_unknown(tx.connection, _values(tx, {each: rows[each] for each in recorded}), records)
     return new
 
@@ -317,7 +314,7 @@ def confirm_rows(tx: Transaction, confirmed: Sequence[Confirmation]) -> None:
 
 
 def release_claim(tx: Transaction, task_id: str, token: str) -> None:
-    claim = delete(records).where(records.c.task_id == task_id, _UNCONFIRMED, records.c.token == token)
+    claim = delete(records).where(records.c.task_id == task_id, UNCONFIRMED, records.c.token == token)
     tx.connection.execute(claim)
 
 
@@ -326,34 +323,6 @@ def forget_records(tx: Transaction, limit: int) -> int:
     over = tx.connection.execute(query.limit(limit).with_for_update(skip_locked=True)).scalars().all()
     delete_ids(tx.connection, records, over)
     return len(over)
-
-
-def claims_of(connection: Connection, holders: Sequence[str]) -> list[str]:
-    """The ids that they claimed. It reads all records: there is no index, which each claim would have to pay for."""
-    claims = select(records.c.task_id).where(_UNCONFIRMED, _held_by(records.c.token, holders))
-    return list(connection.execute(claims).scalars())
-
-
-def release_held_by(tx: Transaction, holders: Sequence[str], claims: Sequence[str]) -> None:
-    """End their leases, and those of their `claims` that still are theirs: they are dead."""
-    if not holders:
-        return
-    leased = update(waiting).where(_held_by(waiting.c.token, holders))
-    tx.connection.execute(leased.values(free_at=waiting.c.due_at, token=None))
-    for chunk in chunks(claims):
-        claimed = among(tx.connection, records.c.task_id, chunk)
-        tx.connection.execute(delete(records).where(claimed, _UNCONFIRMED, _held_by(records.c.token, holders)))
-
-
-def release_all(tx: Transaction) -> None:
-    """End every lease: nobody lives who may hold one."""
-    leased = update(waiting).where(waiting.c.token.is_not(None))
-    tx.connection.execute(leased.values(free_at=waiting.c.due_at, token=None))
-
-
-def _held_by(token: Column[Any], holders: Sequence[str]) -> ColumnElement[bool]:
-    # As a range, for which there is an index: whatever begins with the name and the dash, and no more.
-    return or_(*(token.between(token_of(who, ""), token_of(who, "~")) for who in holders))
 
 
 def _claimed(claim: Claim, ends: float) -> Record:
