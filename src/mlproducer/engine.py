@@ -30,6 +30,7 @@ from mlproducer.delivery.spool_watch import SpoolWatch
 from mlproducer.delivery.stream import Refusal, Stream
 from mlproducer.envelope.encode import parse_task
 from mlproducer.events import Part, PartFailed
+from mlproducer.jobs import shielded
 from mlproducer.ports import Listener, Spool
 from mlproducer.rows import Audit, DeadEntry, DeadFilter, DeadLetter, SpoolRow, WaitingEntry
 from mlproducer.status import Health, Status
@@ -146,7 +147,7 @@ class Engine:
             return
         if self._stopping is None:
             self._stopping = asyncio.get_running_loop().create_task(self._stop(parts), context=Context())
-        await asyncio.shield(self._stopping)
+        await shielded(self._stopping)
 
     async def _stop(self, parts: Parts) -> None:
         now = asyncio.get_running_loop().time

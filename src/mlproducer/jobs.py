@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, TypeVar
 
+T = TypeVar("T")
 F = TypeVar("F", bound=asyncio.Future[Any])
 
 
@@ -60,6 +61,17 @@ class Jobs:
         self._running.discard(job)
         if not job.cancelled() and isinstance(error := job.exception(), Exception):
             self._failed(error)
+
+
+async def shielded(future: asyncio.Future[T]) -> T:
+    """Its result. Who waits here may be cancelled: the future goes on.
+
+    Not so `asyncio.shield`: from Python 3.14 on it tells the loop's handler of an error that comes after that, though
+    somebody else waits for the future and hears it.
+    """
+    if not future.done():
+        await asyncio.wait([future])
+    return future.result()
 
 
 def heard(future: F) -> F:

@@ -10,6 +10,7 @@ import pytest
 from engine_bench import bench, embed, until
 from mlproducer import NotInTime, SpoolFull, SpoolUnavailable, TaskState
 from mlproducer.events import TaskRefused
+from mlproducer.jobs import shielded
 from mlproducer.rows import NewRow, SpoolSize
 from mlproducer.spool.memory import MemorySpool
 
@@ -101,7 +102,7 @@ class Late(MemorySpool):
 
     async def put(self, row: NewRow) -> bool:
         commit = asyncio.ensure_future(self._commit(row))
-        return await asyncio.shield(commit)
+        return await shielded(commit)
 
     async def _commit(self, row: NewRow) -> bool:
         await asyncio.sleep(0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,3 +148,9 @@ def test_a_root_has_every_server_that_make_test_installs() -> None:
     servers = subprocess.run(told, cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.split()
     assert "rabbitmq-server" in servers
     assert set(servers) <= set(PACKAGES)
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """A row is one run of pytest over many folders, which are no packages: of two such files it takes only one."""
+    names = Counter(file.name for file in (CHECKOUT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

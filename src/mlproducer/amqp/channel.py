@@ -11,7 +11,7 @@ from pamqp import base, body, commands, frame, header
 
 from mlproducer.amqp.faults import ChannelClosed
 from mlproducer.errors import BrokerError, ConnectionLost, ErrorType
-from mlproducer.jobs import heard
+from mlproducer.jobs import heard, shielded
 
 F = TypeVar("F", bound=base.Frame)
 Send = Callable[[bytes], None]
@@ -77,7 +77,7 @@ class Channel:
             self._closing = self._ask(commands.Channel.Close(200, "done", 0, 0), commands.Channel.CloseOk)
         # Race: who closes it gives up, and somebody else closes it again. A second close would come to a channel that
         # is closed, for which the broker ends the connection (504); so both wait for the answer to the first.
-        await asyncio.shield(self._closing)
+        await shielded(self._closing)
 
     def _ask(self, method: base.Frame, answer: type[base.Frame]) -> asyncio.Future[base.Frame]:
         if self._end is not None:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from mlproducer.core.lifecycle import Move, advance
 from mlproducer.delivery.traces import CallTrace
 from mlproducer.errors import TaskConflict
+from mlproducer.jobs import shielded
 from mlproducer.rows import Claim
 from mlproducer.task import Envelope, Receipt, TaskState
 
@@ -135,7 +136,7 @@ class ReceiptBook:
         if accepting is not None:
             if accepting.followers is None:
                 accepting.followers = asyncio.get_running_loop().create_future()
-            await asyncio.shield(accepting.followers)
+            await shielded(accepting.followers)
         return self.settled(task_id)
 
     def finish(self, accepting: Accepting, receipt: Receipt) -> Receipt:

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from mlproducer.events import AttemptSettled, Event, TaskConfirmed
+from mlproducer.jobs import shielded
 from mlproducer.reliability.book import Book, NotSeen
 from mlproducer.reliability.judge import Judge, Ledger
 from mlproducer.reliability.report import Finding
@@ -81,7 +82,7 @@ async def whole(work: Callable[[], _Done]) -> _Done:
     """
     job = asyncio.ensure_future(asyncio.to_thread(work))
     try:
-        return await asyncio.shield(job)
+        return await shielded(job)
     except asyncio.CancelledError:
         await asyncio.wait([job])
         raise

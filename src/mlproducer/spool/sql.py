@@ -14,7 +14,7 @@ from sqlalchemy import Connection, exc
 
 from mlproducer.clock import SystemClock
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.jobs import heard
+from mlproducer.jobs import heard, shielded
 from mlproducer.ports import Clock
 from mlproducer.rows import (
     Audit,
@@ -65,7 +65,7 @@ class SqlSpool(Generic[S]):
             return
         opening = asyncio.ensure_future(asyncio.to_thread(self._opening))
         try:
-            self._store = await asyncio.shield(opening)
+            self._store = await shielded(opening)
         except asyncio.CancelledError:
             # The thread opens it all the same: close it then, or we would hold the lock for as long as we live.
             opening.add_done_callback(_close_unwanted)
@@ -77,7 +77,7 @@ class SqlSpool(Generic[S]):
         writer, self._writer = self._writer, None
         store, self._store = self._store, None
         if writer is not None and store is not None:
-            await asyncio.shield(heard(asyncio.ensure_future(self._finish(writer, store))))
+            await shielded(heard(asyncio.ensure_future(self._finish(writer, store))))
 
     def watch(self, added: Callable[[], None]) -> None:
         self._added = added
@@ -175,7 +175,7 @@ class SqlSpool(Generic[S]):
             cut = asyncio.get_running_loop().call_later(store.patience, store.cut, store.reading)
             reading.add_done_callback(lambda _: cut.cancel())
         try:
-            return await asyncio.shield(reading)
+            return await shielded(reading)
         except exc.SQLAlchemyError as error:
             told = store.explain(error)
             raise told from told.__cause__
