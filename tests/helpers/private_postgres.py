@@ -42,12 +42,15 @@ def binaries() -> Path:
 
 
 class PrivatePostgres:
-    """A context manager: made and started on entry, stopped and removed on exit."""
+    """A context manager: made and started on entry, stopped and removed on exit. One that `follows` another is its
+    standby: a copy, which streams what that one writes, and takes no writes until it is promoted.
+    """
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, *, follows: PrivatePostgres | None = None, **settings: str) -> None:
         # Not within pytest's folder: the server's user could not reach it.
         self.folder = Path(tempfile.mkdtemp(prefix="mlproducer-pg-"))
         self.port = free_port()
+        self._follows = follows
         self._settings = {"shared_buffers": "64MB", "max_connections": "80", **settings}
         self._server: subprocess.Popen[bytes] | None = None
         self._databases = itertools.count(1)
@@ -101,6 +104,7 @@ class PrivatePostgres:
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
             "lc_messages": "C",
+            **({} if self._follows is None else {"primary_conninfo": self._follows.url("postgres")}),
             **self._settings,
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
@@ -140,16 +144,48 @@ class PrivatePostgres:
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def follow(self, primary: PrivatePostgres) -> None:
+        """Come back as its standby, with a copy of what that one has by now. Returns when it takes reads."""
+        self.kill()
+        shutil.rmtree(self.folder / "data")
+        self._copy(primary)
+        self.start()
+
+    def promote(self) -> None:
+        """Returns when it takes writes. Nobody follows it yet, so it holds for nobody."""
+        self._follows = None
+        assert self.sql("SELECT pg_promote()") == [(True,)]
+        self.sql("ALTER SYSTEM RESET synchronous_standby_names")
+        self.sql("SELECT pg_reload_conf()")
+
+    def hold_for_standby(self) -> None:
+        """From now on a commit returns when the standby has it too. Returns when one is there and in step."""
+        self.sql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self.sql("SELECT pg_reload_conf()")
+        end = time.monotonic() + _START_SECONDS
+        while self.sql("SELECT sync_state FROM pg_stat_replication") != [("sync",)]:
+            assert time.monotonic() < end, "no standby is in step"
+            time.sleep(0.02)
+
     def _make(self) -> None:
         if os.geteuid() == 0:
             server = pwd.getpwnam("postgres")
             os.chown(self.folder, server.pw_uid, server.pw_gid)
+        if self._follows is not None:
+            self._copy(self._follows)
+            return
         secret = self.folder / "password"
         secret.write_text(PASSWORD)
         secret.chmod(0o644)  # the folder is the server's alone
         command = [str(binaries() / "initdb"), "-D", str(self.folder / "data"), "-U", USER, f"--pwfile={secret}"]
         auth = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
         subprocess.run([*command, *auth], check=True, stdout=subprocess.DEVNULL, cwd="/", **_as_server())
+
+    def _copy(self, primary: PrivatePostgres) -> None:
+        self._follows = primary
+        command = [str(binaries() / "pg_basebackup"), "-D", str(self.folder / "data"), "-d", primary.url("postgres")]
+        quickly = ["--checkpoint=fast", "--no-sync", "--wal-method=stream", "--write-recovery-conf"]
+        subprocess.run([*command, *quickly], check=True, stdout=subprocess.DEVNULL, cwd="/", **_as_server())
 
     def _end(self, number: signal.Signals) -> None:
         server, self._server = self._server, None

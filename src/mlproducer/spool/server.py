@@ -37,10 +37,11 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from mlproducer.errors import SettingsError, SpoolUnavailable
 from mlproducer.spool.migrations import VERSION, check_for_visitor, migrate, version_of
 from mlproducer.spool.store_time import ServerTime
-from mlproducer.urls.parts import BadUrl, Host, decoded, read_url
+from mlproducer.urls.parts import TAKE_WRITES, BadUrl, Host, choice, decoded, read_url
 
 DEFAULT_TIMEOUT: Final = 10.0
 _PORT: Final = 5432
+_WANTED: Final = "target_session_attrs"
 SLOTS: Final = 64
 """Rows of the totals: enough that few of a handful of writers share one."""
 
@@ -108,11 +109,11 @@ class Address:
 
     @property
     def connect_args(self) -> dict[str, Any]:
-        hosts, wanted = self.url.query.get("host", ""), self.url.query.get("target_session_attrs")
+        hosts, wanted = self.url.query.get("host", ""), self.url.query.get(_WANTED)
         servers = len(hosts.split(",")) if isinstance(hosts, str) else len(hosts)
         return {
             "connect_timeout": max(2, round(self.timeout / servers)),  # for each; libpq knows none shorter
-            "target_session_attrs": wanted if wanted == "primary" else "read-write",
+            _WANTED: wanted if wanted == "primary" else "read-write",
             "prepare_threshold": None,
             "fallback_application_name": "mlproducer",
             # A machine that went away without a word is noticed while we only listen.
@@ -134,6 +135,7 @@ def parse(url: str) -> Address:
     try:
         parts = read_url(url, ("postgresql", "postgres", "postgresql+psycopg"), like=like, several_hosts=True)
         given = dict(parts.parameters((*_libpq_names(), "timeout"), several=("host", "port")))
+        choice(given.get(_WANTED, "any"), _WANTED, TAKE_WRITES)
         database = decoded(parts.path[1:], "path")
     except BadUrl as error:
         raise SettingsError(f"ML_SPOOL_URL: {error}") from None

@@ -30,6 +30,8 @@ _BETWEEN: Final = re.compile(r"\s*[,;][\s,;]*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 _PATHS: Final = ("/", "sqlite:///", "file:///", "memory://")
 _SEPARATOR: Final = re.compile(r"[,;]")
 _HIGHEST_PORT: Final = 65_535
+TAKE_WRITES: Final = ("any", "primary", "read-write")
+"""What PostgreSQL's `target_session_attrs` may be: of several servers, the one that takes writes is meant anyway."""
 
 ESCAPES: Final = "in a user name or password / is written %2F, ? %3F, # %23, @ %40, : %3A and % %25"
 

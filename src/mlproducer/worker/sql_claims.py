@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from mlproducer.errors import OnceUnavailable, SettingsError
-from mlproducer.urls.parts import BadUrl, read_url
+from mlproducer.urls.parts import TAKE_WRITES, BadUrl, choice, read_url
 from mlproducer.worker.claims import Claim, Found
 
 try:
@@ -158,7 +158,9 @@ def _engine(url: str) -> sa.Engine:
         if driver == "psycopg":
             waits["prepare_threshold"] = None  # behind a pooler of transactions the session is another's next time
         engine = sa.create_engine(parsed, pool_pre_ping=True, pool_size=1, max_overflow=4, connect_args=waits)
-    except (BadUrl, sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, ValueError) as error:
+    except BadUrl as error:
+        raise SettingsError(f"ML_ONCE_URL: {error}") from None
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, ValueError) as error:
         raise SettingsError(
             f"ML_ONCE_URL: cannot be used ({type(error).__name__}): is it like postgresql://user@host/name, and is its "
             "driver (psycopg) installed?"
@@ -173,6 +175,7 @@ def _parsed(url: str) -> sa.URL:
         return sa.make_url(url)
     driver = scheme if "+" in scheme else "postgresql+psycopg"
     parts = read_url(url, (scheme,), like="postgresql://user@host/name", several_hosts=True)
+    choice(dict(parts.query).get("target_session_attrs", "any"), "target_session_attrs", TAKE_WRITES)
     if len(parts.hosts) == 1:
         return sa.make_url(url).set(drivername=driver)
     query: dict[str, tuple[str, ...] | str] = {**dict(parts.query), "host": tuple(h.shown(5432) for h in parts.hosts)}
