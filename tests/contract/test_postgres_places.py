@@ -71,6 +71,17 @@ async def test_behind_a_pooler_nothing_of_a_session_is_left_to_the_next_client(p
     await spool.close()
 
 
+async def test_where_nothing_is_in_between_statements_are_prepared(postgres_schema_url: str) -> None:
+    spool = PostgresSpool(postgres_schema_url)
+    await spool.open()
+    for n in range(10):
+        await spool.put(row(f"direct-{n}"))
+    with spool._opened().writing.begin() as connection:
+        prepared = connection.exec_driver_sql("SELECT count(*) FROM pg_prepared_statements").scalar_one()
+    await spool.close()
+    assert prepared > 0
+
+
 async def test_a_pooler_that_refuses_startup_options_is_refused_with_the_words_to_change(
     pooled: PrivatePgBouncer,
 ) -> None:

@@ -33,7 +33,7 @@ class PrivatePgBouncer:
     def __init__(self, server: PrivatePostgres, database: str, *, connections: int = 3) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mlproducer-pgbouncer-"))
         self.port = free_port()
-        self._database = database
+        self.database = database
         users, configuration = self.folder / "users.txt", self.folder / "pgbouncer.ini"
         users.write_text(f'"{USER}" "{PASSWORD}"\n')
         configuration.write_text(
@@ -47,7 +47,7 @@ class PrivatePgBouncer:
 
     @property
     def url(self) -> str:
-        return f"postgresql://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/{self._database}"
+        return f"postgresql://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{self.port}/{self.database}"
 
     def __enter__(self) -> Self:
         user = {}

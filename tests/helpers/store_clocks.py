@@ -19,12 +19,17 @@ from private_postgres import PrivatePostgres
 
 
 class PostgresClock:
-    """In a schema of its own, whose `statement_timestamp` is found before the server's."""
+    """In a schema of its own, whose `statement_timestamp` is found before the server's. A `schema` that is named is made
+    anew, with all that is in it.
+    """
 
-    def __init__(self, server: PrivatePostgres, now: float = NOW) -> None:
-        schema = f"clock{next(server.schemas)}"
-        server.sql(f"CREATE SCHEMA {schema}")
-        self.url = server.url("postgres", options=f"-csearch_path%3D{schema},pg_catalog")
+    def __init__(
+        self, server: PrivatePostgres, now: float = NOW, *, database: str = "postgres", schema: str = ""
+    ) -> None:
+        schema = schema or f"clock{next(server.schemas)}"
+        server.sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE", database)
+        server.sql(f"CREATE SCHEMA {schema}", database)
+        self.url = server.url(database, options=f"-csearch_path%3D{schema},pg_catalog")
         self.sql("CREATE TABLE clock (at float8)")
         self.sql("INSERT INTO clock VALUES (%s)", now)
         self.sql(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlproducer.loggers import get_logger
 from mlproducer.spool.schema import CHANNEL
-from mlproducer.spool.server import Address
+from mlproducer.spool.server_address import Address
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection

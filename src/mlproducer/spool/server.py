@@ -15,41 +15,34 @@ that takes writes. A server that stops taking them (demoted in a failover, set r
 all connections to it are given up, the transaction that met it is run again on a new one, and LISTEN moves as well.
 
 **A pooler of transactions** (PgBouncer) may stand in between, where each transaction has another session: so nothing is
-set for a session and no statement is prepared in one. Limits are set within each transaction. LISTEN would hear
-nothing there, and is left out: the drain's poll finds the rows.
+set for a session, and no statement is prepared where a pooler is met. Limits are set within each transaction. LISTEN
+would hear nothing there, and is left out: the drain's poll finds the rows.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
-import socket
 import threading
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, exc
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import Connection, Engine, exc
 
-from mlproducer.errors import SettingsError, SpoolUnavailable
+from mlproducer.errors import SpoolUnavailable
+from mlproducer.spool import server_connections
 from mlproducer.spool.migrations import VERSION, check_for_visitor, migrate, version_of
+from mlproducer.spool.server_address import Address
+from mlproducer.spool.server_connections import Moves, Sockets
 from mlproducer.spool.store_time import ServerTime
-from mlproducer.urls.parts import TAKE_WRITES, BadUrl, Host, choice, decoded, read_url
 
-DEFAULT_TIMEOUT: Final = 10.0
-_PORT: Final = 5432
-_WANTED: Final = "target_session_attrs"
 SLOTS: Final = 64
 """Rows of the totals: enough that few of a handful of writers share one."""
 
 _READ_ONLY: Final = (
     "the server takes no writes (a standby, or set read-only): name the primary, or all servers with commas in between"
 )
-_LEFT: Final = frozenset({"25006", "57P01", "57P02", "57P03"})
-"""Codes of a server that takes no more work of ours: read-only, or on its way down or up."""
 _SQLSTATE_HINTS: Final = {
     "28": "its user name or password is wrong",
     "3D": "the database does not exist: create it, or name another",
@@ -88,149 +81,6 @@ _WORDS_HINTS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """`ML_SPOOL_URL` in parts. Its text is without user and password."""
-
-    url: URL = field(repr=False)
-    timeout: float
-
-    def __str__(self) -> str:
-        hosts = self.url.query.get("host", "localhost")
-        if not self.url.host and not isinstance(hosts, str):
-            return f"postgresql://{','.join(hosts)}/{self.url.database or ''}"
-        host = self.url.host or str(hosts)
-        return f"postgresql://{host}:{self.url.port or _PORT}/{self.url.database or ''}"
-
-    @property
-    def libpq(self) -> dict[str, Any]:
-        """Arguments of `psycopg.connect`, with the password."""
-        _, arguments = self.url.get_dialect()().create_connect_args(self.url)
-        return {**arguments, **self.connect_args}
-
-    @property
-    def connect_args(self) -> dict[str, Any]:
-        hosts, wanted = self.url.query.get("host", ""), self.url.query.get(_WANTED)
-        servers = len(hosts.split(",")) if isinstance(hosts, str) else len(hosts)
-        return {
-            "connect_timeout": max(2, round(self.timeout / servers)),  # for each; libpq knows none shorter
-            _WANTED: wanted if wanted == "primary" else "read-write",
-            "prepare_threshold": None,
-            "fallback_application_name": "mlproducer",
-            # A machine that went away without a word is noticed while we only listen.
-            "keepalives_idle": 30,
-            "keepalives_interval": 10,
-            "keepalives_count": 3,
-        }
-
-
-def parse(url: str) -> Address:
-    """Raises: SettingsError, which names ML_SPOOL_URL and quotes nothing of it."""
-    try:
-        import psycopg  # noqa: F401, PLC0415  # only who names a PostgreSQL needs its driver
-    except ImportError:
-        raise SettingsError(
-            "ML_SPOOL_URL: postgresql:// needs the driver psycopg 3: pip install 'mlproducer[postgresql]'"
-        ) from None
-    like = "postgresql://user:password@host:5432/database?timeout=10 (in seconds)"
-    try:
-        parts = read_url(url, ("postgresql", "postgres", "postgresql+psycopg"), like=like, several_hosts=True)
-        given = dict(parts.parameters((*_libpq_names(), "timeout"), several=("host", "port")))
-        choice(given.get(_WANTED, "any"), _WANTED, TAKE_WRITES)
-        database = decoded(parts.path[1:], "path")
-    except BadUrl as error:
-        raise SettingsError(f"ML_SPOOL_URL: {error}") from None
-    timeout = _seconds(given.pop("timeout", str(DEFAULT_TIMEOUT)))
-    query: dict[str, tuple[str, ...] | str] = {
-        name: tuple(value for each, value in parts.query if each == name) if name in {"host", "port"} else given[name]
-        for name in given
-    }
-    if len(parts.hosts) > 1:
-        query["host"] = tuple(host.shown(_PORT) for host in parts.hosts)
-    one = parts.host if len(parts.hosts) == 1 else Host("")
-    return Address(
-        URL.create(
-            "postgresql+psycopg", parts.user, parts.password, one.name or None, one.port, database or None, query
-        ),
-        timeout,
-    )
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= 3600:  # noqa: PLR2004  # an hour
-        raise SettingsError("ML_SPOOL_URL: `timeout` is seconds, more than 0 and up to 3600")
-    return seconds
-
-
-def _libpq_names() -> frozenset[str]:
-    """What may be in the query: libpq's own keywords, of the version that is installed."""
-    from psycopg.pq import Conninfo  # noqa: PLC0415  # as above
-
-    return frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
-
-
-class _Sockets:
-    """A descriptor of our own for each open connection, so that another thread can break it.
-
-    Not the driver's: it might close it, and the kernel give its number to a stranger, just before we act.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._of: dict[object, socket.socket] = {}
-
-    def watch(self, engine: Engine) -> None:
-        event.listen(engine, "connect", self._connected, insert=True)  # before SQLAlchemy asks its first questions
-        event.listen(engine, "close", self._closed)
-
-    def cut(self) -> None:
-        with self._lock:
-            for each in self._of.values():
-                with contextlib.suppress(OSError):  # it is broken already
-                    each.shutdown(socket.SHUT_RDWR)
-
-    def _connected(self, dbapi: Any, _record: object) -> None:  # noqa: ANN401  # the driver's own type
-        ours = socket.socket(fileno=os.dup(dbapi.fileno()))
-        with self._lock:
-            self._of[dbapi] = ours
-
-    def _closed(self, dbapi: object, _record: object) -> None:
-        with self._lock:
-            ours = self._of.pop(dbapi, None)
-        if ours is not None:
-            ours.close()
-
-
-class _Moves:
-    """A server that takes no more work of ours is left with all connections: those that are idle look well, and who
-    reads there would see what was. Each connection that is older than the last move is given up when it is next used.
-    """
-
-    def __init__(self) -> None:
-        self._number = 0
-
-    def watch(self, engine: Engine) -> None:
-        event.listen(engine, "connect", self._connected)
-        event.listen(engine, "checkout", self._checked_out)
-        event.listen(engine, "handle_error", self._failed)
-
-    def _failed(self, context: ExceptionContext) -> None:
-        if str(getattr(context.original_exception, "sqlstate", None)) in _LEFT:
-            context.is_disconnect = True
-            self._number += 1
-
-    def _connected(self, _dbapi: object, record: ConnectionPoolEntry) -> None:
-        record.info[_Moves] = self._number
-
-    def _checked_out(self, _dbapi: object, record: ConnectionPoolEntry, _proxy: object) -> None:
-        if record.info.get(_Moves) != self._number:
-            raise exc.DisconnectionError("the server was left")
-
-
-@dataclass(frozen=True, slots=True)
 class PostgresStore:
     """An open and migrated database: a `store.Store`."""
 
@@ -238,8 +88,8 @@ class PostgresStore:
     writing: Engine
     reading: Engine
     who: str = field(default_factory=lambda: secrets.token_hex(8))
-    sockets: dict[Engine, _Sockets] = field(default_factory=dict)
-    moves: _Moves = field(default_factory=_Moves)
+    sockets: dict[Engine, Sockets] = field(default_factory=dict)
+    moves: Moves = field(default_factory=Moves)
     time: ServerTime = field(default_factory=ServerTime)
 
     @property
@@ -282,9 +132,10 @@ class PostgresStore:
 
     def may_pass(self, error: Exception) -> bool:
         """A deadlock or a serialization failure: the server ended ours, so that the other could go on. Or the server
-        became read-only: nothing was done there, and the next connection may be to another.
+        became read-only, or had gone since we last wrote: nothing was done there, and the next connection may be to
+        another.
         """
-        return _sqlstate(error) in {"40P01", "40001", "25006"}
+        return _sqlstate(error) in {"40P01", "40001", "25006"} or server_connections.begin_failed(error)
 
 
 def open_server(address: Address, *, owner: bool) -> PostgresStore:
@@ -293,12 +144,12 @@ def open_server(address: Address, *, owner: bool) -> PostgresStore:
     Nothing is released here: leases are of instances that may well be alive.
     """
     # Our statements say at which isolation they are right; the database's default is another's business.
-    writing, reading = _engine(address, "READ COMMITTED", 1), _engine(address, "REPEATABLE READ", 4)
+    writing = server_connections.engine(address, "READ COMMITTED", 1, writes=True)
+    reading = server_connections.engine(address, "REPEATABLE READ", 4, writes=False)
     store = PostgresStore(address, writing, reading)
     for engine in (writing, reading):
-        store.sockets[engine] = _Sockets()
+        store.sockets[engine] = Sockets()
         store.sockets[engine].watch(engine)
-        event.listen(engine, "begin", _set_limits(address, durable=engine is writing))
         store.moves.watch(engine)
     stop_waiting = threading.Timer(store.patience or 0.0, store.cut, (writing,))
     stop_waiting.daemon = True
@@ -332,40 +183,6 @@ def explain(address: Address, error: Exception) -> SpoolUnavailable:
     if hint is None and not state:
         hint = next((hint for part, hint in _WORDS_HINTS if part in str(fault)), None)
     return SpoolUnavailable(f"{spool} cannot be used ({words[0]}){(hint and ': ' + hint) or ''}")
-
-
-def _engine(address: Address, isolation: Any, connections: int) -> Engine:  # noqa: ANN401  # a literal of SQLAlchemy's
-    return create_engine(
-        address.url,
-        connect_args=address.connect_args,
-        isolation_level=isolation,
-        pool_size=connections,
-        max_overflow=0,
-        pool_timeout=address.timeout,
-        pool_pre_ping=True,  # a connection that died while nobody used it is replaced before anything is sent
-        hide_parameters=True,  # errors must not quote them: they are users' content
-    )
-
-
-def _set_limits(address: Address, *, durable: bool) -> Callable[[Connection], None]:
-    """Within each transaction, since the session may be another's in the next one."""
-    limits = {
-        "statement_timeout": address.timeout,
-        "lock_timeout": address.timeout / 3,
-        # What a hung or paused producer holds is let go.
-        "idle_in_transaction_session_timeout": address.timeout * 2,
-    }
-    set_ = [f"set_config('{name}', '{max(1, round(seconds * 1_000))}', true)" for name, seconds in limits.items()]
-    if durable:
-        # "Durable on return" is our promise; a server's weaker default is for its other users.
-        weak = "current_setting('synchronous_commit') = 'off'"
-        set_.append(f"CASE WHEN {weak} THEN set_config('synchronous_commit', 'on', true) END")
-    statement = f"SELECT {', '.join(set_)}"
-
-    def begun(connection: Connection) -> None:
-        connection.exec_driver_sql(statement)
-
-    return begun
 
 
 def _bring_up(connection: Connection, *, owner: bool, stop_waiting: threading.Timer) -> None:

@@ -35,7 +35,8 @@ from mlproducer.spool.columns import token_of
 from mlproducer.spool.commands import CLAIM, CONFIRM, COUNT, PUT, RUN, SETTLE
 from mlproducer.spool.file import SqliteStore, open_file
 from mlproducer.spool.listening import Listening
-from mlproducer.spool.server import Address, PostgresStore, open_server, parse
+from mlproducer.spool.server import PostgresStore, open_server
+from mlproducer.spool.server_address import Address, parse
 from mlproducer.spool.store import Store
 from mlproducer.spool.transaction import Transaction
 from mlproducer.spool.writer import Writer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, text
 
 from mlproducer.spool.bulk import is_postgresql
 from mlproducer.spool.schema import CHANNEL
@@ -16,6 +16,8 @@ _COUNT: Final = text("""
     ON CONFLICT (slot) DO UPDATE SET tasks = mlproducer_totals.tasks + excluded.tasks,
         bytes = mlproducer_totals.bytes + excluded.bytes, dead = mlproducer_totals.dead + excluded.dead
 """)
+_COUNT_AND_TELL: Final = text(f"{_COUNT.text} RETURNING pg_notify(:channel, :who)")
+"""On PostgreSQL: one statement, and so one way there and back."""
 
 
 @dataclass(slots=True)
@@ -46,9 +48,9 @@ class Transaction:
         Last, and once: two writers whose slots are one (it is a hash) wait for each other only from here to the
         commit, and neither holds the slot while it waits for a row that the other has.
         """
-        if self.tasks or self.size or self.dead:
-            given = {"slot": slot, "tasks": self.tasks, "size": self.size, "dead": self.dead}
-            self.connection.execute(_COUNT, given)
         self.time.note(self.connection)
+        given = {"slot": slot, "tasks": self.tasks, "size": self.size, "dead": self.dead}
         if self.added and is_postgresql(self.connection):
-            self.connection.execute(select(func.pg_notify(CHANNEL, who)))
+            self.connection.execute(_COUNT_AND_TELL, {**given, "channel": CHANNEL, "who": who})
+        elif self.tasks or self.size or self.dead:
+            self.connection.execute(_COUNT, given)
