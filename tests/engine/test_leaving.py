@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from engine_bench import Bench, bench, embed, until
 from mlproducer import Receipt, TaskState
+from mlproducer.envelope.types import TaskTypes
 from mlproducer.errors import BrokerUnreachable
 from mlproducer.events import AttemptSettled, ConnectionFailed, TasksLeft
 from mlproducer.outcome import Nacked, Unsure, UnsureCause
 from mlproducer.rows import Done
+from mlproducer.wiring.choices import encoder_for
 
 LONG: dict[str, Any] = {"ml_shutdown_timeout": 300, "ml_accept_timeout": 60, "ml_confirm_timeout": 50}
 """Seconds that no test waits for: whoever would wait them out meets the test's own limit."""
@@ -252,3 +258,50 @@ async def test_a_drain_that_was_woken_while_it_looked_is_not_dry(monkeypatch: py
         drain.wake()
         await until(lambda: len(dry) > 1)
     assert dry[:2] == [False, False]
+
+
+class Counted(OrderedDict[str, Any]):
+    """How many of its entries were looked at, one by one or on a walk."""
+
+    looks = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.looks += 1
+        return super().get(key, default)
+
+    def _walk(self, found: Iterable[Any]) -> Iterator[Any]:
+        for each in found:
+            self.looks += 1
+            yield each
+
+    def __iter__(self) -> Iterator[str]:
+        return self._walk(super().__iter__())
+
+    def values(self) -> Any:
+        return self._walk(super().values())
+
+    def items(self) -> Any:
+        return self._walk(super().items())
+
+
+@pytest.mark.parametrize("way", ["stop", "drained"])
+async def test_who_waits_looks_at_no_receipt_however_many_there_are(way: str) -> None:
+    b = bench(ml_shutdown_timeout=1, ml_drain_poll=0.05, ml_receipts_kept=20_000)
+    book, now = b.producer._parts.pipeline._book, time.time()
+    template = encoder_for(TaskTypes.builtin(), 100_000).encode(embed())
+    for n in range(10_000):
+        accepting = book.begin(replace(template, task_id=str(n)), now, 0, 0, chosen_id=False, slow=False)
+        assert accepting is not None
+        state, due_at = (TaskState.SPOOLED, now + 3_600 + n) if n % 2 else (TaskState.CONFIRMED, None)
+        book.finish(accepting, Receipt(str(n), "embed_vectors", state, now, next_attempt_at=due_at))
+    async with asyncio.timeout(60), b.producer as p:
+        await p.connected(20)
+        b.broker.hold()
+        assert not (await p.publish(embed(), timeout=0.05)).confirmed
+        known, due = book._settled, book.due._due = Counted(book._settled), Counted(book.due._due)
+        book._settled = known
+        if way == "drained":
+            assert not await p.drained(1)
+        else:
+            await p.stop()
+    assert known.looks + due.looks < 1_000, "some for each of what may be a hundred looks"

@@ -14,6 +14,7 @@ from typing import Final
 from msgspec import Struct
 
 from mlproducer.core.lifecycle import Move, advance
+from mlproducer.delivery.due import DueTimes
 from mlproducer.delivery.traces import CallTrace
 from mlproducer.errors import TaskConflict
 from mlproducer.jobs import shielded
@@ -56,7 +57,6 @@ class Accepting(Struct, eq=False):
 # nothing but strings and numbers is let go by the cyclic collector, which would else walk a hundred thousand receipts.
 _Known = tuple[str, str, float, float | None, int, str | None, float | None, int]
 _STATE: Final = 1
-_NEXT_AT: Final = 6
 _DIGEST: Final = 7
 
 
@@ -90,6 +90,8 @@ class ReceiptBook:
         self._under_way: dict[str, Accepting] = {}
         self._settled: OrderedDict[str, _Known] = OrderedDict()
         self._doubtful: OrderedDict[str, None] = OrderedDict()
+        self.due = DueTimes()
+        """Of the tasks that this process spooled and that, as far as it knows, nobody published since."""
 
     @property
     def under_way(self) -> int:
@@ -144,10 +146,10 @@ class ReceiptBook:
         self._release(accepting)
         if accepting.trace is not None:
             accepting.trace.end(accepting.envelope, receipt.state.value)
-        settled = self._settled
-        settled[receipt.task_id] = _packed(receipt, accepting.digest)
-        if len(settled) > self._limit:
-            settled.popitem(last=False)
+        self._remember(receipt, accepting.digest)
+        if len(self._settled) > self._limit:
+            oldest, _ = self._settled.popitem(last=False)
+            self.due.drop(oldest)
         return receipt
 
     def forget(self, accepting: Accepting) -> None:
@@ -177,20 +179,11 @@ class ReceiptBook:
         task_type, state, accepted_at, confirmed_at, attempts, reason, next_at, _ = known
         return Receipt(task_id, task_type, TaskState(state), accepted_at, confirmed_at, attempts, reason, next_at)
 
-    def spooled(self) -> list[str]:
-        """The tasks that this process spooled and that nobody here published since. A walk over all that is known."""
-        return [task_id for task_id, known in self._settled.items() if known[_STATE] == TaskState.SPOOLED]
-
-    def due_at(self, task_id: str) -> float | None:
-        """When a task that waits in the spool is published next, in Unix seconds; None if it does not wait."""
-        known = self._settled.get(task_id)
-        return known[_NEXT_AT] if known is not None and known[_STATE] == TaskState.SPOOLED else None
-
     def update(self, receipt: Receipt) -> None:
         """A remembered task moved on."""
         known = self._settled.get(receipt.task_id)
         if known is not None:
-            self._settled[receipt.task_id] = _packed(receipt, known[_DIGEST])
+            self._remember(receipt, known[_DIGEST])
 
     def replayed(self, task_ids: Iterable[str]) -> None:
         """Dead letters went back to waiting."""
@@ -206,6 +199,13 @@ class ReceiptBook:
             receipt = self.settled(task_id)
             if receipt is not None and receipt.state in {TaskState.DEAD, TaskState.EXPIRED}:
                 del self._settled[task_id]
+
+    def _remember(self, receipt: Receipt, digest: int) -> None:
+        self._settled[receipt.task_id] = _packed(receipt, digest)
+        if receipt.state is TaskState.SPOOLED:
+            self.due.add(receipt.task_id, receipt.next_attempt_at or 0.0)  # no time is known of one that is due at once
+        elif len(self.due):
+            self.due.drop(receipt.task_id)
 
     def _release(self, accepting: Accepting) -> None:
         task_id = accepting.envelope.task_id
