@@ -271,12 +271,22 @@ async def test_an_error_of_our_own_ends_the_connection_with_that_error_as_its_re
         assert again == [Confirmed()]
 
 
-async def test_all_hear_of_the_end_though_one_of_them_fails_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("who", "part"),
+    [
+        (lambda link: link.broker._alone, "settle"),
+        (lambda link: link.broker._connection._control, "connection"),
+    ],
+    ids=["attempts alone", "a channel"],
+)
+async def test_all_hear_of_the_end_though_one_of_them_fails_at_it(
+    who: Callable[[Link], object], part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     peer = Peer()
     async with nothing_unheard(), linked(peer) as link:
         outcomes = link.publish("t", seconds=60)
         await peer.until(1)
-        monkeypatch.setattr(link.broker._alone, "lost", fails)
+        monkeypatch.setattr(who(link), "lost", fails)
         assert peer.writer is not None
         peer.writer.close()
         async with asyncio.timeout(20):
@@ -284,25 +294,30 @@ async def test_all_hear_of_the_end_though_one_of_them_fails_at_it(monkeypatch: p
                 await asyncio.sleep(0.005)
         monkeypatch.undo()
         assert outcomes[0] == Unsure(UnsureCause.CONNECTION_LOST, str(link.lost[0]))
-        assert [event.part for event in link.events if isinstance(event, PartFailed)] == ["settle"]
+        assert [event.part for event in link.events if isinstance(event, PartFailed)] == [part]
 
 
 async def test_who_gives_up_as_the_connection_ends_leaves_no_error_behind() -> None:
     """A shield whose waiter left does not ask for the error of what it shields."""
-    peer = Peer(silent=False)
-    async with nothing_unheard(), linked(peer) as link:
-        connection = link.broker._connection
-        assert connection is not None
-        channel = connection.add(Channel)
-        await channel.call(commands.Channel.Open(), commands.Channel.OpenOk)
-        peer.silent = True
-        closing = [asyncio.create_task(channel.close()) for _ in range(2)]
-        asking = asyncio.create_task(connection.patiently(channel.close(), 60))
-        await asyncio.sleep(0.05)
-        for each in (*closing, asking):
-            each.cancel()
-        await asyncio.gather(*closing, asking, return_exceptions=True)
-        connection.abort(BrokerError("the test ends it"))
+
+    async def give_up(peer: Peer) -> None:
+        """Apart, so that no name of it keeps what the garbage collector is to find."""
+        async with linked(peer) as link:
+            connection = link.broker._connection
+            assert connection is not None
+            channel = connection.add(Channel)
+            await channel.call(commands.Channel.Open(), commands.Channel.OpenOk)
+            peer.silent = True
+            closing = [asyncio.create_task(channel.close()) for _ in range(2)]
+            asking = asyncio.create_task(connection.patiently(channel.close(), 60))
+            await asyncio.sleep(0.05)
+            for each in (*closing, asking):
+                each.cancel()
+            await asyncio.gather(*closing, asking, return_exceptions=True)
+            connection.abort(BrokerError("the test ends it"))
+
+    async with nothing_unheard():
+        await give_up(Peer(silent=False))
 
 
 def test_frames_of_less_than_amqp_asks_for_are_refused() -> None:
