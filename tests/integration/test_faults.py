@@ -287,12 +287,12 @@ async def test_a_connection_closed_by_an_operator_is_made_again_and_nothing_is_l
     await trial.lose_nothing()
 
 
-@ONE_LOOP
 def _limit_messages(node: PrivateRabbit, size: int) -> None:
     """As `max_message_size` does in rabbitmq.conf, which RabbitMQ 4 reads once, at its start, into a persistent term."""
     node.eval(f"application:set_env(rabbit, max_message_size, {size}), persistent_term:put(max_message_size, {size}).")
 
 
+@ONE_LOOP
 async def test_a_message_over_the_brokers_limit_is_dead_lettered_and_harms_no_other(
     node: PrivateRabbit, vhost: str, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from tests.integration.conftest import HERE, running
 from tests.integration.test_celery_worker import publish
 
 from known_workers import PlainFields
+from making_queues import consumed_queues
 from mlproducer import Producer, Settings
 from mlproducer.analytics.consumer import QUEUE
 from mlproducer.core.figures import Figures
@@ -51,10 +52,9 @@ async def until(true: Callable[[], Awaitable[bool]]) -> None:
 
 async def listening(rabbit: PrivateRabbit, url: str) -> None:
     """Until the events are read. Nothing that is published waits for that; what workers tell before is told nobody."""
-    vhost = url.rsplit("/", 1)[1]
 
     async def read() -> bool:
-        return QUEUE in await asyncio.to_thread(rabbit.ctl, "list_consumers", "-p", vhost)
+        return QUEUE in await asyncio.to_thread(consumed_queues, rabbit, url)
 
     await until(read)
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from http_bench import embed
-from making_queues import make_queue
+from making_queues import delete_queue, make_queue
 from mlproducer import Settings
 from mlproducer.http.server import Service
 from mlproducer.monitoring.rules import as_yaml, document
@@ -158,7 +158,7 @@ async def test_alerts_are_silent_in_calm_and_fire_for_a_queue_that_is_gone_and_a
         await asyncio.to_thread(w.prometheus.until, "ml_producer_tasks_confirmed_total > 20")
         await w.check(fire=(), silent=ALERTS)
         assert await w.firing() == set()
-        await asyncio.to_thread(own_rabbit.ctl, "delete_queue", "ml.embed")
+        await asyncio.to_thread(delete_queue, own_rabbit.url, "ml.embed")
         await w.until_firing("MLProducerUnroutable", "MLProducerDeadLetters")
         await asyncio.to_thread(own_rabbit.kill)
         await w.until_firing(*OUTAGE)
