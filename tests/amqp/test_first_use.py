@@ -30,7 +30,7 @@ def changes(peer: Peer) -> list[base.Frame]:
     ]
 
 
-def to(link: Link, queue: str, *, seconds: float = 3.0) -> list[Outcome]:
+def to(link: Link, queue: str, *, seconds: float = 30.0) -> list[Outcome]:
     one = envelope()
     outcomes: list[Outcome] = []
     sent = Envelope(one.task_id, one.task_type, queue, one.properties, one.body)

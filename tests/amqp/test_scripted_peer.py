@@ -158,7 +158,7 @@ async def test_a_body_is_split_at_the_negotiated_frame_size() -> None:
     peer = Peer(tune=commands.Connection.Tune(2047, 4096, 0))
     async with linked(peer) as link:
         outcomes = link.publish(size=10_000)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             while not peer.published or len(peer.published[0].body) < 10_000:  # noqa: ASYNC110  # no event for it
                 await asyncio.sleep(0.01)
         assert max(peer.frames) == 4096
@@ -326,7 +326,7 @@ async def test_a_connect_that_is_cancelled_leaves_no_connection() -> None:
     peer = Peer(silent=True)
     async with linked(peer, connect=False) as link:
         call = asyncio.create_task(link.broker.connect())
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             while not peer.logins:  # noqa: ASYNC110  # the peer has no event for it
                 await asyncio.sleep(0.01)
         call.cancel()

@@ -89,7 +89,7 @@ class Peer:
         )
 
     async def until(self, count: int) -> list[Published]:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             while len(self.published) < count:
                 self.arrived.clear()
                 await self.arrived.wait()
@@ -159,7 +159,9 @@ class Link:
     events: list[Event]
     lost: list[BrokerError]
 
-    def publish(self, task_id: str = "t", *, seconds: float = 3.0, size: int = 5, alone: bool = False) -> list[Outcome]:
+    def publish(
+        self, task_id: str = "t", *, seconds: float = 30.0, size: int = 5, alone: bool = False
+    ) -> list[Outcome]:
         """The outcomes of one publish: none yet, then exactly one."""
         outcomes: list[Outcome] = []
         deadline = SystemClock().monotonic() + seconds

@@ -31,7 +31,8 @@ async def put(spool, name):
         if await spool.put(row(f"{name}-{n}", size=200)):
             say("put", f"{name}-{n}")
 
-async def drain(spool):
+async def drain(spool, worked):
+    said = set()
     verdicts = {"done": DONE, "again": Again(0, 1, "nacked", "", False), "dead": Bury(NOW, 3, "nacked", None, "")}
     while True:
         leases = await spool.lease(20, hold=3600)
@@ -43,24 +44,27 @@ async def drain(spool):
         for (lease, word), ours in zip(words, held):
             if ours:
                 say(word, lease.row.envelope.task_id)
+                said.add(word)
+        if said == set(verdicts):
+            os.write(worked, b".")
 
-async def work(path, number, opened):
+async def work(path, number, worked):
     spool = SqliteSpool(Path(path))
     await spool.open()
-    if number % 2:
-        os.write(opened, b".")
-    await asyncio.gather(*(put(spool, f"{number}-{caller}") for caller in range(20)), drain(spool))
+    await asyncio.gather(*(put(spool, f"{number}-{caller}") for caller in range(20)), drain(spool, worked))
 
-hearing, opened = os.pipe()
 for number in range(int(sys.argv[2])):
+    hearing, worked = os.pipe()
     child = os.fork()
     if child == 0:
-        asyncio.run(work(sys.argv[1], number, opened))
+        asyncio.run(work(sys.argv[1], number, worked))
+    os.close(worked)
     if number % 2:
         os.read(hearing, 1)  # else it may die in the midst of opening, and on a busy machine always would
     time.sleep(random.uniform(0.05, 0.25))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    os.close(hearing)
 """
 
 
