@@ -21,6 +21,7 @@ from mlproducer.rows import Again, Bury, DeadEntry, DeadFilter, Done, Lease, Spo
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.spool.redis import RedisSpool
 from mlproducer.spool.redis.address import Address, Persistence
+from mlproducer.spool.redis.codec import VERSION
 from mlproducer.testing.clock import ManualClock
 from mlproducer.testing.counters_contract import CountersContract, MakeCounters
 from mlproducer.testing.spool_contract import NOW, MakeSpool, SpoolContract, StoreClock, audit, claim, row
@@ -128,6 +129,9 @@ FILTERS = st.builds(
 )
 
 
+LEASED = st.sampled_from(({}, {"expired": True}, {"shares": {"a": 9}}, {"shares": {"b": 9, "a": 0, "c": 9}}))
+
+
 class Machine(RuleBasedStateMachine):
     """Whatever is done, both spools say the same; the one in memory is too simple to be wrong."""
 
@@ -159,10 +163,10 @@ class Machine(RuleBasedStateMachine):
         expected = self.runner.run(ask(self.model))
         assert self.runner.run(ask(self.spool)) == expected
 
-    @rule(task_id=IDS, delay=TIMES, eta=st.none() | TIMES, expires_at=st.none() | TIMES, size=st.integers(0, 50))
-    def put(self, task_id: str, delay: float, eta: float | None, expires_at: float | None, size: int) -> None:
-        new = row(task_id, delay=delay, size=size, eta=eta)
-        self.both("put", replace(new, envelope=replace(new.envelope, expires_at=expires_at)))
+    @rule(task_id=IDS, delay=TIMES, eta=st.none() | TIMES, expires_at=st.none() | TIMES, route=st.sampled_from("ab"))
+    def put(self, task_id: str, delay: float, eta: float | None, expires_at: float | None, route: str) -> None:
+        new = row(task_id, delay=delay, eta=eta)
+        self.both("put", replace(new, envelope=replace(new.envelope, expires_at=expires_at, routing_key=route)))
 
     @rule(by=TIMES)
     def time_passes(self, by: float) -> None:
@@ -170,13 +174,11 @@ class Machine(RuleBasedStateMachine):
         for clock in self.clocks:
             clock.advance(by / 4)
 
-    @rule(lasting=TIMES, expired=st.booleans())
-    def lease(self, lasting: float, *, expired: bool) -> None:
+    @rule(lasting=TIMES, given=LEASED)
+    def lease(self, lasting: float, given: dict[str, Any]) -> None:
         """All that there are: which of equals come first is a store's choice."""
         mine, theirs = (
-            sorted(
-                self.run(each.lease(10, hold=lasting, expired=expired)), key=lambda lease: lease.row.envelope.task_id
-            )
+            sorted(self.run(each.lease(10, hold=lasting, **given)), key=lambda lease: lease.row.envelope.task_id)
             for each in (self.spool, self.model)
         )
         assert [lease.row for lease in mine] == [lease.row for lease in theirs]
@@ -235,6 +237,8 @@ class Machine(RuleBasedStateMachine):
         assert sizes[0].at == self.now
         self.both("waiting", limit=10)
         self.both("audits", limit=10)
+        routes = [sorted(self.run(each.routes())) for each in (self.spool, self.model)]
+        assert routes[0] == routes[1]
 
         async def found() -> list[Any]:
             return await asyncio.gather(*(each.find(f"t{n}") for n in range(6) for each in (self.spool, self.model)))
@@ -297,7 +301,7 @@ async def test_a_replayed_row_expires_as_it_would_have(spool: RedisSpool, monkey
 
 
 async def test_very_large_rows_are_leased_a_few_at_a_time(spool: RedisSpool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlproducer.spool.redis.spool.LEASE_BYTES", 3_500)
+    monkeypatch.setattr("mlproducer.spool.redis.leases.LEASE_BYTES", 3_500)
     await asyncio.gather(*(spool.put(row(f"t{n}", size=1_000)) for n in range(4)))
     first = await spool.lease(10, hold=60)
     assert len(first) == 3
@@ -357,7 +361,7 @@ async def test_spools_of_two_prefixes_know_nothing_of_each_other(server: Private
 
 
 async def test_a_spool_of_a_newer_version_is_refused(server: PrivateRedis, prefix: str) -> None:
-    server.run("SET", f"{{{prefix}}}:version", "2")
+    server.run("SET", f"{{{prefix}}}:version", str(VERSION + 1))
     with pytest.raises(SpoolUnavailable, match="newer mlproducer"):
         await RedisSpool(server.url(), prefix=prefix).open()
 

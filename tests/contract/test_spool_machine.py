@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import tempfile
+from collections import Counter
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import TypeVar, assert_never
@@ -57,6 +58,8 @@ VERDICTS = st.one_of(
     ),
 )
 TOKENS = st.sampled_from(["me", "you"])
+ROUTES = ("a", "a.b", "ml.embed")
+SHARES = st.dictionaries(st.sampled_from(ROUTES), st.integers(0, 3))
 
 
 class SpoolMachine(RuleBasedStateMachine):
@@ -113,6 +116,7 @@ class SpoolMachine(RuleBasedStateMachine):
         size=st.integers(0, 50),
         expires_at=st.none() | TIMES,
         history=HISTORIES,
+        route=st.sampled_from(ROUTES),
     )
     def put(
         self,
@@ -122,9 +126,10 @@ class SpoolMachine(RuleBasedStateMachine):
         size: int,
         expires_at: float | None,
         history: tuple[Attempted, ...],
+        route: str,
     ) -> None:
         new = row(task_id, delay=delay, eta=eta, size=size, history=history)
-        new = replace(new, envelope=replace(new.envelope, expires_at=expires_at))
+        new = replace(new, envelope=replace(new.envelope, expires_at=expires_at, routing_key=route))
         is_new = self.is_free(task_id)
         assert self.run(self.spool.put(new)) is is_new
         if is_new:
@@ -210,6 +215,25 @@ class SpoolMachine(RuleBasedStateMachine):
         # Which of equals is taken is the store's choice.
         assert sorted(self.free_at(each) for each in taken) == free[:limit]
         self._leased(leases, lasting)
+
+    @rule(limit=st.integers(0, 4), lasting=TIMES, shares=SHARES)
+    def lease_shares(self, limit: int, lasting: float, shares: dict[str, int]) -> None:
+        leases = list(self.run(self.spool.lease(limit, hold=lasting, shares=shares)))
+        taken = [lease.row.envelope.task_id for lease in leases]
+        free = {
+            key: [at for at in sorted(map(self.free_at, self.of_route(key))) if at <= self.now][:share]
+            for key, share in shares.items()
+        }
+        turns = [(n, key) for n in range(4) for key, rows in free.items() if n < len(rows)]
+        given = Counter(key for _, key in turns[:limit])
+        assert Counter(self.rows[each].envelope.routing_key for each in taken) == given
+        for key, rows in free.items():
+            ours = sorted(self.free_at(each) for each in taken if self.rows[each].envelope.routing_key == key)
+            assert ours == rows[: given[key]]
+        self._leased(leases, lasting)
+
+    def of_route(self, key: str) -> list[str]:
+        return [each for each, row in self.rows.items() if row.envelope.routing_key == key]
 
     @rule(limit=st.integers(0, 4), lasting=TIMES)
     def lease_expired(self, limit: int, lasting: float) -> None:
@@ -331,6 +355,12 @@ class SpoolMachine(RuleBasedStateMachine):
         assert size.bytes == sum(each.envelope.size for each in self.rows.values())
         assert size.first_due_at == min((self.first_due[each] for each in self.rows), default=None)
         assert size.next_due_at == min(map(self.free_at, self.rows), default=None)
+
+    @invariant()
+    def the_routes_are_those_of_what_is_free(self) -> None:
+        free = {row.envelope.routing_key for each, row in self.rows.items() if self.free_at(each) <= self.now}
+        routes = list(self.run(self.spool.routes()))
+        assert (set(routes), len(routes)) == (free, len(free))
 
     @invariant()
     def each_task_is_where_the_model_has_it(self) -> None:

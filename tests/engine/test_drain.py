@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -44,8 +44,10 @@ class Watched(MemorySpool):
         self._rows = other._rows
         self.leased: list[int] = []
 
-    async def lease(self, limit: int, *, hold: float, expired: bool = False) -> Sequence[Lease]:
-        leases = await super().lease(limit, hold=hold, expired=expired)
+    async def lease(
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+    ) -> Sequence[Lease]:
+        leases = await super().lease(limit, hold=hold, expired=expired, shares=shares)
         if leases and not expired:
             self.leased.append(len(leases))
         return leases
@@ -245,8 +247,10 @@ class LateLease(MemorySpool):
         super().__init__()
         self._rows = other._rows
 
-    async def lease(self, limit: int, *, hold: float, expired: bool = False) -> Sequence[Lease]:
-        leases = await super().lease(limit, hold=hold, expired=expired)
+    async def lease(
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+    ) -> Sequence[Lease]:
+        leases = await super().lease(limit, hold=hold, expired=expired, shares=shares)
         if leases:
             wait, self.late = self.late, 0.0
             await asyncio.sleep(wait)
@@ -308,11 +312,13 @@ class Faulty(MemorySpool):
 
     faults = 2
 
-    async def lease(self, limit: int, *, hold: float, expired: bool = False) -> Sequence[Lease]:
+    async def lease(
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+    ) -> Sequence[Lease]:
         if self.faults and not expired:
             self.faults -= 1
             raise LookupError("nobody thought of this")
-        return await super().lease(limit, hold=hold, expired=expired)
+        return await super().lease(limit, hold=hold, expired=expired, shares=shares)
 
 
 async def test_a_bug_does_not_end_the_drain_for_good(caplog: pytest.LogCaptureFixture) -> None:
@@ -332,12 +338,14 @@ class Breaking(MemorySpool):
     given = 0
     broke = 0
 
-    async def lease(self, limit: int, *, hold: float, expired: bool = False) -> Sequence[Lease]:
+    async def lease(
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+    ) -> Sequence[Lease]:
         if self.given and not expired:
             self.given = 0
             self.broke += 1
             raise RuntimeError("nobody thought of this")
-        leases = await super().lease(limit, hold=hold, expired=expired)
+        leases = await super().lease(limit, hold=hold, expired=expired, shares=shares)
         self.given += len(leases)
         return leases
 

@@ -27,7 +27,7 @@ takes a claim, and the next task not."""
 SILENT: Final = 5.0
 """Seconds without an answer to a call after which the store is taken for one that hangs."""
 
-READS: Final = frozenset({"measure", "find", "waiting", "dead", "count_dead", "audits", "counts"})
+READS: Final = frozenset({"measure", "find", "routes", "waiting", "dead", "count_dead", "audits", "counts"})
 PROVES: Final = frozenset({"put", "claim"})
 """What goes through only where a new task would. The other writes take out, and a full store does that still."""
 _NOT_CALLS: Final = frozenset({"open", "close", "watch"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -35,6 +35,7 @@ from mlproducer.rows import (
 )
 from mlproducer.spool.lone_time import LoneTime
 from mlproducer.spool.memory_counts import MemoryCounters
+from mlproducer.spool.turns import check_shares, in_turn, room_for
 
 
 @dataclass(slots=True)
@@ -45,6 +46,14 @@ class _Held:
     first_due_at: float
     token: str = ""
     until: float = 0.0
+
+    @property
+    def route(self) -> str:
+        return self.row.envelope.routing_key
+
+    @property
+    def size(self) -> int:
+        return self.row.envelope.size
 
     @property
     def free_at(self) -> float:
@@ -119,17 +128,20 @@ class MemorySpool(MemoryCounters):
         if known is not None and _is_claim(known) and known.token == token:
             del self._records[task_id]
 
-    async def lease(self, limit: int, *, hold: float, expired: bool = False) -> Sequence[Lease]:
+    async def routes(self) -> Sequence[str]:
+        self._put_etas_right()
+        return list({held.route: None for held in self._free(expired=False)})
+
+    async def lease(
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+    ) -> Sequence[Lease]:
+        check_shares(shares, expired=expired)
         self._put_etas_right()
         until = self._time.now() + hold
-        free = [held for held in self._rows.values() if held.is_free(self._time, expired=expired)]
-        free.sort(key=lambda held: held.free_at)
+        free = self._free(expired=expired)
+        chosen = _oldest(free, limit) if shares is None else _oldest_of_each(free, limit, shares)
         leases: list[Lease] = []
-        size = 0
-        for held in sorted(free[:limit], key=lambda held: held.row.due_at):
-            size += held.row.envelope.size
-            if leases and size > LEASE_BYTES:
-                break
+        for held in sorted(chosen, key=lambda held: held.row.due_at):
             held.token, held.until = str(next(self._tokens)), until
             leases.append(Lease(self._shown(held.row), held.token))
         return leases
@@ -189,6 +201,10 @@ class MemorySpool(MemoryCounters):
         if held is not None:
             return held.row
         return self._dead.get(task_id) or self._records.get(task_id)
+
+    def _free(self, *, expired: bool) -> list[_Held]:
+        free = [held for held in self._rows.values() if held.is_free(self._time, expired=expired)]
+        return sorted(free, key=lambda held: held.free_at)
 
     def _wait(self, row: NewRow, due_at: float) -> None:
         self._rows[row.envelope.task_id] = _Held(row.waiting(due_at), due_at)
@@ -254,6 +270,30 @@ class MemorySpool(MemoryCounters):
         if found:
             self._audits.append(replace(audit, task_ids=found))
         return [self._dead.pop(task_id) for task_id in found]
+
+
+def _oldest(free: Sequence[_Held], limit: int) -> list[_Held]:
+    chosen: list[_Held] = []
+    size = 0
+    for held in sorted(free[:limit], key=lambda held: held.row.due_at):
+        size += held.size
+        if chosen and size > LEASE_BYTES:
+            break
+        chosen.append(held)
+    return chosen
+
+
+def _oldest_of_each(free: Sequence[_Held], limit: int, shares: Mapping[str, int]) -> list[_Held]:
+    routes: dict[str, list[_Held]] = {key: [] for key in shares}
+    for held in free:
+        if len(routes.get(held.route, ())) < shares.get(held.route, 0):
+            routes[held.route].append(held)
+    found = list(routes.values())
+    return in_turn(found, _size, room_for(found, _size, LEASE_BYTES))[:limit]
+
+
+def _size(held: _Held) -> int:
+    return held.size
 
 
 def _is_claim(known: Known) -> TypeIs[Record]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -30,7 +30,7 @@ from mlproducer.rows import (
     Tally,
     WaitingEntry,
 )
-from mlproducer.spool import counters, holders, queries, repairs, statements
+from mlproducer.spool import counters, holders, leases, queries, repairs, statements
 from mlproducer.spool.columns import token_of
 from mlproducer.spool.commands import CLAIM, CONFIRM, COUNT, PUT, RUN, SETTLE
 from mlproducer.spool.file import SqliteStore, open_file
@@ -39,6 +39,7 @@ from mlproducer.spool.server import PostgresStore, open_server
 from mlproducer.spool.server_address import Address, parse
 from mlproducer.spool.store import Store
 from mlproducer.spool.transaction import Transaction
+from mlproducer.spool.turns import check_shares
 from mlproducer.spool.writer import Writer
 
 T = TypeVar("T")
@@ -98,10 +99,22 @@ class SqlSpool(Generic[S]):
         whole = token_of(self._opened().who, token)
         await self._run(lambda tx: statements.release_claim(tx, task_id, whole))
 
-    async def lease(self, limit: int, *, hold: float, expired: bool = False) -> Sequence[Lease]:
+    async def routes(self) -> Sequence[str]:
+        return await self._read(lambda connection: leases.due_routes(connection, self._opened().time))
+
+    async def lease(
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+    ) -> Sequence[Lease]:
         token = token_of(self._opened().who, str(next(self._leases)))
-        leases: list[Lease] = await self._run(lambda tx: statements.lease_rows(tx, limit, hold, token, expired=expired))
-        return leases
+        check_shares(shares, expired=expired)
+
+        def take(tx: Transaction) -> list[Lease]:
+            if shares is None:
+                return leases.lease_rows(tx, limit, hold, token, expired=expired)
+            return leases.lease_shares(tx, limit, hold, token, shares)
+
+        taken: list[Lease] = await self._run(take)
+        return taken
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
         return await self._writes().ask(SETTLE, settlements) if settlements else []

@@ -31,19 +31,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    RowMapping,
-    Select,
     Update,
     bindparam,
     delete,
     func,
     insert,
-    or_,
     select,
     update,
 )
@@ -51,22 +48,18 @@ from sqlalchemy import (
 from mlproducer.core.digest import content_digest
 from mlproducer.errors import SpoolUnavailable
 from mlproducer.rows import (
-    LEASE_BYTES,
     Again,
     Bury,
     Claim,
     DeadLetter,
     Done,
     Known,
-    Lease,
     NewRow,
     Record,
     Settlement,
     SpoolRow,
 )
 from mlproducer.spool.bulk import (
-    among,
-    chunks,
     delete_ids,
     ids_in,
     insert_new,
@@ -79,7 +72,6 @@ from mlproducer.spool.columns import (
     dead_columns,
     history_text,
     record_values,
-    row_from,
     storable,
     waiting_values,
 )
@@ -153,61 +145,6 @@ def _put_where_unknown(tx: Transaction, rows: Mapping[str, NewRow]) -> set[str]:
 def _values(tx: Transaction, rows: Mapping[str, NewRow]) -> list[tuple[object, ...]]:
     due = tx.time.due
     return [waiting_values(row, due(row.delay, row.envelope.eta)) for row in rows.values()]
-
-
-def lease_rows(tx: Transaction, limit: int, hold: float, token: str, *, expired: bool) -> list[Lease]:
-    """By when a row became free, from one index; a row whose lease ended queues up at that end, behind its elders.
-
-    Rows that another instance is leasing at this moment are passed over: they will be its own when it commits.
-    """
-    now = tx.time.now()
-    if expired:
-        past = waiting.c.expires_at <= tx.time.utc()
-        unheld = or_(waiting.c.token.is_(None), waiting.c.free_at <= now)
-        query = select(waiting).where(past, unheld).order_by(waiting.c.expires_at).limit(limit)
-    else:
-        query = select(waiting).where(waiting.c.free_at <= now).order_by(waiting.c.free_at).limit(limit)
-    held = update(waiting).values(free_at=now + hold, token=token, counted=1)
-    take = _take_by_size if is_postgresql(tx.connection) else _take_row_by_row
-    rows, uncounted = take(tx.connection, query, held)
-    tx.count(tasks=len(uncounted), size=sum(uncounted))
-    return sorted((Lease(row_from(each, tx.time), token) for each in rows), key=lambda lease: lease.row.due_at)
-
-
-_Taken = tuple[list[RowMapping], list[int]]
-"""The rows, and the sizes of those that were not in the totals yet."""
-
-
-def _take_by_size(connection: Connection, query: Select[Any], held: Update) -> _Taken:
-    """PostgreSQL keeps large content apart from its row, and the driver has the whole answer before we see a row."""
-    sizes = query.with_only_columns(waiting.c.task_id, waiting.c.size, waiting.c.counted)
-    chosen = _within_bytes(connection.execute(sizes.with_for_update(skip_locked=True)).mappings())
-    rows: list[RowMapping] = []
-    for chunk in chunks(each["task_id"] for each in chosen):
-        taken = held.where(among(connection, waiting.c.task_id, chunk)).returning(waiting)
-        rows += connection.execute(taken).mappings()
-    return rows, [each["size"] for each in chosen if not each["counted"]]
-
-
-def _take_row_by_row(connection: Connection, query: Select[Any], held: Update) -> _Taken:
-    """SQLite gives one row after the other. To ask for sizes alone would read the content, which lies before them."""
-    found = connection.execute(query)
-    rows = _within_bytes(found.mappings())
-    found.close()
-    for chunk in chunks(each["task_id"] for each in rows):
-        connection.execute(held.where(among(connection, waiting.c.task_id, chunk)))
-    return rows, [each["size"] for each in rows if not each["counted"]]
-
-
-def _within_bytes(found: Iterable[RowMapping]) -> list[RowMapping]:
-    chosen: list[RowMapping] = []
-    size = 0
-    for each in found:
-        size += each["size"]
-        if chosen and size > LEASE_BYTES:
-            break
-        chosen.append(each)
-    return chosen
 
 
 def settle_rows(tx: Transaction, settlements: Sequence[Settlement]) -> list[bool]:

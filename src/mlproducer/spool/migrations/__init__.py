@@ -12,7 +12,14 @@ from typing import Final
 from sqlalchemy import Connection
 
 from mlproducer.errors import SpoolNotMade, SpoolUnavailable
-from mlproducer.spool.migrations import m0002_indexes, m0003_shared, m0004_counters, m0005_first_due, m0006_clock
+from mlproducer.spool.migrations import (
+    m0002_indexes,
+    m0003_shared,
+    m0004_counters,
+    m0005_first_due,
+    m0006_clock,
+    m0007_routes,
+)
 
 FIRST: Final = 3
 """The version at which new databases begin. What is older is a SQLite file that had the tables for itself alone."""
@@ -24,8 +31,16 @@ STEPS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
         m0004_counters.UPGRADE["sqlite"],
         m0005_first_due.UPGRADE["sqlite"],
         m0006_clock.UPGRADE,
+        m0007_routes.UPGRADE["sqlite"],
     ),
-    "postgresql": ((), (), m0004_counters.UPGRADE["postgresql"], m0005_first_due.UPGRADE["postgresql"], ()),
+    "postgresql": (
+        (),
+        (),
+        m0004_counters.UPGRADE["postgresql"],
+        m0005_first_due.UPGRADE["postgresql"],
+        (),
+        m0007_routes.UPGRADE["postgresql"],
+    ),
 }
 """From version 1 to 2, from 2 to 3, …"""
 VERSION: Final = len(STEPS["sqlite"]) + 1

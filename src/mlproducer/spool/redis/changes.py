@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from typing import Final
 
-from mlproducer.spool.redis.lua import EXACT, KNOWN, NOW, PAIR, STAMP, TELL, Script
+from mlproducer.spool.redis.lua import EXACT, KNOWN, NOW, PAIR, PLACE, STAMP, TELL, Script
 
 ADOPT: Final = Script(
     ("version",),
     """
 local found = call('GET', version)
-if found then return found end
+if found and tonumber(found) >= tonumber(args[1]) then return found end
+call('DEL', version)  -- see "Memory limits" in `lua`
 call('SET', version, args[1])
 return args[1]
 """,
 )
-"""args: our version. The version of what is there, which is ours if nothing was."""
+"""args: our version. The version of what is there, which is ours if nothing or an older one was."""
 
 PUT: Final = Script(
-    ("rows", "bodies", "free", "due", "accepted", "expires", "dead", "records", "claims", "kept", "bytes", "added"),
+    (
+        *("rows", "bodies", "leasable", "lanes", "due", "accepted", "expires"),
+        *("dead", "records", "claims", "kept", "bytes", "added"),
+    ),
     TELL
     + PAIR
     + NOW
     + STAMP
+    + PLACE
     + """
 local answer, new, size = {}, {}, 0
-local content, entry, at, expires_at, claimed = {}, {}, {}, {}, {}
-for n = 2, #args, 6 do
+local content, entry, at, places, expires_at, claimed = {}, {}, {}, {}, {}, {}
+for n = 2, #args, 7 do
   local id = args[n]
   local record = call('HEXISTS', records, id) == 1
   local there = new[id] or call('HEXISTS', rows, id) == 1 or call('HEXISTS', dead, id) == 1
@@ -39,6 +44,7 @@ for n = 2, #args, 6 do
     pair(entry, id, stamped(args[n + 1], due_at))
     pair(content, id, args[n + 2])
     pair(at, due_at, id)
+    pair(places, 0, place(args[n + 6], due_at, id))
     if args[n + 4] ~= '' then pair(expires_at, args[n + 4], id) end
     if record then claimed[#claimed + 1] = id end
     size = size + #args[n + 2] - 4
@@ -47,7 +53,8 @@ end
 if #entry > 0 then
   call('HSET', bodies, unpack(content))
   call('HSET', rows, unpack(entry))
-  call('ZADD', free, unpack(at))
+  call('ZADD', leasable, unpack(at))
+  call('ZADD', lanes, unpack(places))
   call('ZADD', due, unpack(at))
   call('ZADD', accepted, unpack(at))
   if #expires_at > 0 then call('ZADD', expires, unpack(expires_at)) end
@@ -62,7 +69,8 @@ end
 return answer
 """,
 )
-"""args: who puts; then for each row: id, entry, content, delay, expires_at or '', eta or ''. 1 for each stored."""
+"""args: who puts; then for each row: id, entry, content, delay, expires_at or '', eta or '', routing key. 1 for each
+stored."""
 
 CLAIM: Final = Script(
     ("rows", "bodies", "dead", "records", "claims", "kept"),
@@ -125,55 +133,24 @@ return #args / 2
 )
 """args for each: id, token."""
 
-LEASE: Final = Script(
-    ("rows", "bodies", "tokens", "free", "expires"),
-    PAIR
-    + NOW
-    + """
-local limit, hold, token, by, most = unpack(args)
-local ends = now + hold
-local ids = call('ZRANGEBYSCORE', by == 'expires' and expires or free, '-inf', now, 'LIMIT', 0, limit)
-local answer, taken, held, till, late, size = {}, {}, {}, {}, {}, 0
-for _, id in ipairs(ids) do
-  local content = call('HGET', bodies, id)
-  size = size + #content
-  if size > tonumber(most) and #taken > 0 then break end
-  local entry = call('HGET', rows, id)
-  answer[#answer + 1] = struct.pack('>I4I4I4', #id, #entry, #content) .. id .. entry .. content
-  taken[#taken + 1] = id
-  pair(held, id, token)
-  pair(till, ends, id)
-  local expires_at = call('ZSCORE', expires, id)
-  if expires_at and tonumber(expires_at) < ends then pair(late, ends, id) end
-end
-if #taken > 0 then
-  call('HDEL', tokens, unpack(taken))
-  call('HSET', tokens, unpack(held))
-  call('ZADD', free, unpack(till))
-  if #late > 0 then call('ZADD', expires, unpack(late)) end
-end
-return table.concat(answer)
-""",
-)
-"""args: limit, hold, token, 'free' or 'expires', the most bytes of content.
-
-For each its id, entry and content, behind their lengths; all in one string, since taking an answer apart piece by
-piece is what costs the client most.
-"""
-
 SETTLE: Final = Script(
-    ("rows", "bodies", "tokens", "free", "due", "accepted", "expires", "dead", "died", "records", "kept", "bytes"),
+    (
+        *("rows", "bodies", "tokens", "leasable", "lanes", "due", "accepted", "expires"),
+        *("dead", "died", "records", "kept", "bytes"),
+    ),
     PAIR
     + NOW
     + STAMP
+    + PLACE
     + """
-local answer, held, place, gone, done, size = {}, {}, {}, {}, {}, 0
-for n = 1, #args, 6 do
+local answer, held, at, places, gone, done, size = {}, {}, {}, {}, {}, {}, 0
+for n = 1, #args, 7 do
   local verdict, id, token = unpack(args, n, n + 2)
-  local ours = not place[id] and call('HGET', tokens, id) == token  -- a lease settles once
+  local ours = not at[id] and call('HGET', tokens, id) == token  -- a lease settles once
   answer[#answer + 1] = ours and 1 or 0
   if ours then
-    held[#held + 1], place[id] = id, n
+    held[#held + 1], at[id] = id, n
+    places[#places + 1] = place(args[n + 6], call('ZSCORE', leasable, id) or 0, id)
     if verdict == 'done' then done[#done + 1] = id end
     if verdict ~= 'again' then
       gone[#gone + 1] = id
@@ -183,15 +160,16 @@ for n = 1, #args, 6 do
 end
 if #held == 0 then return answer end
 call('HDEL', tokens, unpack(held))
+call('ZREM', lanes, unpack(places))
 if #gone > 0 then
   call('HDEL', rows, unpack(gone))
-  for _, set in ipairs({free, due, accepted, expires}) do call('ZREM', set, unpack(gone)) end
+  for _, set in ipairs({leasable, due, accepted, expires}) do call('ZREM', set, unpack(gone)) end
   call('DECRBY', bytes, size)
 end
 if #done > 0 then call('HDEL', bodies, unpack(done)) end
 local record, keep = {}, {}
 for _, id in ipairs(held) do
-  local verdict, _, _, value, by, expires_at = unpack(args, place[id], place[id] + 5)
+  local verdict, _, _, value, by, expires_at, route = unpack(args, at[id], at[id] + 6)
   if verdict == 'done' then
     pair(record, id, value)
     pair(keep, now + by, id)
@@ -200,7 +178,8 @@ for _, id in ipairs(held) do
     call('ZADD', died, by, id)
   else
     call('HSET', rows, id, stamped(value, now + by))
-    call('ZADD', free, now + by, id)
+    call('ZADD', leasable, now + by, id)
+    call('ZADD', lanes, 0, place(route, now + by, id))
     call('ZADD', due, now + by, id)
     if expires_at ~= '' then call('ZADD', expires, expires_at, id) end
   end
@@ -213,7 +192,7 @@ return answer
 """,
 )
 """args for each: 'done', 'again' or 'bury'; id; token; record or entry; keep, delay or -died_at; expires_at or
-''. 1 for each whose lease held."""
+''; routing key. 1 for each whose lease held."""
 
 _TAKE: Final = """
 local function found(first)
@@ -227,11 +206,12 @@ local function keep(ids) call('LPUSH', audits, struct.pack('>I4', #args[1]) .. a
 """
 
 REPLAY: Final = Script(
-    ("rows", "bodies", "free", "due", "accepted", "expires", "dead", "died", "bytes", "audits", "added"),
+    ("rows", "bodies", "leasable", "lanes", "due", "accepted", "expires", "dead", "died", "bytes", "audits", "added"),
     TELL
     + _TAKE
     + NOW
     + STAMP
+    + PLACE
     + """
 local _, from, told = unpack(args, 1, 3)
 local ids, size = found(4), 0
@@ -244,7 +224,8 @@ for _, id in ipairs(ids) do
   call('ZREM', died, id)
   call('HDEL', dead, id)
   call('HSET', rows, id, string.sub(entry, 1, 4 + kept) .. told)
-  call('ZADD', free, now, id)
+  call('ZADD', leasable, now, id)
+  call('ZADD', lanes, 0, place(task[5], now, id))
   call('ZADD', due, now, id)
   call('ZADD', accepted, now, id)
   if task[3] then call('ZADD', expires, task[3], id) end

@@ -39,12 +39,12 @@ from mlproducer.task import Envelope
 
 _LENGTHS: Final = struct.Struct(">III")
 
-VERSION: Final = 1
-"""Of the layout here and in `lua`; a spool of a newer one is refused."""
+VERSION: Final = 2
+"""Of the layout here and in `lua`; a spool of a newer one is refused. 2: routes."""
 
 
 class _Kept(Struct, array_like=True, frozen=True):
-    """The scripts look at the first three."""
+    """The scripts look at the first, the third and the fifth."""
 
     task_type: str
     accepted_at: float

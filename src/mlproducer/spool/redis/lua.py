@@ -2,14 +2,15 @@
 
 The keys, all under one hash tag (`{prefix}:…`), and so in one slot of a cluster:
 
-    rows       hash  id → entry of a waiting row      free      zset  id by when it may be leased next
-    bodies     hash  id → content, waiting or dead    due       zset  id by `due_at`, for lists
-    tokens     hash  id → token of its lease          accepted  zset  id by when it was first due (see below)
-    dead       hash  id → entry of a dead letter      expires   zset  id by `expires_at`, of those that have one
-    records    hash  id → record                      died      zset  id by -`died_at`: newest first, then by id
-    claims     hash  id → when it ends, and its token kept      zset  id of a record by `keep_until`
-    audits     list  newest first                     bytes     string, the content's size of all waiting rows
-    version    string
+    rows       hash  id → entry of a waiting row      leasable  zset  id by when it may be leased next
+    bodies     hash  id → content, waiting or dead    lanes     zset  routing key, that moment, id (see below)
+    tokens     hash  id → token of its lease          due       zset  id by `due_at`, for lists
+    dead       hash  id → entry of a dead letter      accepted  zset  id by when it was first due (see below)
+    records    hash  id → record                      expires   zset  id by `expires_at`, of those that have one
+    claims     hash  id → when it ends, and its token died      zset  id by -`died_at`: newest first, then by id
+    audits     list  newest first                     kept      zset  id of a record by `keep_until`
+    version    string                                 free      zset  what an older version wrote (see below)
+    bytes      string, the content's size of all waiting rows
 
 Entries, records and audits are opaque here but for what `codec` promises: an entry is a length, that many bytes that
 stay with a task when it is replayed, and the rest that is told anew; content is four bytes longer than a task's size.
@@ -17,7 +18,17 @@ stay with a task when it is replayed, and the rest that is told anew; content is
 `accepted` has its name from its first use, which producers of an older version on the same server still have for it:
 they add by the time of acceptance.
 
-`free` is `due_at`, or the end of the lease while somebody holds the row; `expires` likewise is not before that end.
+`leasable` is `due_at`, or the end of the lease while somebody holds the row; `expires` likewise is not before that end.
+
+`lanes` has the same in order of routes. All scores are 0, so members are in order of their bytes: the length of the
+routing key in two, the key, the moment as eight (a double, highest byte first, which orders what is not negative), the
+id. So the rows of a route lie side by side, the longest free first, and from one route to the next it is one step.
+
+**Beside an older version.** One that was opened before us goes on. It knows no `lanes`, and for both it has `free`. So
+whatever it puts, leases or puts back is in `free`, and who asks for routes or leases takes that in first (`leases`):
+to bring a spool up to this version is the same thing, with all rows in `free`. What it settles stays behind in
+`leasable` and `lanes`, and is dropped when it is met. It leases what it wrote itself, until that is taken in. It cannot
+be opened again: `version` is a newer one's.
 
 **Memory limits.** A server over its `maxmemory` (`noeviction`) refuses a script at its first write, if that is one
 which may need memory; after any write a script is let through to its end. So what takes new tasks (put, claim) writes
@@ -73,6 +84,12 @@ local now = time[1] + time[2] / 1000000
 """Unix seconds. As an argument of a command a number keeps all of its digits; into a text it goes by `exact`."""
 
 EXACT: Final = "local function exact(number) return string.format('%.17g', number) end\n"
+
+PLACE: Final = """
+-- Where a row is in `lanes`.
+local function lane(route) return struct.pack('>I2', #route) .. route end
+local function place(route, at, id) return lane(route) .. struct.pack('>d', math.max(at, 0)) .. id end
+"""
 
 STAMP: Final = """
 -- The due_at of a row's entry, or of what is told of it: the first of an array, a double.

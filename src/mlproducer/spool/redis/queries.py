@@ -21,12 +21,14 @@ return answer
 """args: ids. For each what is there, or nil."""
 
 MEASURE: Final = Script(
-    ("rows", "free", "accepted", "dead", "bytes"),
+    ("rows", "leasable", "free", "accepted", "dead", "bytes"),
     NOW
     + EXACT
     + """
 local function first(set) return call('ZRANGE', set, 0, 0, 'WITHSCORES')[2] or false end
-return {call('HLEN', rows), call('GET', bytes) or 0, first(accepted), call('HLEN', dead), first(free), exact(now)}
+local next, older = first(leasable), first(free)
+if older and (not next or tonumber(older) < tonumber(next)) then next = older end
+return {call('HLEN', rows), call('GET', bytes) or 0, first(accepted), call('HLEN', dead), next, exact(now)}
 """,
 )
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, assert_never
 
 from mlproducer.errors import SettingsError, SpoolNotMade, SpoolUnavailable
 from mlproducer.rows import (
-    LEASE_BYTES,
     Again,
     Audit,
     Bury,
@@ -32,7 +31,9 @@ from mlproducer.spool.redis.address import Address
 from mlproducer.spool.redis.codec import number, optional
 from mlproducer.spool.redis.counters import RedisCounters
 from mlproducer.spool.redis.group import Args, Group
+from mlproducer.spool.redis.leases import RedisLeases
 from mlproducer.spool.redis.lua import Script
+from mlproducer.spool.turns import check_shares
 
 if TYPE_CHECKING:
     from mlproducer.spool.redis.link import Link
@@ -75,7 +76,7 @@ class RedisSpool:
         self._counters = RedisCounters(self._link)
         self._origin = secrets.token_hex(8)
         """Who we are: in the tokens of our leases, and in what we say on the channel."""
-        self._tokens = (f"{self._origin}-{n}" for n in itertools.count(1))
+        self._leases = RedisLeases(self._link, self._origin)
         self._added: Callable[[], None] | None = None
         self._watch: Watch | None = None
         self._puts: Group[bool] = Group(self._put_together)
@@ -125,6 +126,7 @@ class RedisSpool:
             number(row.delay),
             optional(task.expires_at),
             optional(task.eta),
+            task.routing_key,
         )
 
     async def claim(self, claim: Claim, *, hold: float) -> Known | None:
@@ -138,28 +140,18 @@ class RedisSpool:
     async def release(self, task_id: str, token: str) -> None:
         await self._releases.ask(task_id, token)
 
-    async def lease(self, limit: int, *, hold: float, expired: bool = False) -> Sequence[Lease]:
-        """With `expired`, those that expired first."""
-        token = next(self._tokens)
-        leases: list[Lease] = []
-        room = LEASE_BYTES
-        by = "expires" if expired else "free"
-        while len(leases) < limit and room > 0:
-            asked = min(limit - len(leases), _AT_ONCE)
-            args: list[str | int] = [asked, number(hold), token, by, room]
-            try:
-                found = await self._link.run(changes.LEASE, args)
-            except SpoolUnavailable:
-                if leases:
-                    break  # these are ours all the same, and the next call meets the fault again
-                raise
-            before = len(leases)
-            leases += (Lease(row, token) for row in codec.rows_from(found))
-            room -= len(found)
-            if len(leases) - before < asked:
-                break
-        leases.sort(key=lambda lease: lease.row.due_at)
-        return leases
+    async def routes(self) -> Sequence[str]:
+        return await self._leases.routes()
+
+    async def lease(
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+    ) -> Sequence[Lease]:
+        check_shares(shares, expired=expired)
+        if shares is None:
+            leases = await self._leases.oldest(limit, hold, expired=expired)
+        else:
+            leases = await self._leases.of_routes(limit, hold, shares)
+        return sorted(leases, key=lambda lease: lease.row.due_at)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
         """One script, and so one transaction, for each 500.
@@ -281,16 +273,24 @@ class RedisSpool:
             place = ["after", score, task_id]
 
     async def _adopt(self) -> None:
+        """Make the spool, or bring an older one up. Race: we are stopped in between. Then who leases next goes on."""
         version = int(await self._link.run(changes.ADOPT if self._owner else queries.VERSION, [codec.VERSION]) or 0)
         if not version:
             raise SpoolNotMade(
                 f"there is no spool at {self._address.node}, or no producer has opened it yet: see ML_SPOOL_URL"
+            )
+        if version < codec.VERSION:
+            raise SpoolNotMade(
+                f"the Redis spool at {self._address.node} is of an older mlproducer (version {version}, here "
+                f"{codec.VERSION}): start a producer of this version once on ML_SPOOL_URL, it brings it up to date"
             )
         if version > codec.VERSION:
             raise SpoolUnavailable(
                 f"the Redis spool at {self._address.node} is of a newer mlproducer (version {version}, here "
                 f"{codec.VERSION}): update this one, or name another prefix in ML_SPOOL_URL"
             )
+        if self._owner:
+            await self._leases.take_in()
 
     async def _listen(self, added: Callable[[], None]) -> None:
         from mlproducer.spool.redis.watch import Watch  # noqa: PLC0415  # needs the extra, see `_link`
@@ -330,4 +330,4 @@ def _verdict(settlement: Settlement) -> Args:
         case _:
             assert_never(verdict)
     kind, value, by, expires_at = said
-    return kind, task.task_id, lease.token, value, by, expires_at
+    return kind, task.task_id, lease.token, value, by, expires_at, task.routing_key
