@@ -11,7 +11,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from platformdirs import user_data_path
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -23,6 +22,7 @@ from pydantic_settings import (
 
 from mlproducer.envfile import meant, names_in, read_env_file
 from mlproducer.errors import SettingsError
+from mlproducer.homes import HOMELESS, data_dir, no_home
 from mlproducer.redact import remember
 from mlproducer.urls.brokers import Broker, read_brokers
 from mlproducer.urls.parts import BadUrl, read_url
@@ -39,18 +39,6 @@ ENV_FILE = Path(".env")
 """In the working directory."""
 _ELSEWHERE = ("ML_ONCE_URL", "ML_RESULTS_URL", "ML_RESULTS_KEY")
 """What workers read: see `mlproducer.worker`."""
-
-
-_HOMELESS = Path("~/mlproducer")
-"""The default of a user without a home: an error only where it would be used."""
-
-
-def _data_dir() -> Path:
-    try:
-        folder = user_data_path("mlproducer", appauthor=False)
-        return folder if folder.is_absolute() else _HOMELESS  # older versions of platformdirs leave the ~
-    except RuntimeError:
-        return _HOMELESS
 
 
 def _env(name: str) -> AliasChoices:
@@ -137,7 +125,7 @@ class Settings(BaseSettings):
     ml_retry_first: Annotated[float, Field(gt=0)] = Field(1.0, validation_alias=_env("ML_RETRY_FIRST"))
     ml_retry_cap: Annotated[float, Field(gt=0)] = Field(10.0, validation_alias=_env("ML_RETRY_CAP"))
     ml_retry_jitter: Annotated[float, Field(ge=0, le=1)] = Field(0.3, validation_alias=_env("ML_RETRY_JITTER"))
-    ml_data_dir: Path = Field(default_factory=_data_dir, validation_alias=_env("ML_DATA_DIR"))
+    ml_data_dir: Path = Field(default_factory=data_dir, validation_alias=_env("ML_DATA_DIR"))
     ml_spool_url: SecretStr = Field(SecretStr(""), validation_alias=_env("ML_SPOOL_URL"))
     """`sqlite:///path`, `postgresql://…`, `redis://…`, `memory://`; empty is `mlproducer.db` in `ML_DATA_DIR`.
 
@@ -283,7 +271,7 @@ class Settings(BaseSettings):
     @field_validator("ml_data_dir")
     @classmethod
     def _whose_home(cls, folder: Path) -> Path:
-        if folder == _HOMELESS:
+        if folder == HOMELESS:
             return folder
         try:
             return folder.expanduser()
@@ -361,10 +349,10 @@ class Settings(BaseSettings):
     def spool_url(self) -> str:
         """Raises: SettingsError, if it would be in a home folder and there is none."""
         url = self.ml_spool_url.get_secret_value()
-        if not url and self.ml_data_dir == _HOMELESS:
+        fault = "" if url or "ml_data_dir" in self.model_fields_set else no_home(self.ml_data_dir)
+        if fault:
             raise SettingsError(
-                "ML_DATA_DIR: this user has no home folder (HOME is not set, and the system does not know the user "
-                "id), so name a folder that it may write, or a store in ML_SPOOL_URL"
+                f"ML_DATA_DIR: {fault}: name a folder that this user may write, or a store in ML_SPOOL_URL"
             )
         return url or f"sqlite:///{self.ml_data_dir / 'mlproducer.db'}"
 

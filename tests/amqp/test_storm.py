@@ -300,8 +300,10 @@ async def test_all_hear_of_the_end_though_one_of_them_fails_at_it(
 async def test_who_gives_up_as_the_connection_ends_leaves_no_error_behind() -> None:
     """A shield whose waiter left does not ask for the error of what it shields."""
 
-    async def give_up(peer: Peer) -> None:
-        """Apart, so that no name of it keeps what the garbage collector is to find."""
+    async def give_up(peer: Peer, turns: int | None) -> None:
+        """Apart, so that no name of it keeps what the garbage collector is to find. `turns` of the loop after the
+        connection ended, or before it did.
+        """
         async with linked(peer) as link:
             connection = link.broker._connection
             assert connection is not None
@@ -311,13 +313,18 @@ async def test_who_gives_up_as_the_connection_ends_leaves_no_error_behind() -> N
             closing = [asyncio.create_task(channel.close()) for _ in range(2)]
             asking = asyncio.create_task(connection.patiently(channel.close(), 60))
             await asyncio.sleep(0.05)
+            if turns is not None:
+                connection.abort(BrokerError("the test ends it"))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
             for each in (*closing, asking):
                 each.cancel()
             await asyncio.gather(*closing, asking, return_exceptions=True)
             connection.abort(BrokerError("the test ends it"))
 
     async with nothing_unheard():
-        await give_up(Peer(silent=False))
+        for turns in (None, 0, 1, 2, 3):
+            await give_up(Peer(silent=False), turns)
 
 
 def test_frames_of_less_than_amqp_asks_for_are_refused() -> None:

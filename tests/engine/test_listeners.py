@@ -25,8 +25,10 @@ from mlproducer.events import (
     TaskRetried,
     TaskSpooled,
 )
-from mlproducer.outcome import Nacked, Returned
+from mlproducer.outcome import Nacked, Outcome, Returned
+from mlproducer.ports import Settle
 from mlproducer.rows import DeadFilter
+from mlproducer.task import Envelope
 
 
 class Raiser:
@@ -204,8 +206,50 @@ async def test_a_listener_that_publishes_and_reconnects_from_within_corrupts_not
         await p.publish(embed())
         await until(lambda: len(b.broker.task_ids()) == 22)
         assert b.broker.connects == 2
+        assert p._parts.link._timer is None, "one set after the reconnect would fire into the new link"
         ids = {receipt.task_id for receipt in await asyncio.gather(*calls)}
         assert ids <= set(b.broker.task_ids())
+
+
+@pytest.mark.parametrize("way", ["publish", "publish_many", "drain"])
+async def test_what_an_event_tells_of_is_done_before_it_is_told(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener may take a second, ask for what it hears of, or end the program: then its task is settled."""
+    order: list[str] = []
+
+    def hear(event: Event) -> None:
+        match event:
+            case AttemptSettled():
+                order.append("told of the attempt")
+            case TaskConfirmed(task_id=task_id):
+                known = b.producer._parts.pipeline._book.settled(task_id)
+                order.append(f"told of a task that is {known and known.state}")
+
+    b = _listening(hear)
+    attempts = b.producer._parts.pipeline._attempts
+    real = attempts.start
+
+    def start(envelope: Envelope, settle: Settle, **given: Any) -> None:
+        def settled(outcome: Outcome) -> None:
+            order.append("settled")
+            settle(outcome)
+
+        real(envelope, settled, **given)
+
+    monkeypatch.setattr(attempts, "start", start)
+    async with asyncio.timeout(20), b.producer as p:
+        await p.connected(20)
+        if way == "publish":
+            await p.publish(embed())
+        elif way == "publish_many":
+            assert [r async for r in p.publish_many([embed()])]
+        else:
+            b.broker.blocked = True
+            await p.publish(embed())
+            order.clear()  # an attempt that was not admitted is settled too
+            b.broker.blocked = False
+            await until(lambda: len(order) == 3)
+    assert order[0] == "settled"
+    assert sorted(order[1:]) == ["told of a task that is confirmed", "told of the attempt"]
 
 
 async def test_each_listener_hears_the_events_in_one_order() -> None:

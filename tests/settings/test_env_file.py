@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from typer.testing import CliRunner
 
 from mlproducer import Producer, Settings, SettingsError
+from mlproducer.cli.app import app
 from mlproducer.envelope.toml import read_task_types
 
 SECRET = "s3cret-word"
@@ -112,7 +116,7 @@ def test_the_environment_goes_before_the_file(monkeypatch: pytest.MonkeyPatch) -
 
 
 PROGRAM = """
-import os, pwd
+import json, os, pwd, sys
 from mlproducer import Settings, SettingsError
 Settings.load(ml_spool_url="memory://")  # what is imported late must be here before the user changes
 if os.geteuid() == 0:
@@ -122,35 +126,84 @@ if os.geteuid() == 0:
 else:
     def unknown(_): raise KeyError
     pwd.getpwuid = unknown
-try:
-    print(Settings.load().spool_url)
-except SettingsError as error:
-    print("refused:", error)
+said = []
+for more in json.loads(sys.argv[1]):
+    os.environ.pop("HOME", None)
+    os.environ.update(more)
+    try:
+        said.append(Settings.load().spool_url)
+    except SettingsError as error:
+        said.append(f"refused: {error}")
+    for name in more:
+        del os.environ[name]
+print(json.dumps(said))
 """
 
 
-def _without_home(**environment: str) -> str:
-    """What a process of a user that nobody knows says of its spool."""
+def _of_nobody(*environments: dict[str, str]) -> list[str]:
+    """What a process of a user that nobody knows says of its spool, in each environment."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": ":".join(sys.path), **environment},
+        [sys.executable, "-c", PROGRAM, json.dumps(environments)],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": ":".join(sys.path)},
         cwd="/",
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
-    return done.stdout + done.stderr
+    said: list[str] = json.loads(done.stdout)
+    return said
 
 
-def test_a_user_without_a_home_is_told_to_name_a_folder_and_nothing_is_made() -> None:
-    said = _without_home()
-    assert said.startswith("refused: ML_DATA_DIR: this user has no home folder"), said
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that any user may look into; pytest's own are closed to the user that the program becomes."""
+    with TemporaryDirectory(dir="/tmp") as made:
+        folder = Path(made)
+        (folder / "closed").mkdir(mode=0o555)
+        (folder / "file").touch()
+        (folder / "half" / ".local").mkdir(parents=True)
+        (folder / "half" / ".local" / "share").touch()
+        folder.chmod(0o755)
+        yield folder
+
+
+HOMES = {
+    None: "this user has no home folder",
+    "": "HOME is '', which is no whole path",
+    "relative/home": "HOME is 'relative/home', which is no whole path",
+    "{}/nowhere": "HOME is {}/nowhere, and this user finds no folder there",
+    "/nonexistent": "HOME is /nonexistent, and this user finds no folder there",
+    "/dev/null": "HOME is /dev/null, and this user finds no folder there",
+    "{}/file": "HOME is {}/file, and this user finds no folder there",
+    "{}/closed": "and this user may not write to {}/closed",
+    "{}/half": "and {}/half/.local/share is no folder",
+}
+
+
+def test_a_home_that_is_none_is_told_in_one_kind_of_words_and_nothing_is_made(open_folder: Path) -> None:
+    before = sorted(open_folder.rglob("*"))
+    told = _of_nobody(*({} if home is None else {"HOME": home.format(open_folder)} for home in HOMES))
+    for said, words in zip(told, HOMES.values(), strict=True):
+        assert said.startswith("refused: ML_DATA_DIR: "), said
+        assert words.format(open_folder) in said
+        assert said.endswith(": name a folder that this user may write, or a store in ML_SPOOL_URL")
+    assert sorted(open_folder.rglob("*")) == before
     assert not Path("/~").exists()
 
 
+def test_no_producer_and_no_command_begins_without_a_home(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setenv("HOME", f"{open_folder}/file")
+    with pytest.raises(SettingsError, match="ML_DATA_DIR: HOME is"):
+        Producer()
+    done = CliRunner().invoke(app, ["retry", "list"])
+    assert done.exit_code != 0
+    assert "ML_DATA_DIR: HOME is" in done.stderr + str(done.exception)
+
+
 def test_a_user_without_a_home_who_names_a_place_needs_none() -> None:
-    assert "sqlite:////data/x/mlproducer.db" in _without_home(ML_DATA_DIR="/data/x")
-    assert "memory://" in _without_home(ML_SPOOL_URL="memory://")
+    told = _of_nobody({"ML_DATA_DIR": "/data/x"}, {"ML_SPOOL_URL": "memory://"})
+    assert told == ["sqlite:////data/x/mlproducer.db", "memory://"]
 
 
 def test_a_tilde_means_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

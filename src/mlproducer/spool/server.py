@@ -75,6 +75,7 @@ _WORDS_HINTS: Final = (
     ("resolve host", "is the host right?"),
     ("translate host", "is the host right?"),
     ("timeout", "the server does not answer: is it up? See host, port and ?timeout="),
+    ("private key", "is it encrypted, or another certificate's? See sslkey and sslpassword"),
     ("SSL", "see sslmode and the certificates"),
     ("closed", "the connection was lost, or the server did not answer within ?timeout="),
 )

@@ -8,6 +8,7 @@ from typing import Any, Final
 from sqlalchemy import URL
 
 from mlproducer.errors import SettingsError
+from mlproducer.urls.keys import pass_phrase
 from mlproducer.urls.parts import TAKE_WRITES, BadUrl, Host, choice, decoded, read_url
 
 DEFAULT_TIMEOUT: Final = 10.0
@@ -21,6 +22,8 @@ class Address:
 
     url: URL = field(repr=False)
     timeout: float
+    pass_phrase: str = field(repr=False)
+    """Of the client's key: libpq asks at the terminal if it has none and needs one, also for a key in its own place."""
 
     def __str__(self) -> str:
         hosts = self.url.query.get("host", "localhost")
@@ -41,6 +44,7 @@ class Address:
         servers = len(hosts.split(",")) if isinstance(hosts, str) else len(hosts)
         return {
             "connect_timeout": max(2, round(self.timeout / servers)),  # for each; libpq knows none shorter
+            "sslpassword": self.pass_phrase,
             _WANTED: wanted if wanted == "primary" else "read-write",
             "prepare_threshold": None,
             "fallback_application_name": "mlproducer",
@@ -64,6 +68,7 @@ def parse(url: str) -> Address:
         parts = read_url(url, ("postgresql", "postgres", "postgresql+psycopg"), like=like, several_hosts=True)
         given = dict(parts.parameters((*_libpq_names(), "timeout"), several=("host", "port")))
         choice(given.get(_WANTED, "any"), _WANTED, TAKE_WRITES)
+        phrase = pass_phrase(given.get("sslkey"), given.get("sslpassword"), key_name="sslkey", name="sslpassword")
         database = decoded(parts.path[1:], "path")
     except BadUrl as error:
         raise SettingsError(f"ML_SPOOL_URL: {error}") from None
@@ -80,6 +85,7 @@ def parse(url: str) -> Address:
             "postgresql+psycopg", parts.user, parts.password, one.name or None, one.port, database or None, query
         ),
         timeout,
+        phrase,
     )
 
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from mlproducer.errors import SettingsError
+from mlproducer.urls.keys import pass_phrase
 from mlproducer.urls.parts import BadUrl, read_url
 
 _LIKE: Final = "it must be redis://host:port/number, rediss://…, sqlite:////path or postgresql://…"
 _OF_REDIS: Final = (
     *("db", "client_name", "protocol", "max_connections", "health_check_interval"),
     *("socket_timeout", "socket_connect_timeout", "socket_keepalive", "retry_on_timeout"),
-    *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"),
+    *("ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_password", "ssl_cert_reqs", "ssl_check_hostname"),
 )
 """Of redis-py's `from_url`; another one would end the first task with a TypeError."""
 
@@ -66,13 +67,14 @@ def open_claims(url: str) -> ClaimStore:
     Raises: SettingsError, naming `ML_ONCE_URL`.
     """
     scheme = url.partition("://")[0]
+    phrase = ""
     if not url.startswith("sqlite://"):  # a path may have any character
-        check_url(url, scheme)
+        phrase = check_url(url, scheme)
     match scheme.partition("+")[0]:
         case "redis" | "rediss" | "unix":
             from mlproducer.worker.redis_claims import RedisClaims  # noqa: PLC0415  # an optional dependency
 
-            return RedisClaims(url)
+            return RedisClaims(url, phrase if scheme == "rediss" else None)
         case "sqlite" | "postgresql" | "postgres":
             from mlproducer.worker.sql_claims import SqlClaims  # noqa: PLC0415  # an optional dependency of workers
 
@@ -81,11 +83,17 @@ def open_claims(url: str) -> ClaimStore:
             raise SettingsError(f"ML_ONCE_URL: {_LIKE}")
 
 
-def check_url(url: str, scheme: str) -> None:
-    """What the clients of the stores would drop or misread is refused. Raises: SettingsError, naming `ML_ONCE_URL`."""
+def check_url(url: str, scheme: str) -> str:
+    """What the clients of the stores would drop or misread is refused. Returns the pass phrase of the client's key.
+
+    Raises: SettingsError, naming `ML_ONCE_URL`.
+    """
     try:
         read = read_url(url, (scheme.lower(),), like=_LIKE)
         if scheme in {"redis", "rediss", "unix"}:
             read.parameters(_OF_REDIS)
+        of, phrase = ("ssl_keyfile", "ssl_password") if scheme == "rediss" else ("sslkey", "sslpassword")
+        given = dict(read.query)
+        return pass_phrase(given.get(of), given.get(phrase), key_name=of, name=phrase)
     except BadUrl as error:
         raise SettingsError(f"ML_ONCE_URL: {error}") from None

@@ -35,13 +35,16 @@ _DONE: Final = b"done"
 
 
 class RedisClaims:
-    """A `ClaimStore`. Raises: SettingsError, if `url` is wrong or redis is not installed."""
+    """A `ClaimStore`. `pass_phrase` is of the client's key, with TLS; without it a key that needs one asks at the
+    terminal. Raises: SettingsError, if `url` is wrong or redis is not installed.
+    """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, pass_phrase: str | None = None) -> None:
         try:
             from redis import Redis, RedisError  # noqa: PLC0415  # an optional dependency
 
-            client = Redis.from_url(url, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
+            more = {} if pass_phrase is None else {"ssl_password": pass_phrase}
+            client = Redis.from_url(url, **more, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
         except ImportError as error:
             raise SettingsError("ML_ONCE_URL: redis:// needs `pip install 'mlproducer[redis]'`") from error
         except ValueError as error:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from mlproducer.errors import OnceUnavailable, SettingsError
+from mlproducer.urls.keys import NONE
 from mlproducer.urls.parts import TAKE_WRITES, BadUrl, choice, read_url
 from mlproducer.worker.claims import Claim, Found
 
@@ -155,6 +156,7 @@ def _engine(url: str) -> sa.Engine:
             # after a failover, it is the one that takes writes.
             waits = {"connect_timeout": _BUSY_SECONDS, "tcp_user_timeout": _BUSY_SECONDS * 1000}
             waits["target_session_attrs"] = "read-write"
+            waits["sslpassword"] = parsed.query.get("sslpassword") or NONE  # else an encrypted key asks at the terminal
         if driver == "psycopg":
             waits["prepare_threshold"] = None  # behind a pooler of transactions the session is another's next time
         engine = sa.create_engine(parsed, pool_pre_ping=True, pool_size=1, max_overflow=4, connect_args=waits)

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from mlproducer.errors import SettingsError
+from mlproducer.urls.keys import pass_phrase
 from mlproducer.urls.parts import BadUrl, Host, read_url
 
 _PORT: Final = 6379
@@ -21,7 +22,7 @@ _PREFIX: Final = re.compile(r"[!-z|~]{1,64}")
 """Printable ASCII without blanks and braces: the braces around it are the hash tag of Redis Cluster."""
 
 _TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-_TLS: Final = (*_TLS_FILES, "ssl_cert_reqs", "ssl_check_hostname")
+_TLS: Final = (*_TLS_FILES, "ssl_password", "ssl_cert_reqs", "ssl_check_hostname")
 _OPTIONS: Final = ("persistence", "prefix", "timeout", "client_name")
 
 
@@ -64,6 +65,9 @@ class Address:
             parts = read_url(url, ("redis", "rediss"), like=_LIKE)
             tls = parts.scheme == "rediss"
             given = parts.parameters(_OPTIONS + (_TLS if tls else ()))
+            phrase = pass_phrase(
+                given.get("ssl_keyfile"), given.get("ssl_password"), key_name="ssl_keyfile", name="ssl_password"
+            )
         except BadUrl as error:
             raise _wrong(str(error)) from None
         if not parts.host.name:
@@ -77,7 +81,7 @@ class Address:
             _prefix(given.get("prefix", prefix)),
             _persistence(given.get("persistence", Persistence.AOF)),
             _seconds(given.get("timeout", "5")),
-            _client_options(given, tls=tls),
+            _client_options({**given, "ssl_password": phrase}, tls=tls),
         )
 
 
@@ -117,6 +121,7 @@ def _client_options(given: Mapping[str, str], *, tls: bool) -> dict[str, Any]:
     options: dict[str, Any] = {"client_name": given.get("client_name", "mlproducer")}
     if tls:
         options |= {name: given[name] for name in _TLS_FILES if name in given}
+        options["ssl_password"] = given["ssl_password"]
         options["ssl_cert_reqs"] = given.get("ssl_cert_reqs", "required")
         named = given.get("ssl_check_hostname", "true").lower()
         if options["ssl_cert_reqs"] not in ("required", "optional", "none") or named not in ("true", "false"):

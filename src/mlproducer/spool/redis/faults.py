@@ -33,7 +33,10 @@ _FULL: Final = "it is over its maxmemory: give it more, or let the drain empty i
 _REPLICA: Final = "it became a read-only replica: name its master"
 
 _BY_TYPE: Final[tuple[tuple[type[BaseException], str], ...]] = (
-    (ssl.SSLError, "is TLS on at the other end, and its certificate trusted? See rediss:// and ssl_ca_certs"),
+    (
+        ssl.SSLError,
+        "is TLS on at the other end, and its certificate trusted? See rediss://, ssl_ca_certs, ssl_password for a key",
+    ),
     (exceptions.BusyLoadingError, "it loads its data after a start, and will answer when that is done"),
     (exceptions.NoPermissionError, _RIGHTS),
     (exceptions.AuthorizationError, _RIGHTS),

@@ -62,7 +62,7 @@ class RedisSpool:
 
     `url` is `redis://[user:password@]host:port/db`, or `rediss://` for TLS; options: `persistence` (`aof`, `always`,
     `unsafe`), `prefix`, `timeout` (seconds), `client_name`, and `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`,
-    `ssl_cert_reqs`, `ssl_check_hostname`.
+    `ssl_password`, `ssl_cert_reqs`, `ssl_check_hostname`.
 
     `owner=False` looks, replays and purges, and makes no spool where there is none.
 
