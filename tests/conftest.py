@@ -15,6 +15,7 @@ from depth import DEPTH
 from mlproducer import redact
 from mlproducer.testing.rabbitmq import PrivateRabbit
 from private_postgres import breakable_postgres, own_postgres, postgres, postgres_schema_url, postgres_url
+from producers import producers, producers_server
 
 __all__ = [
     "breakable_postgres",
@@ -23,6 +24,8 @@ __all__ = [
     "postgres",
     "postgres_schema_url",
     "postgres_url",
+    "producers",
+    "producers_server",
     "rabbit",
     "vhost_url",
 ]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,30 +24,25 @@ LATE = 60.0
 """Seconds: two thirds of how far they are apart, on a machine that does much else."""
 
 
-def published_once(rabbit: PrivateRabbit, spool: str, folder: Path, rows: int) -> None:
+def published_once(rabbit: PrivateRabbit, producers: Producers, spool: str, rows: int) -> None:
     """A third each is spooled by a host that is right, ahead and behind, a tenth by ids that callers chose; all three
     drain, and meanwhile the chosen ids are published again, at another host.
     """
     url = rabbit.add_vhost(f"apart-{uuid4().hex[:8]}")
     settings: dict[str, Any] = {"ml_spool_url": spool, "rabbitmq_url": url, "ml_drain_lease": 30}
     chosen = [[f"chosen-{host}-{n}" for n in range(rows // 30)] for host in range(len(APART))]
-    with ExitStack() as stack:
-        hosts = [stack.enter_context(Producers(folder)) for _ in APART]
-        away = {**settings, "rabbitmq_url": NOWHERE}
-        each = rows // len(APART) - rows // 30
-        puts = [
-            host.start(away, fill=each, repeat=ids, ahead=ahead)
-            for host, ids, ahead in zip(hosts, chosen, APART, strict=True)
-        ]
-        accepted = {task_id for put in puts for task_id in put.ended().accepted}
-        began = time.monotonic()
-        others = chosen[1:] + chosen[:1]
-        drains = [
-            host.start(settings, wait=True, repeat=ids, drain=True, events=True, ahead=ahead)
-            for host, ids, ahead in zip(hosts, others, APART, strict=True)
-        ]
-        told = [drain.ended() for drain in drains]
-        drained = time.monotonic() - began
+    away = {**settings, "rabbitmq_url": NOWHERE}
+    each = rows // len(APART) - rows // 30
+    puts = [producers.start(away, fill=each, repeat=ids, ahead=ahead) for ids, ahead in zip(chosen, APART, strict=True)]
+    accepted = {task_id for put in puts for task_id in put.ended().accepted}
+    began = time.monotonic()
+    others = chosen[1:] + chosen[:1]
+    drains = [
+        producers.start(settings, wait=True, repeat=ids, drain=True, events=True, ahead=ahead)
+        for ids, ahead in zip(others, APART, strict=True)
+    ]
+    told = [drain.ended() for drain in drains]
+    drained = time.monotonic() - began
     where = final_places(url, spool)
     confirmed = Counter(task_id for drain in told for task_id in drain.confirmed)
     say(f"{len(accepted)} rows drained in {drained:.1f} s by {[len(drain.confirmed) for drain in told]}")
@@ -63,13 +57,15 @@ def published_once(rabbit: PrivateRabbit, spool: str, folder: Path, rows: int) -
 
 @pytest.mark.parametrize("rows", [300, pytest.param(3_000, marks=pytest.mark.chaos)])
 def test_hosts_apart_on_one_postgresql_publish_rows_once(
-    rabbit: PrivateRabbit, postgres_url: str, tmp_path: Path, rows: int
+    rabbit: PrivateRabbit, producers: Producers, postgres_url: str, rows: int
 ) -> None:
-    published_once(rabbit, postgres_url, tmp_path, rows)
+    published_once(rabbit, producers, postgres_url, rows)
 
 
 @pytest.mark.chaos
-def test_hosts_apart_on_one_redis_publish_3000_rows_once(rabbit: PrivateRabbit, tmp_path: Path) -> None:
+def test_hosts_apart_on_one_redis_publish_3000_rows_once(
+    rabbit: PrivateRabbit, producers: Producers, tmp_path: Path
+) -> None:
     (tmp_path / "redis").mkdir()
     with PrivateRedis(tmp_path / "redis") as server:
-        published_once(rabbit, server.url(), tmp_path, 3_000)
+        published_once(rabbit, producers, server.url(), 3_000)

@@ -6,16 +6,17 @@ That SQLite's own word for a full disk is told apart is in tests/contract/test_s
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from forking import ForkServer
 from load_child import CHOSEN
 from mlproducer.testing.rabbitmq import PrivateRabbit
-from producers import Producers, Running, Told
+from producers import PROGRAM, Producers, Running, Told
 from small_disk import MEGABYTE, ext4, refusal, seen_from, tmpfs
 from trials import FAST, nothing_lost
 
@@ -92,18 +93,22 @@ FILE_SYSTEMS = pytest.mark.parametrize(
 )
 
 
-def mounted(file_system: Command, disk: Path) -> list[str]:
+@contextmanager
+def producers_on(file_system: Command, disk: Path) -> Iterator[Producers]:
+    """They alone see the small disk that is mounted there."""
     command = file_system(disk, SIZE)
     if why := refusal(command):
         pytest.skip(f"this machine does not let us mount a small disk: {why}")
-    return command
+    folder = disk.parent
+    with ForkServer(PROGRAM, folder / "errors.log", command) as server, Producers(folder, server) as producers:
+        yield producers
 
 
 @FILE_SYSTEMS
 def test_a_spool_that_filled_its_disk_refuses_with_the_reason_and_is_emptied_when_the_broker_is_back(
     rabbit: PrivateRabbit, tmp_path: Path, small: Path, file_system: Command
 ) -> None:
-    with Producers(tmp_path, mounted(file_system, small)) as producers:
+    with producers_on(file_system, small) as producers:
         running, url = fills(producers, small, rabbit, by_itself=True)
         spooled = running.told().receipts["spooled"]
         running.until_accepted(spooled, as_="confirmed")
@@ -116,7 +121,7 @@ def test_a_spool_that_filled_its_disk_refuses_with_the_reason_and_is_emptied_whe
 def test_a_disk_that_somebody_else_filled_refuses_confirms_directly_and_serves_again_when_there_is_room(
     rabbit: PrivateRabbit, tmp_path: Path, small: Path, file_system: Command
 ) -> None:
-    with Producers(tmp_path, mounted(file_system, small)) as producers:
+    with producers_on(file_system, small) as producers:
         running, url = fills(producers, small, rabbit, by_itself=False)
         still_confirms_directly(running)
         (seen_from(producers.pid, small) / "ballast").unlink()

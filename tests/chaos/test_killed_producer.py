@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,7 +112,9 @@ def test_a_producer_killed_a_hundred_times_loses_nothing_it_accepted(
     one_owner(node, producers, tmp_path, 100)
 
 
-def many_owners(node: PrivateRabbit, folder: Path, spool: str, kills: int, *, at_once: int = 2) -> None:
+def many_owners(
+    node: PrivateRabbit, producers: Producers, folder: Path, spool: str, kills: int, *, at_once: int = 2
+) -> None:
     """Producers at the same time on one spool, or in one folder: when one is killed, the others publish and drain.
 
     In a folder the living end the leases of the dead, which would last for a minute.
@@ -122,56 +123,54 @@ def many_owners(node: PrivateRabbit, folder: Path, spool: str, kills: int, *, at
     times = SHARED if spool else {"ml_accept_timeout": SHARED["ml_accept_timeout"]}
     settings = {**FAST, **times, "ml_data_dir": folder, "ml_spool_url": spool}
     trial = Trial(url, spool or folder / "mlproducer.db", settings)
-    with ExitStack() as stack:
-        starters = [stack.enter_context(Producers(folder)) for _ in range(at_once)]
-        try:
-            _kill_in_turn(trial, starters.copy(), kills, node)
-        finally:
-            node.memory_alarm(on=False)
-        trial.judge(starters[0])
+    try:
+        _kill_in_turn(trial, producers, kills, at_once, node)
+    finally:
+        node.memory_alarm(on=False)
+    trial.judge(producers)
     assert not [each.words for each in trial.told.refused if "locked" in each.words], "they write in turns"
 
 
-def _kill_in_turn(trial: Trial, free: list[Producers], kills: int, node: PrivateRabbit) -> None:
-    lives: list[tuple[Producers, Running]] = []
+def _kill_in_turn(trial: Trial, producers: Producers, kills: int, at_once: int, node: PrivateRabbit) -> None:
+    lives: list[Running] = []
     while trial.kills < kills:
         if trial.kills == kills * 4 // 5:
             node.memory_alarm(on=True)
-        while free:
-            starter = free.pop()
-            lives.append((starter, trial.begin(starter, broker=trial.kills % 4 != 1)))
-        starter, oldest = lives.pop(0)
+        while len(lives) < at_once:
+            lives.append(trial.begin(producers, broker=trial.kills % 4 != 1))
+        oldest = lives.pop(0)
         oldest.until_accepted()
         time.sleep(random.uniform(0, LONGEST_LIFE))
         trial.end(oldest)
-        free.append(starter)
-    for _, left in lives:
+    for left in lives:
         trial.end(left)
 
 
 def test_one_of_four_producers_in_one_data_folder_is_killed_and_nothing_is_lost(
-    node: PrivateRabbit, tmp_path: Path
+    node: PrivateRabbit, producers: Producers, tmp_path: Path
 ) -> None:
-    many_owners(node, tmp_path, "", 4, at_once=4)
+    many_owners(node, producers, tmp_path, "", 4, at_once=4)
 
 
 @pytest.mark.chaos
 def test_one_of_four_producers_in_one_data_folder_is_killed_twenty_times_and_nothing_is_lost(
-    node: PrivateRabbit, tmp_path: Path
+    node: PrivateRabbit, producers: Producers, tmp_path: Path
 ) -> None:
-    many_owners(node, tmp_path, "", 20, at_once=4)
+    many_owners(node, producers, tmp_path, "", 20, at_once=4)
 
 
 @pytest.mark.chaos
 def test_producers_on_one_postgresql_killed_a_hundred_times_lose_nothing(
-    node: PrivateRabbit, postgres: PrivatePostgres, tmp_path: Path
+    node: PrivateRabbit, producers: Producers, postgres: PrivatePostgres, tmp_path: Path
 ) -> None:
-    many_owners(node, tmp_path, postgres.url(postgres.new_database()), 100)
+    many_owners(node, producers, tmp_path, postgres.url(postgres.new_database()), 100)
 
 
 @pytest.mark.chaos
-def test_producers_on_one_redis_killed_a_hundred_times_lose_nothing(node: PrivateRabbit, tmp_path: Path) -> None:
+def test_producers_on_one_redis_killed_a_hundred_times_lose_nothing(
+    node: PrivateRabbit, producers: Producers, tmp_path: Path
+) -> None:
     folder = tmp_path / "redis"
     folder.mkdir()
     with PrivateRedis(folder) as server:
-        many_owners(node, tmp_path, server.url(), 100)
+        many_owners(node, producers, tmp_path, server.url(), 100)

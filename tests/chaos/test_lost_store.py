@@ -34,30 +34,31 @@ BOUND = SHARED["ml_accept_timeout"] + 3.0
 """Seconds within which a caller is told: his deadline, and what a busy machine adds."""
 
 
-def lose(server: PrivatePostgres | PrivateRedis, spool: str, rabbit: PrivateRabbit, folder: Path, rounds: int) -> None:
+def lose(
+    server: PrivatePostgres | PrivateRedis, spool: str, rabbit: PrivateRabbit, producers: Producers, rounds: int
+) -> None:
     """One producer has a broker and one has none; their store is killed in each round, and started again."""
     url = rabbit.add_vhost(f"store-{uuid4().hex[:8]}")
     settings = {**FAST, **SHARED, "ml_spool_url": spool, "rabbitmq_url": url}
     load: dict[str, Any] = {"callers": CALLERS // 2, "rest": 0.01}
-    with Producers(folder) as one, Producers(folder) as other:
-        linked = one.start(settings, wait=True, **load)
-        alone = other.start({**settings, "rabbitmq_url": NOWHERE}, **load)
-        for _ in range(rounds):
-            for each in (linked, alone):
-                each.until_accepted(50)
-            server.kill()
-            before = {each: len(each.told().refused) for each in (linked, alone)}
-            for each in (linked, alone):
-                each.until(lambda told, n=before[each]: len(told.refused) >= n + 20)  # type: ignore[misc]  # bound
-            linked.until_accepted(100, as_="confirmed")
-            server.start()
-            takes_chosen_ids(linked)
-            alone.until_accepted(50, as_="spooled")
-        told = linked.stop()
-        assert all(each.task_id.startswith(CHOSEN) for each in told.refused), "random ids need no spool"
-        told.take_in(alone.stop())
-        bounded(told)
-        told.take_in(one.start(settings, wait=True, drain=True).ended())
+    linked = producers.start(settings, wait=True, **load)
+    alone = producers.start({**settings, "rabbitmq_url": NOWHERE}, **load)
+    for _ in range(rounds):
+        for each in (linked, alone):
+            each.until_accepted(50)
+        server.kill()
+        before = {each: len(each.told().refused) for each in (linked, alone)}
+        for each in (linked, alone):
+            each.until(lambda told, n=before[each]: len(told.refused) >= n + 20)  # type: ignore[misc]  # bound
+        linked.until_accepted(100, as_="confirmed")
+        server.start()
+        takes_chosen_ids(linked)
+        alone.until_accepted(50, as_="spooled")
+    told = linked.stop()
+    assert all(each.task_id.startswith(CHOSEN) for each in told.refused), "random ids need no spool"
+    told.take_in(alone.stop())
+    bounded(told)
+    told.take_in(producers.start(settings, wait=True, drain=True).ended())
     slowest = max(each.seconds for each in told.refused)
     say(f"{len(told.refused)} refused, the slowest after {slowest:.1f} s")
     # Each round ends the settling of what was being drained, and the noting of what was confirmed.
@@ -79,27 +80,29 @@ def bounded(told: Told) -> None:
 
 
 def test_a_postgresql_killed_under_load_refuses_and_serves_again(
-    rabbit: PrivateRabbit, own_postgres: PrivatePostgres, tmp_path: Path
+    rabbit: PrivateRabbit, producers: Producers, own_postgres: PrivatePostgres
 ) -> None:
-    lose(own_postgres, own_postgres.url(own_postgres.new_database()), rabbit, tmp_path, 1)
+    lose(own_postgres, own_postgres.url(own_postgres.new_database()), rabbit, producers, 1)
 
 
-def test_a_redis_killed_under_load_refuses_and_serves_again(rabbit: PrivateRabbit, tmp_path: Path) -> None:
+def test_a_redis_killed_under_load_refuses_and_serves_again(
+    rabbit: PrivateRabbit, producers: Producers, tmp_path: Path
+) -> None:
     with redis_in(tmp_path) as server:
-        lose(server, server.url(), rabbit, tmp_path, 1)
+        lose(server, server.url(), rabbit, producers, 1)
 
 
 @pytest.mark.chaos
 def test_a_postgresql_killed_twenty_times_loses_nothing(
-    rabbit: PrivateRabbit, own_postgres: PrivatePostgres, tmp_path: Path
+    rabbit: PrivateRabbit, producers: Producers, own_postgres: PrivatePostgres
 ) -> None:
-    lose(own_postgres, own_postgres.url(own_postgres.new_database()), rabbit, tmp_path, 20)
+    lose(own_postgres, own_postgres.url(own_postgres.new_database()), rabbit, producers, 20)
 
 
 @pytest.mark.chaos
-def test_a_redis_killed_twenty_times_loses_nothing(rabbit: PrivateRabbit, tmp_path: Path) -> None:
+def test_a_redis_killed_twenty_times_loses_nothing(rabbit: PrivateRabbit, producers: Producers, tmp_path: Path) -> None:
     with redis_in(tmp_path) as server:
-        lose(server, server.url(), rabbit, tmp_path, 20)
+        lose(server, server.url(), rabbit, producers, 20)
 
 
 def redis_in(folder: Path) -> PrivateRedis:

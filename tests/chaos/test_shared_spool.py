@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,22 +18,20 @@ from producers import NOWHERE, Producers
 from trials import say
 
 
-def drain_together(rabbit: PrivateRabbit, spool: str, folder: Path, processes: int, rows: int) -> None:
+def drain_together(rabbit: PrivateRabbit, producers: Producers, spool: str, processes: int, rows: int) -> None:
     """The settings are the defaults, as a user has them: only so a lease that is too short would show."""
     url = rabbit.add_vhost(f"shared-{uuid4().hex[:8]}")
     settings: dict[str, Any] = {"ml_spool_url": spool, "rabbitmq_url": url}
-    with ExitStack() as stack:
-        servers = [stack.enter_context(Producers(folder)) for _ in range(processes)]
-        began = time.monotonic()
-        put = servers[0].start({**settings, "rabbitmq_url": NOWHERE}, fill=rows).ended()
-        filled = time.monotonic() - began
-        assert put.receipts == {"spooled": rows}
-        assert in_spool(spool)[0] == put.accepted.keys()
+    began = time.monotonic()
+    put = producers.start({**settings, "rabbitmq_url": NOWHERE}, fill=rows).ended()
+    filled = time.monotonic() - began
+    assert put.receipts == {"spooled": rows}
+    assert in_spool(spool)[0] == put.accepted.keys()
 
-        began = time.monotonic()
-        drains = [server.start(settings, wait=True, drain=True, events=True) for server in servers]
-        told = [drain.ended() for drain in drains]
-        drained = time.monotonic() - began
+    began = time.monotonic()
+    drains = [producers.start(settings, wait=True, drain=True, events=True) for _ in range(processes)]
+    told = [drain.ended() for drain in drains]
+    drained = time.monotonic() - began
     where = final_places(url, spool)
     published = Counter(each for drain in told for each in drain.confirmed)
     shares = [len(drain.confirmed) for drain in told]
@@ -53,22 +50,24 @@ def drain_together(rabbit: PrivateRabbit, spool: str, folder: Path, processes: i
 
 
 def test_two_producers_on_one_postgresql_publish_2000_rows_once(
-    rabbit: PrivateRabbit, postgres_url: str, tmp_path: Path
+    rabbit: PrivateRabbit, producers: Producers, postgres_url: str
 ) -> None:
-    drain_together(rabbit, postgres_url, tmp_path, 2, 2_000)
+    drain_together(rabbit, producers, postgres_url, 2, 2_000)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("processes", [2, 4])
 def test_producers_on_one_postgresql_publish_100000_rows_once(
-    rabbit: PrivateRabbit, postgres: PrivatePostgres, tmp_path: Path, processes: int
+    rabbit: PrivateRabbit, producers: Producers, postgres: PrivatePostgres, processes: int
 ) -> None:
-    drain_together(rabbit, postgres.url(postgres.new_database()), tmp_path, processes, 100_000)
+    drain_together(rabbit, producers, postgres.url(postgres.new_database()), processes, 100_000)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("processes", [2, 4])
-def test_producers_on_one_redis_publish_100000_rows_once(rabbit: PrivateRabbit, tmp_path: Path, processes: int) -> None:
+def test_producers_on_one_redis_publish_100000_rows_once(
+    rabbit: PrivateRabbit, producers: Producers, tmp_path: Path, processes: int
+) -> None:
     (tmp_path / "redis").mkdir()
     with PrivateRedis(tmp_path / "redis") as server:
-        drain_together(rabbit, server.url(), tmp_path, processes, 100_000)
+        drain_together(rabbit, producers, server.url(), processes, 100_000)

@@ -9,11 +9,13 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+
+import pytest
 
 from forking import ForkServer
 
@@ -91,10 +93,11 @@ class Told:
 class Running:
     """One producer process."""
 
-    def __init__(self, pid: int, told: Path, ended: Callable[[], int]) -> None:
+    def __init__(self, server: ForkServer, pid: int, told: Path) -> None:
         self.pid = pid
+        self._server = server
         self._path = told
-        self._ended = ended
+        self._status: int | None = None
         self._at = 0
         self._told = Told()
 
@@ -132,7 +135,7 @@ class Running:
 
     def kill(self) -> Told:
         os.kill(self.pid, signal.SIGKILL)
-        assert self._ended() == -signal.SIGKILL, "it was alive until then"
+        assert self._wait() == -signal.SIGKILL, "it was alive until then"
         return self.told()
 
     def stop(self) -> Told:
@@ -142,35 +145,59 @@ class Running:
 
     def ended(self) -> Told:
         """By itself, or by a polite stop."""
-        assert self._ended() == 0, "see errors.log"
+        assert self._wait() == 0, self._server.errors[-2_000:]
         told = self.told()
         assert "stopped" in told.marks
         return told
 
+    def drop(self) -> None:
+        """End it if a test that failed left it."""
+        if self._status is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            self._wait()
+
+    def _wait(self) -> int:
+        if self._status is None:
+            self._status = self._server.ended(self.pid)
+        return self._status
+
 
 class Producers:
-    """Starts one producer after the other. A context manager; `wrap` is a command to run it under."""
+    """Starts producers, as forks of `server`. A context manager: none outlives it. One for each folder."""
 
-    def __init__(self, folder: Path, wrap: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, server: ForkServer) -> None:
         self._folder = folder
-        self._numbers = count(1)
-        self._server = ForkServer(PROGRAM, folder / "errors.log", wrap)
+        self._server = server
+        self._started: list[Running] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.__exit__()
+        for each in self._started:
+            each.drop()
 
     @property
     def pid(self) -> int:
+        """Of the server."""
         return self._server.pid
 
-    @property
-    def errors(self) -> str:
-        return self._server.errors
-
     def start(self, settings: dict[str, Any], **orders: Any) -> Running:
-        told = self._folder / f"told-{self.pid}-{next(self._numbers)}"
+        told = self._folder / f"told-{len(self._started) + 1}"
         orders |= {"settings": {name: str(value) for name, value in settings.items()}, "told": str(told)}
-        return Running(self._server.start(orders), told, self._server.answer)
+        self._started.append(Running(self._server, self._server.start(orders), told))
+        return self._started[-1]
+
+
+@pytest.fixture(scope="session")
+def producers_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """One for the whole run: to import all that a producer needs costs a second of processor time."""
+    with ForkServer(PROGRAM, tmp_path_factory.mktemp("producers") / "errors.log") as server:
+        yield server
+
+
+@pytest.fixture
+def producers(producers_server: ForkServer, tmp_path: Path) -> Iterator[Producers]:
+    with Producers(tmp_path, producers_server) as started:
+        yield started

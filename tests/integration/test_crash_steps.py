@@ -65,9 +65,9 @@ class Crash:
             "settings": {**self.settings, "rabbitmq_url": url or self.url},
             "told": str(told),
         }
-        assert self.children.start(orders)
+        child = self.children.start(orders)
         async with asyncio.timeout(60):
-            code = await asyncio.to_thread(self.children.answer)
+            code = await asyncio.to_thread(self.children.ended, child)
         printed = told.read_text()
         told.unlink()
         words = [line.split(" ") for line in printed.splitlines()]

@@ -106,19 +106,21 @@ def vhost(node: PrivateRabbit) -> str:
     return node.add_vhost(f"faults-{uuid4().hex[:8]}")
 
 
-async def test_a_broker_killed_in_the_middle_of_5000_publishes_loses_none(
+async def test_a_broker_killed_in_the_middle_of_thousands_of_publishes_loses_none(
     node: PrivateRabbit, vhost: str, tmp_path: Path
 ) -> None:
+    # What another loop has of its own is the broken socket, and that shows with fewer too.
+    tasks = 5_000 if isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop) else 1_500
     trial = Trial(vhost, tmp_path)
     async with trial.producer as p:
         assert await p.connected(20), p.status().last_error
         await trial.publish("first")  # which makes the queue
         await asyncio.to_thread(node.sync)
-        load = asyncio.create_task(trial.load(4_999))
-        await until(lambda: len(trial.receipts) >= 1_000)
+        load = asyncio.create_task(trial.load(tasks - 1))
+        await until(lambda: len(trial.receipts) >= tasks // 5)
         await asyncio.to_thread(node.kill)
         await load
-        assert len(trial.accepted) == 5_000
+        assert len(trial.accepted) == tasks
         assert any(r.state is TaskState.SPOOLED for r in trial.receipts)
         await asyncio.to_thread(node.start)
         await trial.drained()

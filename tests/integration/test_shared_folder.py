@@ -26,12 +26,6 @@ from producers import NOWHERE, SOON, Producers
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[list[Producers]]:
-    with Producers(tmp_path) as one, Producers(tmp_path) as other:
-        yield [one, other]
-
-
 def until(true: Callable[[], object]) -> None:
     end = time.monotonic() + 2 * SOON
     while not true():
@@ -73,11 +67,11 @@ def test_two_workers_of_uvicorn_start_and_accept_with_no_settings(vhost_url: str
 
 
 async def test_ids_that_callers_chose_are_remembered_across_the_processes(
-    vhost_url: str, tmp_path: Path, pair: list[Producers]
+    vhost_url: str, tmp_path: Path, producers: Producers
 ) -> None:
     ids = [f"order-{n}" for n in range(40)]
     settings = {"ml_data_dir": tmp_path, "rabbitmq_url": vhost_url, "ml_accept_timeout": SOON}
-    running = [each.start(settings, repeat=ids, wait=True, drain=True) for each in pair]
+    running = [producers.start(settings, repeat=ids, wait=True, drain=True) for _ in range(2)]
     for each in running:
         told = each.ended()
         assert told.accepted.keys() == set(ids)
@@ -91,16 +85,16 @@ def rows_in(folder: Path) -> int:
         return int(connection.execute("SELECT count(*) FROM mlproducer_waiting").fetchone()[0])
 
 
-def test_the_limits_are_of_the_folder(tmp_path: Path, pair: list[Producers]) -> None:
+def test_the_limits_are_of_the_folder(tmp_path: Path, producers: Producers) -> None:
     """Each process knows of the others' rows from its last look: until then it may fill the spool alone."""
     limit = 60
     settings = {"ml_data_dir": tmp_path, "rabbitmq_url": NOWHERE, "ml_spool_max_tasks": limit}
-    running = [each.start(settings, callers=4, rest=0.01) for each in pair]
+    running = [producers.start(settings, callers=4, rest=0.01) for _ in range(2)]
     for each in running:
         each.until(lambda told: any(refusal.error == "SpoolFull" for refusal in told.refused))
     time.sleep(3 * GAUGE_INTERVAL)
     filled = rows_in(tmp_path)
-    assert limit <= filled <= len(pair) * limit
+    assert limit <= filled <= len(running) * limit
     time.sleep(GAUGE_INTERVAL)
     assert rows_in(tmp_path) == filled, "by now all know"
     for each in running:
