@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import re
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from mlproducer.errors import SpoolUnavailable
 from mlproducer.rows import Again
-from mlproducer.spool import sharing
+from mlproducer.spool import file, sharing
 from mlproducer.spool.locks import FileLock
 from mlproducer.spool.migrations import FIRST, NEW, VERSION
 from mlproducer.spool.sql import SqliteSpool
@@ -297,3 +300,46 @@ async def test_a_process_that_is_stopped_in_its_turn_stops_nobody_else(
         with closing(FileLock(tmp_path / f"{FILE}.live" / "turn")) as stopped:
             assert stopped.take()
             assert await one.put(row("a"))
+
+
+HOLDS = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+time.sleep(120)
+"""
+
+
+@contextmanager
+def stopped_in_a_transaction(path: Path) -> Iterator[None]:
+    """A process that holds the file's lock and is stopped; at the end it goes on, and dies."""
+    with subprocess.Popen([sys.executable, "-c", HOLDS, str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+
+
+async def test_a_process_that_is_stopped_in_a_transaction_is_named_to_who_waited_for_one_try_and_it_works_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "_BUSY_MS", 1_000)
+    monkeypatch.setattr(file, "_OVERDUE", 0.0)
+    async with open_spool(tmp_path / FILE) as spool:
+        tries: list[object] = []
+        event.listen(spool._opened().writing, "handle_error", tries.append)
+        with stopped_in_a_transaction(tmp_path / FILE):
+            first = asyncio.ensure_future(spool.confirm(claim("a"), confirmed_at=0.0, keep=1))
+            while spool._writes()._began is None:  # noqa: ASYNC110  # a thread tells no event
+                await asyncio.sleep(0.01)
+            answers = await asyncio.gather(first, spool.put(row("b")), return_exceptions=True)
+            assert len(tries) == 1, "nobody waits for two"
+            for each in answers:
+                assert isinstance(each, SpoolUnavailable)
+                assert re.search(r"database is locked.*perhaps a stopped one.*ML_SPOOL_URL", str(each))
+        assert await spool.put(row("b"))

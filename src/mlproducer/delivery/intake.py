@@ -64,7 +64,8 @@ class Intake:
                 raise
             raise NotInTime(
                 "the spool did not commit the task before the deadline (ML_ACCEPT_TIMEOUT, or the call's own timeout): "
-                "is the disk or the database slow? Publish again with the same task id"
+                "is the disk or the database slow, or held by another process (see health)? Publish again with the "
+                "same task id"
             ) from None
         self._gauges.put(size)
         accepting.claim = None  # the row took its place

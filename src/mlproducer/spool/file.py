@@ -26,6 +26,8 @@ from mlproducer.spool.transaction import Transaction
 
 _BUSY_MS: Final = 5_000
 """How long a statement waits for another process's short transaction."""
+_OVERDUE: Final = 2.5
+"""With a turn (`sharing.TURN`) and a try after it, still less than a caller's own deadline (ML_ACCEPT_TIMEOUT)."""
 _PRAGMAS: Final = (
     "synchronous=FULL",  # a commit is on the disk when it returns, not only in the kernel
     "journal_size_limit=67108864",  # bytes: a log that a burst blew up is cut again
@@ -50,7 +52,8 @@ _UNUSED: Final = ("freelist_count", "page_size")
 _HINTS: Final = {
     "SQLITE_FULL": "the disk is full: make room, or move it with ML_DATA_DIR",
     "SQLITE_READONLY": "the file or its folder is read-only: see ML_DATA_DIR",
-    "SQLITE_BUSY": "another process holds it for long: end that one, or name another file in ML_SPOOL_URL",
+    "SQLITE_BUSY": "another process holds it for long, perhaps a stopped one (SIGSTOP, a debugger): end that one, let "
+    "it go on, or name another file in ML_SPOOL_URL",
     "SQLITE_NOTADB": "the file is something else: see ML_SPOOL_URL",
     "SQLITE_CORRUPT": "the file is damaged: restore it, or name another in ML_SPOOL_URL",
     "SQLITE_IOERR": "does the disk work, and is there room? Move it with ML_DATA_DIR",
@@ -73,6 +76,7 @@ class SqliteStore:
     visitor: str = field(default_factory=lambda: secrets.token_hex(8))
     slot: int = 0  # one for all: they write one after the other
     patience: float | None = None  # its waits are bounded: see `_BUSY_MS`
+    overdue: float = field(default_factory=lambda: _OVERDUE)
 
     @property
     def name(self) -> str:

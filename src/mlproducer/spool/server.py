@@ -102,9 +102,13 @@ class PostgresStore:
         return zlib.crc32(self.who.encode()) % SLOTS
 
     @property
-    def patience(self) -> float | None:
+    def patience(self) -> float:
         """Longer than the server was told: it is the one to say that a statement took too long."""
         return self.address.timeout + 1.0
+
+    @property
+    def overdue(self) -> float:
+        return self.patience
 
     def close(self) -> None:
         self.reading.dispose()
@@ -152,7 +156,7 @@ def open_server(address: Address, *, owner: bool) -> PostgresStore:
         store.sockets[engine] = Sockets()
         store.sockets[engine].watch(engine)
         store.moves.watch(engine)
-    stop_waiting = threading.Timer(store.patience or 0.0, store.cut, (writing,))
+    stop_waiting = threading.Timer(store.patience, store.cut, (writing,))
     stop_waiting.daemon = True
     stop_waiting.start()
     try:

@@ -49,6 +49,11 @@ class Store(Protocol):
         """Seconds after which a call is `cut`; None if the store itself ends what takes too long."""
         ...
 
+    @property
+    def overdue(self) -> float:
+        """Seconds: who waited longer than that while a try failed is told of it, and not made to wait for another."""
+        ...
+
     def turn(self) -> AbstractContextManager[None]:
         """What to hold while a transaction writes. Blocks for a bounded time."""
         ...

@@ -216,11 +216,11 @@ class Writer:
         return [batch for batch in group if not batch.command.adds]
 
     def _refuse_overdue(self, group: Sequence[_Batch]) -> Sequence[_Batch]:
-        """Who waited out a server that hangs does not wait for another try with it."""
-        patience, lost = self._store.patience, self._lost
-        if patience is None or lost is None:
+        """Who waited out a store that hangs, or that another holds, does not wait for another try with it."""
+        lost = self._lost
+        if lost is None:
             return group
-        latest = time.monotonic() - patience
+        latest = time.monotonic() - self._store.overdue
         for batch in group:
             if batch.asked < latest:
                 batch.fail(lost)
