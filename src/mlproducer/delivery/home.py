@@ -11,6 +11,7 @@ import asyncio
 import os
 import threading
 
+from mlproducer.delivery.poll_sets import Mark
 from mlproducer.errors import WrongLoop
 
 
@@ -21,15 +22,19 @@ class Home:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = self._thread = 0
         self._thread_name = ""
+        self._mark: Mark | None = None
 
     def enter(self) -> None:
         """The running loop is home from now on."""
         self._loop = asyncio.get_running_loop()
         self._process, self._thread = os.getpid(), threading.get_ident()
         self._thread_name = threading.current_thread().name
+        self._mark = Mark(self._loop)
 
     def leave(self) -> None:
         self._loop = None
+        if self._mark is not None:
+            self._mark.take_away()
 
     @property
     def forked(self) -> bool:
