@@ -74,6 +74,7 @@ lock: $(VENV)/.installed-dev ## Pin what pyproject.toml asks for, with hashes
 
 clean: ## Remove what the commands above made here
 	rm -rf .venv .venv-celery54 var .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	find bench examples scripts src tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Stamps: a target runs again only if its pins changed.
 $(VENV)/.made:
