@@ -52,6 +52,14 @@ def topology(rabbit: PrivateRabbit, url: str) -> str:
     )
 
 
+def close_connections(rabbit: PrivateRabbit, url: str) -> None:
+    """Of all clients of the virtual host of `url`, as `rabbitmqctl close_all_connections` does."""
+    rabbit.eval(
+        "rabbit_networking:close_connections([Pid || [{pid, Pid}, {vhost, Vhost}] <- "
+        f'rabbit_networking:connection_info_all([pid, vhost]), Vhost =:= {_vhost(url)}], "as a test").'
+    )
+
+
 def _vhost(url: str) -> str:
     """Its name as an Erlang expression."""
     return f'binary:decode_hex(<<"{unquote(urlsplit(url).path[1:]).encode().hex()}">>)'

@@ -15,7 +15,7 @@ from tests.integration.conftest import HERE, running
 from tests.integration.test_celery_worker import publish
 
 from known_workers import PlainFields
-from making_queues import consumed_queues
+from making_queues import close_connections, consumed_queues
 from mlproducer import Producer, Settings
 from mlproducer.analytics.consumer import QUEUE
 from mlproducer.core.figures import Figures
@@ -87,7 +87,7 @@ async def test_events_of_a_worker_are_counted_once_through_restarts_and_lost_con
                 "transcribe_long/large": 4,
                 "transcribe_long/small": 4,
             }
-            rabbit.ctl("close_all_connections", "--vhost", url.rsplit("/", 1)[1], "as a test")
+            await asyncio.to_thread(close_connections, rabbit, url)
         # Nobody reads while these run: one that is new, and a copy of one that was done.
         late = ENCODER.encode(task())
         await asyncio.to_thread(publish, url, late, ENCODER.encode(first))
