@@ -59,8 +59,7 @@ class Book:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        found = json.loads(file.read_text()) if file.exists() else []
-        self._results = {result.row: result for result in map(Result.read, found)}
+        self._results = self._read()
 
     def get(self, row: Row) -> Result | None:
         return self._results.get(row.name)
@@ -71,9 +70,14 @@ class Book:
         return result is not None and result.commit == commit and bool(result.steps)
 
     def add(self, result: Result) -> None:
-        self._results[result.row] = result
+        # Another `make matrix` may have added its own rows since: they are not to be lost.
+        self._results = {**self._read(), result.row: result}
         self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text(json.dumps([asdict(each) for each in self._results.values()], indent=1))
+
+    def _read(self) -> dict[str, Result]:
+        found = json.loads(self._file.read_text()) if self._file.exists() else []
+        return {result.row: result for result in map(Result.read, found)}
 
 
 def of_junit(name: str, report: Path, *parts: str) -> Step:

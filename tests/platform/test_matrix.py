@@ -77,6 +77,13 @@ def test_a_matrix_that_was_interrupted_goes_on_and_another_commit_begins_anew(tm
     assert not again.done(BROKER, "def")
 
 
+def test_two_that_run_at_one_time_keep_each_others_rows(tmp_path: Path) -> None:
+    one, two = Book(tmp_path / "results.json"), Book(tmp_path / "results.json")
+    one.add(passed(BROKER))
+    two.add(passed(Row("unit", "3.14")))
+    assert Book(tmp_path / "results.json").get(BROKER) == passed(BROKER)
+
+
 def test_a_row_that_could_not_be_run_is_run_when_it_can_be(tmp_path: Path) -> None:
     book = Book(tmp_path / "results.json")
     book.add(Result(BROKER.name, "now", "abc", missing="no Python 3.11"))
