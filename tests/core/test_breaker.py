@@ -125,12 +125,24 @@ def test_it_is_calm_only_while_closed_with_no_failure_counted() -> None:
     assert [each.is_calm for each in (failed, opened(), probing())] == [False, False, False]
 
 
+def test_a_connection_that_comes_up_ends_the_cool_down() -> None:
+    breaker = opened()
+    assert breaker.connected(1.0) == (HALF_OPENED,)
+    assert breaker.half_opens_at is None
+    assert breaker.admit(1.0) == (Admission.PROBE, ())
+    assert breaker.connected(2.0) == (CLOSED,), "and in half-open it is the answer that is waited for"
+    failing = Breaker(10, 30.0)
+    failing.failure(0.0)
+    assert failing.connected(0.0) == ()
+    assert failing.is_calm
+
+
 def test_what_is_seen_in_a_debugger_says_the_state() -> None:
     assert repr(probing()) == "<Breaker HALF_OPEN failures=10 probing=True>"
 
 
 def test_the_table_has_every_signal_that_can_come_in_each_state() -> None:
-    answers = {Signal.SUCCESS, Signal.FAILURE, Signal.RESET}
+    answers = {Signal.SUCCESS, Signal.FAILURE, Signal.CONNECTED, Signal.RESET}
     assert {signal for state, signal in TABLE if state is BreakerState.CLOSED} == answers | {Signal.TRIP}
     assert {signal for state, signal in TABLE if state is BreakerState.OPEN} == answers | {Signal.COOLED}
     assert {signal for state, signal in TABLE if state is BreakerState.HALF_OPEN} == answers
@@ -149,6 +161,7 @@ class BreakerUnderFire(RuleBasedStateMachine):
         self.told = BreakerState.CLOSED
         self.opened_at: float | None = None
         self.probe_out = False
+        self.connected_at: float | None = None
 
     def hear(self, changes: Changes) -> None:
         for change in changes:
@@ -156,7 +169,8 @@ class BreakerUnderFire(RuleBasedStateMachine):
             if change.state is BreakerState.HALF_OPEN:
                 assert self.told is BreakerState.OPEN
                 assert self.opened_at is not None
-                assert self.now >= self.opened_at + self.COOLDOWN, "half-open before the cool-down was over"
+                cooled = self.now >= self.opened_at + self.COOLDOWN
+                assert cooled or self.connected_at == self.now, "half-open before the cool-down was over"
             if change.state is BreakerState.OPEN:
                 assert change.failures >= self.THRESHOLD
                 self.opened_at = self.now
@@ -186,6 +200,14 @@ class BreakerUnderFire(RuleBasedStateMachine):
         assert self.told is not BreakerState.HALF_OPEN, "an answer ends the half-open state"
         if self.told is BreakerState.CLOSED:
             assert self.breaker.failures == 0
+
+    @rule()
+    def connected(self) -> None:
+        """It never leaves the broker alone for the fault of a connection that is no more."""
+        self.connected_at = self.now
+        self.hear(self.breaker.connected(self.now))
+        self.connected_at = None
+        assert self.told is not BreakerState.OPEN
 
     @rule()
     def calm_means_that_admit_passes_and_success_is_no_news(self) -> None:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from pamqp.commands import Basic
 
 from engine_bench import bench, embed, until
-from mlproducer import SpoolUnavailable, TaskState
+from mlproducer import SpoolUnavailable, Task, TaskState
 from mlproducer.envelope.encode import attempt_properties
 from mlproducer.events import SpoolFailed, TaskDeadLettered, TaskRetried
 from mlproducer.outcome import Nacked, NotSent, Outcome, Returned, Unsure, UnsureCause
@@ -332,19 +332,38 @@ async def test_a_bug_does_not_end_the_drain_for_good(caplog: pytest.LogCaptureFi
     assert "nobody thought of this" in caplog.text, "and it is not kept secret"
 
 
+async def test_a_route_with_little_that_waits_is_not_kept_waiting_by_one_with_much() -> None:
+    b = bench(ml_drain_batch=20)
+    b.broker.down = True
+    async with asyncio.timeout(30), b.producer as p:
+        await p.connected(1)
+        for n in range(200):
+            await p.publish(embed(n))
+        for n in range(5):
+            await p.publish(Task(task_type="summarize_llm", payload={"share_id": f"s{n}", "content": "text"}))
+        b.broker.down = False
+        p.reconnect()
+        await until(lambda: len(b.broker.queues.get("ml.summarize", ())) == 5)
+        assert len(b.broker.queues["ml.embed"]) < 100
+        assert await p.drained(20)
+
+
 class Breaking(MemorySpool):
     """Gives a batch and then fails, before the batch has taken its first step."""
 
     given = 0
     broke = 0
 
-    async def lease(
-        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
-    ) -> Sequence[Lease]:
-        if self.given and not expired:
+    async def routes(self) -> Sequence[str]:
+        if self.given:
             self.given = 0
             self.broke += 1
             raise RuntimeError("nobody thought of this")
+        return await super().routes()
+
+    async def lease(
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+    ) -> Sequence[Lease]:
         leases = await super().lease(limit, hold=hold, expired=expired, shares=shares)
         self.given += len(leases)
         return leases

@@ -244,17 +244,16 @@ async def test_a_drain_that_was_woken_while_it_looked_is_not_dry(monkeypatch: py
     dry: list[bool] = []
     async with asyncio.timeout(20), b.producer as p:
         await p.connected(5)
-        drain, lease = b.producer._parts.drain, b.spool.lease
+        drain, routes = b.producer._parts.drain, b.spool.routes
 
-        async def look(limit: int, *, hold: float, expired: bool = False) -> Any:
-            found = await lease(limit, hold=hold, expired=expired)
-            if not expired:
-                dry.append(drain.dry)
-                if len(dry) == 1:
-                    drain.wake()
+        async def look() -> Any:
+            found = await routes()
+            dry.append(drain.dry)
+            if len(dry) == 1:
+                drain.wake()
             return found
 
-        monkeypatch.setattr(b.spool, "lease", look)
+        monkeypatch.setattr(b.spool, "routes", look)
         drain.wake()
         await until(lambda: len(dry) > 1)
     assert dry[:2] == [False, False]

@@ -1,10 +1,14 @@
 """The circuit breaker: after ten failures in a row, leave the broker alone for a while.
 
-    state      success          failure                     cool-down over   reset      admit
-    CLOSED     failures = 0     failures + 1; the one that  –                stays      PASS
+    state      success          failure                     cool-down over   connected     reset      admit
+    CLOSED     failures = 0     failures + 1; the one that  –                failures = 0  stays      PASS
                                 meets the threshold → OPEN
-    OPEN       ignored, late    ignored, late               → HALF_OPEN      → CLOSED   REFUSED
-    HALF_OPEN  → CLOSED         → OPEN, a new cool-down     –                → CLOSED   PROBE for one, then REFUSED
+    OPEN       ignored, late    ignored, late               → HALF_OPEN      → HALF_OPEN   → CLOSED   REFUSED
+    HALF_OPEN  → CLOSED         → OPEN, a new cool-down     –                → CLOSED      → CLOSED   PROBE for one,
+                                                                                                      then REFUSED
+
+A new connection answers anew, so an open breaker waits no longer for the old one's fault to pass: else a broker that
+came back in a second would be left alone for thirty.
 
 In HALF_OPEN one probe at a time is admitted. A probe that never reached the broker gives its permit back
 (`abandon_probe`), or the breaker would wait for ever for an answer that nobody asked for. A success or failure that
@@ -38,6 +42,7 @@ class Signal(StrEnum):
     FAILURE = "failure"
     TRIP = "failure at the threshold"
     COOLED = "cool-down over"
+    CONNECTED = "connected"
     RESET = "reset"
 
 
@@ -47,14 +52,17 @@ TABLE: Final[dict[tuple[BreakerState, Signal], BreakerState]] = {
     (_S.CLOSED, Signal.SUCCESS): _S.CLOSED,
     (_S.CLOSED, Signal.FAILURE): _S.CLOSED,
     (_S.CLOSED, Signal.TRIP): _S.OPEN,
+    (_S.CLOSED, Signal.CONNECTED): _S.CLOSED,
     (_S.CLOSED, Signal.RESET): _S.CLOSED,
     (_S.OPEN, Signal.COOLED): _S.HALF_OPEN,
+    (_S.OPEN, Signal.CONNECTED): _S.HALF_OPEN,
     (_S.OPEN, Signal.RESET): _S.CLOSED,
     # Late answers: they tell of the broker as it was before the breaker opened.
     (_S.OPEN, Signal.SUCCESS): _S.OPEN,
     (_S.OPEN, Signal.FAILURE): _S.OPEN,
     (_S.HALF_OPEN, Signal.SUCCESS): _S.CLOSED,
     (_S.HALF_OPEN, Signal.FAILURE): _S.OPEN,
+    (_S.HALF_OPEN, Signal.CONNECTED): _S.CLOSED,
     (_S.HALF_OPEN, Signal.RESET): _S.CLOSED,
 }
 
@@ -120,6 +128,12 @@ class Breaker:
         trips = self._state is BreakerState.CLOSED and failures >= self._threshold
         self._cool_at = now + self._cooldown  # read only if the table opens the breaker
         return changes + self._go(Signal.TRIP if trips else Signal.FAILURE, failures)
+
+    def connected(self, now: float) -> Changes:
+        """A connection came up: the handshake was answered."""
+        changes = self._cool(now)
+        failures = self._failures if self._state is BreakerState.OPEN else 0
+        return changes + self._go(Signal.CONNECTED, failures)
 
     def abandon_probe(self, now: float) -> Changes:
         """The probe never reached the broker: another may try.

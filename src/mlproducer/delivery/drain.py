@@ -4,6 +4,9 @@ Each batch is leased, published through the same window, breaker and ledger as n
 committed in one transaction. Up to `LANES` batches overlap, so that the store works on one while the broker works on
 another; `core.pacing` bounds how much that is. A crash between any two steps leaves the rows leased; when the lease
 ends they are published again with the same task ids: at least once, never lost.
+
+The routes that have something due share each batch (`core.sharing`): a million rows of one do not keep the ten of
+another waiting.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import Final, assert_never
 from msgspec import Struct
 
 from mlproducer.core.pacing import Pace
+from mlproducer.core.sharing import shares
 from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.copies import Copies
 from mlproducer.delivery.guard import Guard
@@ -129,6 +133,7 @@ class Drain:
         self._stopping = asyncio.Event()
         # What one of them raises leaves its rows leased: they are published again after that.
         self._jobs = Jobs(lambda error: tell(PartFailed("drain", error)))
+        self._turn = 0
         self._sweep_at = 0.0
         self.dry = False
         """The last look found nothing due, none of ours was under way, and nothing was said to be due since."""
@@ -191,7 +196,9 @@ class Drain:
             return idle
         # Counted from before the store is asked, whose lease ends later than this then.
         until = self._clock.monotonic() + self._times.lease
-        leases = await self._spool.lease(room, hold=self._times.lease)
+        self._turn += 1
+        planned = shares(sorted(await self._spool.routes()), room, self._turn)
+        leases = await self._spool.lease(room, hold=self._times.lease, shares=planned) if planned else ()
         if not leases:
             # Race: a row is put and told while we look. The look may have come before it, so one more is due.
             self.dry = not self._jobs and not self._wake.is_set()

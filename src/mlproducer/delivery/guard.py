@@ -91,6 +91,10 @@ class Guard:
     def failure(self) -> None:
         self._announce(self._breaker.failure(self._clock.monotonic()))
 
+    def connected(self) -> None:
+        """The handshake, the channels and the topology were answered: that is a definite answer of the broker."""
+        self._announce(self._breaker.connected(self._clock.monotonic()))
+
     def reset(self) -> None:
         self._announce(self._breaker.reset(self._clock.monotonic()))
 

@@ -186,8 +186,7 @@ class LinkKeeper:
             self._on(ConnectFailed())
             return
         self.last_error = ""
-        # The handshake, the channels and the topology were answered: that is a definite answer of the broker.
-        self._guard.success()
+        self._guard.connected()
         self._on(Connected())
         if self._supervisor.state is SupervisorState.CONNECTED:
             self._connected()
