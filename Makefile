@@ -11,7 +11,7 @@ ARGS ?=
 # would compile the whole package again.
 unexport PYTHONDONTWRITEBYTECODE
 # What the tests start, kill and pause, and the browser that they look with, from Debian.
-SERVERS := rabbitmq-server redis-server postgresql pgbouncer prometheus chromium curl
+SERVERS := rabbitmq-server redis-server postgresql pgbouncer faketime prometheus chromium curl
 
 .PHONY: help run test lint types imports core unit chaos matrix bench docs dashboards pictures lock clean
 
