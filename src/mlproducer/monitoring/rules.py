@@ -133,8 +133,18 @@ def _link_alerts(lasts: Durations) -> list[Alert]:
 def _spool_alerts(lasts: Durations) -> list[Alert]:
     return [
         Alert(
+            "MLProducerSpoolUnavailable",
+            "ml_producer_spool_unavailable == 1",
+            60,
+            "critical",
+            "The spool fails",
+            "The spool of {{ $labels.instance }} cannot be used. What RabbitMQ does not confirm at once is refused.",
+        ),
+        Alert(
             "MLProducerRetryQueueGrowing",
-            f"ml_producer_retry_queue_size > {GROWING_FROM} and delta(ml_producer_retry_queue_size[{lasts(600)}]) > 0",
+            # Tasks that wait as told, for their eta, are not overdue.
+            f"ml_producer_retry_queue_size > {GROWING_FROM} and delta(ml_producer_retry_queue_size[{lasts(600)}]) > 0"
+            f" and ml_producer_retry_queue_overdue_seconds > {60 * lasts.scale:g}",
             600,
             "warning",
             "The retry queue grows",
