@@ -344,7 +344,7 @@ async def test_a_route_with_little_that_waits_is_not_kept_waiting_by_one_with_mu
         b.broker.down = False
         p.reconnect()
         await until(lambda: len(b.broker.queues.get("ml.summarize", ())) == 5)
-        assert len(b.broker.queues["ml.embed"]) < 100
+        assert len(b.broker.queues["ml.embed"]) < 200
         assert await p.drained(20)
 
 

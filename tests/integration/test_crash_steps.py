@@ -126,11 +126,10 @@ async def test_a_crash_on_the_direct_way_leaves_only_what_nobody_was_promised(
 async def test_a_crash_around_a_chosen_id_sends_it_twice_only_where_its_confirm_was_not_noted(
     rabbit: PrivateRabbit, children: ForkServer, tmp_path: Path, step: str, twice: int
 ) -> None:
-    crash = Crash(rabbit, children, tmp_path, ml_accept_timeout=1.0)
+    crash = Crash(rabbit, children, tmp_path)
     work = tasks(chosen=True)
     await crash.run(step, 3, work)
     assert len(crash.accepted) == 2
-    crash.settings["ml_accept_timeout"] = 10.0
     where = await crash.recover(again=work)
     assert where.duplicates == twice
     assert len(where.queues) == TASKS

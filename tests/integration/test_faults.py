@@ -175,9 +175,11 @@ async def test_a_memory_alarm_spools_at_once_and_its_end_drains(
         await trial.load(10)
         await asyncio.to_thread(node.memory_alarm, on=True)
         try:
-            # The broker tells a publisher that it is blocked at its next publish.
-            await trial.publish("the one that learns of it")
-            await until(lambda: any(event.blocked for event in trial.told(BlockedChanged)))
+            # The broker tells a publisher that it is blocked at its next publish after its connection heard of the alarm.
+            async with asyncio.timeout(20):
+                while not any(event.blocked for event in trial.told(BlockedChanged)):
+                    await trial.publish("one that may learn of it")
+                    await asyncio.sleep(0.02)
             assert p.health().status == "degraded"
             started = asyncio.get_running_loop().time()
             await trial.load(100)
