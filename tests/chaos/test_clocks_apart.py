@@ -55,7 +55,8 @@ def published_once(rabbit: PrivateRabbit, producers: Producers, spool: str, rows
     assert drained < LATE, "and none waited for a clock that is behind"
 
 
-@pytest.mark.parametrize("rows", [300, pytest.param(3_000, marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("rows", [3_000])
 def test_hosts_apart_on_one_postgresql_publish_rows_once(
     rabbit: PrivateRabbit, producers: Producers, postgres_url: str, rows: int
 ) -> None:

@@ -48,6 +48,7 @@ def trial(rabbit: PrivateRabbit, producers: Producers, folder: Path, rounds: lis
     nothing_lost(told, url, folder / "mlproducer.db", kills=len(faults), faults=faults)
 
 
+@pytest.mark.chaos
 def test_a_broker_killed_together_with_its_producer_loses_nothing(
     node: PrivateRabbit, producers: Producers, tmp_path: Path
 ) -> None:

@@ -99,6 +99,7 @@ def one_owner(node: PrivateRabbit, producers: Producers, folder: Path, kills: in
     trial.judge(producers)
 
 
+@pytest.mark.chaos
 def test_a_producer_killed_twenty_times_under_load_loses_nothing_it_accepted(
     node: PrivateRabbit, producers: Producers, tmp_path: Path
 ) -> None:

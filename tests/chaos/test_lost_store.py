@@ -79,12 +79,14 @@ def bounded(told: Told) -> None:
     assert max(each.seconds for each in told.refused) < BOUND
 
 
+@pytest.mark.chaos
 def test_a_postgresql_killed_under_load_refuses_and_serves_again(
     rabbit: PrivateRabbit, producers: Producers, own_postgres: PrivatePostgres
 ) -> None:
     lose(own_postgres, own_postgres.url(own_postgres.new_database()), rabbit, producers, 1)
 
 
+@pytest.mark.chaos
 def test_a_redis_killed_under_load_refuses_and_serves_again(
     rabbit: PrivateRabbit, producers: Producers, tmp_path: Path
 ) -> None:

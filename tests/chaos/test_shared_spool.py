@@ -49,6 +49,7 @@ def drain_together(rabbit: PrivateRabbit, producers: Producers, spool: str, proc
     assert not where.dead
 
 
+@pytest.mark.chaos
 def test_two_producers_on_one_postgresql_publish_2000_rows_once(
     rabbit: PrivateRabbit, producers: Producers, postgres_url: str
 ) -> None:

@@ -130,6 +130,7 @@ async def test_a_broker_killed_in_the_middle_of_thousands_of_publishes_loses_non
     assert where.duplicates <= 200, "no more than were in flight"
 
 
+@ONE_LOOP
 async def test_a_broker_that_restarts_politely_loses_none(node: PrivateRabbit, vhost: str, tmp_path: Path) -> None:
     trial = Trial(vhost, tmp_path)
     async with trial.producer as p:
