@@ -48,6 +48,7 @@ chaos: $(VENV)/.installed-dev ## The long fault suite
 	$(BIN)/pytest -m chaos --timeout 1800 $(ARGS)
 	TEST_DEPTH=10 $(BIN)/pytest --timeout 1800 tests/core
 	TEST_DEPTH=10 $(BIN)/pytest --timeout 1800 -m "not chaos" -k "machine or history or two_instances" tests/contract
+	TEST_DEPTH=10 $(BIN)/python -m pytest --timeout 1800 -m "not chaos" -k "thousands" tests/integration/test_faults.py
 
 matrix: $(VENV)/.installed-dev ## Each RabbitMQ, Python, Celery and set of versions (ARGS="--broker 4.3 --python 3.14")
 	scripts/apt-install $(SERVERS)

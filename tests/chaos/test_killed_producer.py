@@ -138,7 +138,8 @@ def _kill_in_turn(trial: Trial, producers: Producers, kills: int, at_once: int, 
         if trial.kills == kills * 4 // 5:
             node.memory_alarm(on=True)
         while len(lives) < at_once:
-            lives.append(trial.begin(producers, broker=trial.kills % 4 != 1))
+            # The second one already has none: what it accepted before its end was spooled.
+            lives.append(trial.begin(producers, broker=(trial.kills + len(lives)) % 4 != 1))
         oldest = lives.pop(0)
         oldest.until_accepted()
         time.sleep(random.uniform(0, LONGEST_LIFE))

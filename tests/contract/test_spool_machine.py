@@ -452,7 +452,7 @@ class PostgresMachine(SpoolMachine):
 TestMemoryMachine = SpoolMachine.TestCase
 TestMemoryMachine.settings = histories(20, 40)
 TestSqliteMachine = SqliteMachine.TestCase
-TestSqliteMachine.settings = histories(8, 40)
+TestSqliteMachine.settings = histories(4, 40)
 
 
 def test_two_instances_on_one_postgresql_are_one_spool(
@@ -461,5 +461,5 @@ def test_two_instances_on_one_postgresql_are_one_spool(
     monkeypatch.setattr(PostgresMachine, "clock", PostgresClock(postgres), raising=False)
     run_state_machine_as_test(
         PostgresMachine,
-        settings=histories(4, 30),
+        settings=histories(2, 30),
     )

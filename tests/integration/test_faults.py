@@ -12,6 +12,7 @@ from uuid import uuid4
 import aio_pika
 import pytest
 
+from depth import DEPTH
 from making_queues import make_queue
 from mlproducer import Producer, Receipt, Settings, Task, TaskState
 from mlproducer.events import BlockedChanged, ConnectionChanged, ConnectionFailed, ConnectionState, Event
@@ -109,8 +110,7 @@ def vhost(node: PrivateRabbit) -> str:
 async def test_a_broker_killed_in_the_middle_of_thousands_of_publishes_loses_none(
     node: PrivateRabbit, vhost: str, tmp_path: Path
 ) -> None:
-    # What another loop has of its own is the broken socket, and that shows with fewer too.
-    tasks = 5_000 if isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop) else 1_500
+    tasks = 1_500 * DEPTH
     trial = Trial(vhost, tmp_path)
     async with trial.producer as p:
         assert await p.connected(20), p.status().last_error
