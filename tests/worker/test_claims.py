@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -131,6 +132,27 @@ def test_of_many_at_once_one_has_it(claims_url: str, task_id: str) -> None:
     for store in stores:
         store.close()
     assert sorted(answers, key=str) == [BUSY] * 7 + [None]
+
+
+def test_a_worker_that_makes_one_table_a_moment_earlier_breaks_no_other(tmp_path: Path, task_id: str) -> None:
+    """Both found no table; the other one made the first, and not yet the second."""
+    url = f"sqlite:///{tmp_path / 'once.db'}"
+    made: list[str] = []
+
+    def overtaken(table: sa.Table, *_: object, **__: object) -> None:
+        if not made:
+            made.append(table.name)
+            with closing(sqlite3.connect(tmp_path / "once.db", timeout=5)) as other, other:
+                other.execute(str(sa.schema.CreateTable(table)))
+
+    sa.event.listen(sql_claims.TABLE, "before_create", overtaken)
+    try:
+        with closing(open_claims(url)) as store:
+            assert store.claim(a(task_id), LEASE) is None
+            assert store.claim(b(task_id), LEASE) == BUSY
+    finally:
+        sa.event.remove(sql_claims.TABLE, "before_create", overtaken)
+    assert made == [sql_claims.TABLE.name]
 
 
 def test_redis_keeps_one_key_a_task_which_ends_by_itself(redis_for_claims: PrivateRedis, task_id: str) -> None:

@@ -130,14 +130,17 @@ class SqlClaims:
             ) from error
 
     def _create(self) -> None:
-        """Two workers that start at once both find no table, and one of them fails to make it."""
-        tables = [TABLE, TIME] if self._sqlite else [TABLE]
-        try:
-            TABLE.metadata.create_all(self._engine, tables)
-        except sa.exc.DBAPIError:
-            there = sa.inspect(self._engine)
-            if not all(there.has_table(table.name) for table in tables):
-                raise
+        """Two workers that start at once both find no table, and one of them fails to make it.
+
+        Race: A and B find neither table; A makes the first one, B fails at it; A makes the second one. So each is
+        looked for by itself, and B goes on with the second.
+        """
+        for table in [TABLE, TIME] if self._sqlite else [TABLE]:
+            try:
+                table.create(self._engine, checkfirst=True)
+            except sa.exc.DBAPIError:
+                if not sa.inspect(self._engine).has_table(table.name):
+                    raise
 
 
 def _ours(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
