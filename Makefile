@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install
 ARGS ?=
-# Images for containers often forbid Python its cache. Then each of three pytest workers and of hundreds of child processes
+# Images for containers often forbid Python its cache. Then each of the pytest workers and of hundreds of child processes
 # would compile the whole package again.
 unexport PYTHONDONTWRITEBYTECODE
 # What the tests start, kill and pause, and the browser that they look with, from Debian.

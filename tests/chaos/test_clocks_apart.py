@@ -56,11 +56,10 @@ def published_once(rabbit: PrivateRabbit, producers: Producers, spool: str, rows
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("rows", [3_000])
-def test_hosts_apart_on_one_postgresql_publish_rows_once(
-    rabbit: PrivateRabbit, producers: Producers, postgres_url: str, rows: int
+def test_hosts_apart_on_one_postgresql_publish_3000_rows_once(
+    rabbit: PrivateRabbit, producers: Producers, postgres_url: str
 ) -> None:
-    published_once(rabbit, producers, postgres_url, rows)
+    published_once(rabbit, producers, postgres_url, 3_000)
 
 
 @pytest.mark.chaos

@@ -7,14 +7,14 @@ be lost for whoever uses it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
 from itertools import count
 from urllib.parse import quote
 
 import psycopg
 import pytest
 
+from listening_spool import opened
 from mlproducer import Settings, Task
 from mlproducer.errors import OnceUnavailable, SettingsError, SpoolUnavailable
 from mlproducer.outbox import Outbox
@@ -67,18 +67,6 @@ def pair(servers: Pair) -> Pair:
     servers.database = f"pair_{next(NAMES)}"
     servers.primary.sql(f"CREATE DATABASE {servers.database}")
     return servers
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncIterator[tuple[PostgresSpool, list[None]]]:
-    heard: list[None] = []
-    spool = PostgresSpool(url)
-    spool.watch(lambda: heard.append(None))
-    await spool.open()
-    try:
-        yield spool, heard
-    finally:
-        await spool.close()
 
 
 class Putting:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from urllib.parse import quote
 
 import psycopg
 import pytest
 
+from listening_spool import opened
 from mlproducer.errors import SpoolUnavailable
 from mlproducer.rows import Again, Bury, CountKey, DeadFilter, Tally, Verdict
 from mlproducer.spool.sql import PostgresSpool
@@ -130,16 +130,6 @@ def two(postgres: PrivatePostgres, own_postgres: PrivatePostgres) -> Iterator[Tw
     pair = Two(own_postgres, postgres)
     yield pair
     pair.demote(own_postgres, read_only=False)
-
-
-@asynccontextmanager
-async def opened(url: str) -> AsyncIterator[tuple[PostgresSpool, list[None]]]:
-    heard: list[None] = []
-    spool = PostgresSpool(url)
-    spool.watch(lambda: heard.append(None))
-    await spool.open()
-    yield spool, heard
-    await spool.close()
 
 
 async def put_when_it_works(spool: PostgresSpool, task_id: str) -> int:

@@ -1,21 +1,14 @@
-"""How routes share the leases of the drain.
-
-Each route that has something due gets the same share of the room, and what is left over goes round. A share that a
-route does not use is there again in the next round, which comes at once.
-"""
+"""Whose turn it is among the routes that have something due. How much each gets, the store says: `Spool.lease`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 
-def shares(routes: Sequence[str], room: int, turn: int) -> dict[str, int]:
-    """Share `room` over `routes`, none of which starves: with less room than routes, each has its turn as `turn`
-    counts up. Those that get nothing are left out.
+def in_order(routes: Iterable[str], turn: int) -> list[str]:
+    """The routes, beginning with another one each time that `turn` counts up: where there is less room than routes, the
+    first ones get it, and so none starves.
     """
-    if not routes:
-        return {}
-    each, over = divmod(room, len(routes))
-    first = turn * max(1, over) % len(routes)
-    order = (*routes[first:], *routes[:first])
-    return {route: size for at, route in enumerate(order) if (size := each + (at < over))}
+    order = sorted(routes)
+    first = turn % len(order) if order else 0
+    return order[first:] + order[:first]

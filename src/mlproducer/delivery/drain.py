@@ -5,8 +5,8 @@ committed in one transaction. Up to `LANES` batches overlap, so that the store w
 another; `core.pacing` bounds how much that is. A crash between any two steps leaves the rows leased; when the lease
 ends they are published again with the same task ids: at least once, never lost.
 
-The routes that have something due share each batch (`core.sharing`): a million rows of one do not keep the ten of
-another waiting.
+The routes that have something due share each batch, and take turns to be the first (`core.sharing`): a million rows of
+one do not keep the ten of another waiting.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Final, assert_never
 from msgspec import Struct
 
 from mlproducer.core.pacing import Pace
-from mlproducer.core.sharing import shares
+from mlproducer.core.sharing import in_order
 from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.copies import Copies
 from mlproducer.delivery.guard import Guard
@@ -197,8 +197,8 @@ class Drain:
         # Counted from before the store is asked, whose lease ends later than this then.
         until = self._clock.monotonic() + self._times.lease
         self._turn += 1
-        planned = shares(sorted(await self._spool.routes()), room, self._turn)
-        leases = await self._spool.lease(room, hold=self._times.lease, shares=planned) if planned else ()
+        due = in_order(await self._spool.routes(), self._turn)
+        leases = await self._spool.lease(room, hold=self._times.lease, shares=dict.fromkeys(due, room)) if due else ()
         if not leases:
             # Race: a row is put and told while we look. The look may have come before it, so one more is due.
             self.dry = not self._jobs and not self._wake.is_set()

@@ -28,6 +28,8 @@ SILENT: Final = 5.0
 """Seconds without an answer to a call after which the store is taken for one that hangs."""
 
 READS: Final = frozenset({"measure", "find", "routes", "waiting", "dead", "count_dead", "audits", "counts"})
+CLEARS: Final = READS - {"routes"}
+"""The reads that show that reading works. The drain asks for routes at each turn: that would hide that others fail."""
 PROVES: Final = frozenset({"put", "claim"})
 """What goes through only where a new task would. The other writes take out, and a full store does that still."""
 _NOT_CALLS: Final = frozenset({"open", "close", "watch"})
@@ -82,7 +84,7 @@ class SpoolWatch:
         self._say(call, str(error))
 
     def worked(self, call: str) -> None:
-        if call in READS and call != "routes":  # the drain asks it at each turn: it would hide that others fail
+        if call in CLEARS:
             self._read_error = ""
         elif call in PROVES:
             self._write_error = ""
