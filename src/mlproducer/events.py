@@ -32,6 +32,15 @@ class BreakerState(IntEnum):
     HALF_OPEN = 2
 
 
+class RouteState(IntEnum):
+    """The values of `ml_producer_route_state`. See `core.routes`."""
+
+    OPEN = 0
+    HELD = 1
+    PROBING = 2
+    FAILING = 3
+
+
 Part = Literal["connection", "settle", "link", "breaker", "drain", "health", "gauges", "analytics", "claims"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
@@ -139,6 +148,18 @@ class ReconnectScheduled(Struct, frozen=True, gc=False):
 
 class ReconnectsExhausted(Struct, frozen=True, gc=False):
     attempts: int
+
+
+class RouteChanged(Struct, frozen=True, gc=False):
+    """A route (its routing key) is held, fails past its patience, or is open again; its probes are not told.
+
+    `reason` is a label as in `TaskSpooled.cause`; `wait` is seconds until its first probe.
+    """
+
+    route: str
+    state: RouteState
+    reason: str = ""
+    wait: float = 0.0
 
 
 class BlockedChanged(Struct, frozen=True, gc=False):
@@ -279,6 +300,7 @@ Event = (
     | ConnectionFailed
     | ReconnectScheduled
     | ReconnectsExhausted
+    | RouteChanged
     | BlockedChanged
     | BreakerChanged
     | ConfirmsTimedOut

@@ -32,6 +32,8 @@ class NotSentCause(StrEnum):
     CHANNEL_REFUSED = "channel_refused"
     """The broker closed the channel because of this very message (403, 404, 406): a fault of message or route."""
     TOO_LARGE = "too_large"
+    ROUTE_HELD = "route_held"
+    """Its route takes nothing at present: see `core.routes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,9 @@ class Confirmed:
 class Nacked:
     """basic.nack: the broker or the queue would not take it (such as `x-overflow: reject-publish`)."""
 
+    held_for: float | None = None
+    """Seconds. Not None: the fault is its route's and not its own; the route is held for so long. Here and below."""
+
 
 @dataclass(frozen=True, slots=True)
 class Returned:
@@ -50,12 +55,14 @@ class Returned:
 
     code: int
     text: str
+    held_for: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Unsure:
     cause: UnsureCause
     text: str = ""
+    held_for: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,8 @@ class NotSent:
     cause: NotSentCause
     code: int | None = None
     text: str = ""
+    held_for: float | None = None
 
 
-Outcome = Confirmed | Nacked | Returned | Unsure | NotSent
+Failure = Nacked | Returned | Unsure | NotSent
+Outcome = Confirmed | Failure

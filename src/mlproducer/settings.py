@@ -125,6 +125,8 @@ class Settings(BaseSettings):
     ml_retry_first: Annotated[float, Field(gt=0)] = Field(1.0, validation_alias=_env("ML_RETRY_FIRST"))
     ml_retry_cap: Annotated[float, Field(gt=0)] = Field(10.0, validation_alias=_env("ML_RETRY_CAP"))
     ml_retry_jitter: Annotated[float, Field(ge=0, le=1)] = Field(0.3, validation_alias=_env("ML_RETRY_JITTER"))
+    ml_route_patience: Annotated[float, Field(ge=0)] = Field(300.0, validation_alias=_env("ML_ROUTE_PATIENCE"))
+    """Seconds for which a route may be broken before its tasks spend attempts; 0: each fault is its task's own."""
     ml_data_dir: Path = Field(default_factory=data_dir, validation_alias=_env("ML_DATA_DIR"))
     ml_spool_url: SecretStr = Field(SecretStr(""), validation_alias=_env("ML_SPOOL_URL"))
     """`sqlite:///path`, `postgresql://…`, `redis://…`, `memory://`; empty is `mlproducer.db` in `ML_DATA_DIR`.

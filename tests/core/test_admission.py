@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from depth import histories
-from mlproducer.core.admission import SpoolGate, Window, route
+from mlproducer.core.admission import Load, SpoolGate, Window, obstacle_to
 from mlproducer.core.breaker import Admission
 from mlproducer.outcome import NotSentCause
 
@@ -20,8 +20,13 @@ def way(
     in_flight: int = 0,
     in_flight_bytes: int = 0,
     size: int = 100,
+    route: Admission = Admission.PASS,
+    on_route: Load | None = None,
 ) -> NotSentCause | None:
-    return route(obstacle, admission, in_flight=in_flight, in_flight_bytes=in_flight_bytes, size=size, window=WINDOW)
+    all_in_flight = Load(in_flight, in_flight_bytes)
+    return obstacle_to(
+        obstacle, admission, route, size=size, window=WINDOW, all_in_flight=all_in_flight, on_route=on_route
+    )
 
 
 @pytest.mark.parametrize("admission", [Admission.PASS, Admission.PROBE])
@@ -43,6 +48,30 @@ def test_of_several_things_wrong_the_one_nearest_to_the_broker_is_the_cause(
     obstacle: NotSentCause | None, admission: Admission, in_flight: int, in_flight_bytes: int, cause: NotSentCause
 ) -> None:
     assert way(obstacle, admission, in_flight=in_flight, in_flight_bytes=in_flight_bytes) is cause
+
+
+def test_a_route_that_is_held_sends_its_own_into_the_spool() -> None:
+    assert way(route=Admission.REFUSED) is NotSentCause.ROUTE_HELD
+    assert way(None, Admission.REFUSED, route=Admission.REFUSED) is NotSentCause.BREAKER_OPEN
+    assert way(route=Admission.PROBE) is None
+
+
+def test_a_route_leaves_room_for_others_where_there_are_any() -> None:
+    """It may have twice what is free."""
+    assert way(in_flight=7, on_route=Load(5, 0)) is None
+    assert way(in_flight=7, on_route=Load(6, 0)) is NotSentCause.WINDOW_FULL
+    assert way(in_flight=8, on_route=Load(3, 0)) is None
+    assert way(in_flight=2, in_flight_bytes=890, size=100, on_route=Load(1, 220)) is NotSentCause.WINDOW_FULL
+    assert way(in_flight=2, in_flight_bytes=890, size=100, on_route=Load(1, 219)) is None
+    assert way(in_flight=9, on_route=Load(0, 0)) is None
+
+
+def test_a_load_counts_tasks_and_bytes() -> None:
+    load = Load()
+    for size in (3, 4):
+        load.add(size)
+    load.remove(3)
+    assert (load.tasks, load.bytes) == (1, 4)
 
 
 def test_a_task_larger_than_the_window_goes_when_nothing_else_is_in_flight() -> None:

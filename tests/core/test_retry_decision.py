@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from mlproducer.core.backoff import Backoff
 from mlproducer.core.retry import Dead, RetryPolicy, Settled, Wait, cause_of, decide
 from mlproducer.outcome import (
     Confirmed,
+    Failure,
     Nacked,
     NotSent,
     NotSentCause,
@@ -54,6 +57,27 @@ def test_an_outage_spends_no_attempt_and_the_task_is_due_at_once(outage: Outcome
     assert isinstance(decision, Wait)
     assert (decision.delay, decision.attempts, decision.cause) == (0.0, attempts, cause_of(outage))
     assert decision.text
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Nacked(),
+        Returned(312, "NO_ROUTE"),
+        NotSent(NotSentCause.CHANNEL_REFUSED, 404),
+        Unsure(UnsureCause.CONFIRM_TIMEOUT),
+        NotSent(NotSentCause.ROUTE_HELD),
+    ],
+    ids=cause_of,
+)
+@pytest.mark.parametrize("attempts", [0, 2, 99])
+def test_a_fault_of_the_route_spends_none_and_its_message_comes_after_those_that_were_not_tried(
+    fault: Failure, attempts: int
+) -> None:
+    decision = ask(replace(fault, held_for=7.0), attempts=attempts)
+    assert isinstance(decision, Wait)
+    tried = fault != NotSent(NotSentCause.ROUTE_HELD)
+    assert (decision.delay, decision.attempts, decision.cause) == (7.0 * tried, attempts, cause_of(fault))
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=cause_of)

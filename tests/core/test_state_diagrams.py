@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from mlproducer.core import breaker, lifecycle, supervisor
-from mlproducer.events import BreakerState
+from mlproducer.core import breaker, lifecycle, routes, supervisor
+from mlproducer.events import BreakerState, RouteState
 from mlproducer.task import TaskState
 
 PAGE = Path(__file__).parents[2] / "docs" / "implementation.md"
@@ -42,7 +42,12 @@ def breaker_diagram() -> str:
     return diagram(named(BreakerState.CLOSED), arrows)
 
 
-def named(state: BreakerState) -> str:
+def route_diagram() -> str:
+    arrows = [(named(before), named(after), signal.value) for (before, signal), after in routes.TABLE.items()]
+    return diagram(named(RouteState.OPEN), arrows)
+
+
+def named(state: BreakerState | RouteState) -> str:
     return state.name.lower()
 
 
@@ -65,6 +70,7 @@ def race_table() -> str:
 DRAWN = {
     "task": task_diagram,
     "breaker": breaker_diagram,
+    "route": route_diagram,
     "supervisor": supervisor_diagram,
     "races": race_table,
 }

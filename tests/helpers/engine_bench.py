@@ -25,7 +25,9 @@ FAST: dict[str, object] = {
     "ml_shutdown_timeout": 0.2,
     "ml_breaker_cooldown": 0.1,
     "ml_health_interval": 0.1,
+    "ml_route_patience": 0,
 }
+"""Without patience, as each fault is its task's own then. What is patient: test_routes."""
 
 
 def embed(n: object = 1, **fields: Any) -> Task:

@@ -1,7 +1,8 @@
 """Whether a new attempt may go to the broker, and whether a new task may go into the spool.
 
 The way to the broker is asked in the order of how much is wrong: no link, a link that is blocked, a breaker that is
-open, a window that is full. Whatever is wrong, the task is not refused: it takes the detour through the spool.
+open, a route that is held, a window that is full. Whatever is wrong, the task is not refused: it takes the detour
+through the spool.
 
 The spool's own gate has a high mark and a low one. Without the gap, a full spool that drains would admit and refuse one
 task at a time, and callers would meet a refusal at random; with it they meet a spool that is closed until it has room
@@ -13,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlproducer.core.breaker import Admission
+from mlproducer.core.sharing import within_share
 from mlproducer.outcome import NotSentCause
 
 
@@ -24,27 +26,53 @@ class Window:
     max_bytes: int
 
 
-def route(
-    obstacle: NotSentCause | None,
-    admission: Admission,
+@dataclass(eq=False, slots=True)
+class Load:
+    """What is in flight."""
+
+    tasks: int = 0
+    bytes: int = 0
+
+    def add(self, size: int) -> None:
+        self.tasks += 1
+        self.bytes += size
+
+    def remove(self, size: int) -> None:
+        self.tasks -= 1
+        self.bytes -= size
+
+
+def obstacle_to(
+    link: NotSentCause | None,
+    breaker: Admission,
+    route: Admission,
     *,
-    in_flight: int,
-    in_flight_bytes: int,
     size: int,
     window: Window,
+    all_in_flight: Load,
+    on_route: Load | None,
 ) -> NotSentCause | None:
     """Decide on one attempt of `size` bytes: None publishes it now, a cause sends it into the spool.
 
-    `obstacle` is what the link says: not connected, blocked, or None.
+    `link` is what the link says: not connected, blocked, or None. `on_route` is what its route has in flight; None if
+    there is no other route that it could crowd out.
     """
-    if obstacle is not None:
-        return obstacle
-    if admission is Admission.REFUSED:
+    if link is not None:
+        return link
+    if breaker is Admission.REFUSED:
         return NotSentCause.BREAKER_OPEN
+    if route is Admission.REFUSED:
+        return NotSentCause.ROUTE_HELD
+    free, free_bytes = window.max_tasks - all_in_flight.tasks, window.max_bytes - all_in_flight.bytes
     # One task larger than the whole window still goes when nothing else is in flight, or it would never go.
-    if in_flight >= window.max_tasks or (in_flight and in_flight_bytes + size > window.max_bytes):
+    if free <= 0 or (all_in_flight.tasks and size > free_bytes):
         return NotSentCause.WINDOW_FULL
-    return None
+    crowds = on_route is not None and on_route.tasks > 0 and not _has_room(on_route, free, free_bytes)
+    return NotSentCause.WINDOW_FULL if crowds else None
+
+
+def _has_room(on_route: Load, free: int, free_bytes: int) -> bool:
+    return within_share(on_route.tasks, free) and within_share(on_route.bytes, free_bytes)
 
 
 class SpoolGate:

@@ -5,6 +5,7 @@
 | Confirmed                                  | –                 | settled                                  |
 | Returned (unroutable)                      | yes               | wait, a queue may be on its way; then DLQ |
 | Nacked                                     | yes               | wait, then DLQ                           |
+| any that is the route's (`held_for`)       | no                | after others of the route, once it opens |
 | NotSent(channel_refused)                   | yes               | wait, then alone, then DLQ               |
 | NotSent(too_large)                         | yes               | wait, then DLQ                           |
 | Unsure(channel_refused)                    | no                | at once, alone, to find who is to blame  |
@@ -69,6 +70,7 @@ class _Failure(Struct, frozen=True, gc=False):
     """The message or its route caused it."""
     closed_its_channel: bool
     """It did (NotSent) or may have done (Unsure: one of several)."""
+    held_for: float | None
 
 
 def decide(
@@ -84,11 +86,13 @@ def decide(
     failure = _failure(outcome)
     if failure is None:
         return Settled()
-    spent = attempts + failure.at_fault
+    at_fault = failure.at_fault and failure.held_for is None
+    spent = attempts + at_fault
     if expires_at is not None and expires_at <= now:
         return Dead("expired", None, f"expired; its last attempt was {failure.cause}", spent)
-    delay = 0.0
-    if failure.at_fault:
+    # The row that met the fault comes after those that did not: another is the probe, which tells whose the fault was.
+    delay = 0.0 if failure.cause == NotSentCause.ROUTE_HELD else failure.held_for or 0.0
+    if at_fault:
         if spent >= policy.max_attempts:
             return Dead(failure.cause, failure.code, failure.text, spent)
         delay = policy.backoff.delay(spent, rand)
@@ -103,18 +107,18 @@ def cause_of(outcome: Outcome) -> str:
 
 def _failure(outcome: Outcome) -> _Failure | None:
     match outcome:
-        case NotSent(cause=not_sent, code=code, text=text):
+        case NotSent(cause=not_sent, code=code, text=text, held_for=held_for):
             at_fault, cause = not_sent in _AT_FAULT, str(not_sent)
             said = text or cause if at_fault else text
-            return _Failure(cause, said, code, at_fault, not_sent is NotSentCause.CHANNEL_REFUSED)
-        case Unsure(cause=unsure, text=text):
-            return _Failure(str(unsure), text, None, False, unsure is UnsureCause.CHANNEL_REFUSED)
-        case Nacked():
+            return _Failure(cause, said, code, at_fault, not_sent is NotSentCause.CHANNEL_REFUSED, held_for)
+        case Unsure(cause=unsure, text=text, held_for=held_for):
+            return _Failure(str(unsure), text, None, False, unsure is UnsureCause.CHANNEL_REFUSED, held_for)
+        case Nacked(held_for=held_for):
             text = "the broker refused it: the queue is full or could not take it (basic.nack)"
-            return _Failure("nacked", text, None, True, False)
-        case Returned(code=code, text=text):
+            return _Failure("nacked", text, None, True, False, held_for)
+        case Returned(code=code, text=text, held_for=held_for):
             text = f"no queue is bound for its routing key ({code} {text})"
-            return _Failure("returned", text, code, True, False)
+            return _Failure("returned", text, code, True, False, held_for)
         case Confirmed():
             return None
         case _:

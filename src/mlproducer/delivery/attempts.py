@@ -1,4 +1,4 @@
-"""One way to start an attempt, for new tasks and for the drain alike: route, publish, measure, judge."""
+"""One way to start an attempt, for new tasks and for the drain alike: ask for the way, publish, measure, judge."""
 
 from __future__ import annotations
 
@@ -6,29 +6,35 @@ from typing import Final
 
 from msgspec import Struct
 
-from mlproducer.core.admission import Window, route
+from mlproducer.core.admission import Load, Window, obstacle_to
 from mlproducer.core.breaker import Admission
+from mlproducer.core.routes import Route, Try
 from mlproducer.delivery.guard import Guard
-from mlproducer.events import AttemptSettled
+from mlproducer.delivery.route_watch import RouteWatch
+from mlproducer.events import AttemptSettled, RouteState
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
 from mlproducer.ports import Broker, Clock, Listener, Settle
 from mlproducer.task import Envelope
 
 _NOT_SENT: Final = {cause: NotSent(cause) for cause in NotSentCause}
+_OPEN: Final = RouteState.OPEN
 
 
 class Attempts:
-    """Starts attempts on the broker as far as link, breaker and window admit them."""
+    """Starts attempts on the broker as far as link, breaker, route and window admit them."""
 
-    def __init__(self, broker: Broker, guard: Guard, clock: Clock, tell: Listener, window: Window) -> None:
+    def __init__(
+        self, broker: Broker, guard: Guard, routes: RouteWatch, clock: Clock, tell: Listener, window: Window
+    ) -> None:
         self._broker = broker
         self._guard = guard
+        self._routes = routes
         self._monotonic = clock.monotonic
         self._tell = tell
         self._window = window
         # Counted here and not asked of the link: each attempt is settled exactly once, whatever became of its channel.
-        self._in_flight = 0
-        self._bytes = 0
+        self._load = Load()
+        self._begun = 0
 
     def start(
         self, envelope: Envelope, settle: Settle, *, deadline: float, alone: bool = False, attempt: int = 1
@@ -37,24 +43,30 @@ class Attempts:
 
         `attempt` counts from 1 the attempts spent before plus this one.
         """
-        size, obstacle = envelope.size, self._broker.obstacle
-        # With no link the breaker is not asked: it would be given back what it gave.
-        admission = Admission.PASS if self._guard.calm or obstacle is not None else self._guard.admit()
-        cause = route(
+        size, obstacle, load = envelope.size, self._broker.obstacle, self._load
+        route = self._routes.of(envelope.routing_key)
+        # With no link neither route nor breaker is asked: it would be given back what it gave.
+        way = Admission.PASS if route.state is _OPEN or obstacle is not None else self._routes.admit(route)
+        calm = self._guard.calm or obstacle is not None or way is Admission.REFUSED
+        admission = Admission.PASS if calm else self._guard.admit()
+        cause = obstacle_to(
             obstacle,
             admission,
-            in_flight=self._in_flight,
-            in_flight_bytes=self._bytes,
+            way,
             size=size,
             window=self._window,
+            all_in_flight=load,
+            on_route=None if self._routes.lonely else route.load,
         )
         if cause is not None:
             self._guard.release(admission)
-            settle(_NOT_SENT[cause])
+            self._routes.release(route, way)
+            settle(self._routes.held(route) if cause is NotSentCause.ROUTE_HELD else _NOT_SENT[cause])
             return
-        self._in_flight += 1
-        self._bytes += size
-        answer = _Attempt(self, envelope, size, settle, admission, self._monotonic(), attempt)
+        self._begun = turn = self._begun + 1
+        load.add(size)
+        route.load.add(size)
+        answer = _Attempt(self, envelope, size, settle, admission, route, way, turn, self._monotonic(), attempt)
         self._broker.publish(envelope, answer, deadline=deadline, alone=alone)
 
     def hopeless(self) -> NotSent | None:
@@ -64,17 +76,32 @@ class Attempts:
 
     def room(self) -> int:
         """How many more tasks the window takes."""
-        return max(0, self._window.max_tasks - self._in_flight)
+        return max(0, self._window.max_tasks - self._load.tasks)
 
     def settled(self, attempt: _Attempt, outcome: Outcome) -> None:
-        """The broker's answer: for the breaker, for who waits, for the metrics."""
-        self._in_flight -= 1
-        self._bytes -= attempt.size
-        if type(outcome) is not Confirmed or not self._guard.calm:
-            self._guard.judge(outcome, attempt.admission)
-        envelope, duration, number = attempt.envelope, self._monotonic() - attempt.started, attempt.number
+        """The broker's answer: for route and breaker, for who waits, for the metrics."""
+        envelope, size, route = attempt.envelope, attempt.size, attempt.route
+        self._load.remove(size)
+        route.load.remove(size)
+        if type(outcome) is Confirmed:
+            self._passed(attempt)
+        else:
+            outcome = self._failed(attempt, outcome)
+        duration, number = self._monotonic() - attempt.started, attempt.number
         attempt.settle(outcome)
         self._tell(AttemptSettled(envelope.task_id, envelope.task_type, outcome, duration, attempt.size, number))
+
+    def _passed(self, attempt: _Attempt) -> None:
+        attempt.route.passed = max(attempt.route.passed, attempt.turn)
+        if not self._routes.calm:
+            self._routes.confirmed(attempt.route, attempt.tried)
+        if not self._guard.calm:
+            self._guard.success()
+
+    def _failed(self, attempt: _Attempt, outcome: Outcome) -> Outcome:
+        others_pass = self._routes.passed > attempt.turn
+        self._guard.judge(outcome, attempt.admission, others_pass=others_pass)
+        return self._routes.judge(attempt.route, attempt.tried, outcome)
 
 
 class _Attempt(Struct, eq=False):
@@ -85,8 +112,16 @@ class _Attempt(Struct, eq=False):
     size: int
     settle: Settle
     admission: Admission
+    route: Route
+    way: Admission
+    turn: int
+    """Its number among all attempts of this process."""
     started: float
     number: int
 
     def __call__(self, outcome: Outcome) -> None:
         self.attempts.settled(self, outcome)
+
+    @property
+    def tried(self) -> Try:
+        return Try(self.envelope.task_id, self.turn, self.way is Admission.PROBE)

@@ -14,6 +14,7 @@ from mlproducer.delivery.health import HealthCheck
 from mlproducer.delivery.intake import Intake
 from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.pipeline import Pipeline
+from mlproducer.delivery.route_watch import RouteWatch
 from mlproducer.delivery.spool_watch import SpoolWatch
 from mlproducer.events import BreakerState
 from mlproducer.ports import Broker
@@ -38,6 +39,7 @@ class Checks:
         broker: Broker,
         link: LinkKeeper,
         guard: Guard,
+        routes: RouteWatch,
         watch: SpoolWatch,
         health: HealthCheck,
         gauges: Gauges,
@@ -49,6 +51,7 @@ class Checks:
         self._broker = broker
         self._link = link
         self._guard = guard
+        self._routes = routes
         self._watch = watch
         self._health = health
         self._gauges = gauges
@@ -64,6 +67,7 @@ class Checks:
             self._connection(),
             self._topology(),
             self._breaker(),
+            self._route(),
             self._spool(),
             self._spool_fill(),
             self._dead(),
@@ -110,6 +114,12 @@ class Checks:
         state = self._guard.state()
         status = _OK if state is BreakerState.CLOSED else _DEGRADED
         return Check("circuit_breaker", status, f"circuit breaker {state.name.lower().replace('_', '-')}")
+
+    def _route(self) -> Check:
+        held = self._routes.told()
+        if not held:
+            return Check("routes", _OK, "all routes are open")
+        return Check("routes", _DEGRADED, "; ".join(held))
 
     def _spool(self) -> Check:
         gauges = self._gauges

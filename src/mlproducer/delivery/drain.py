@@ -1,12 +1,14 @@
 """The drain: publish what is due from the spool, batch by batch, while the link is up.
 
-Each batch is leased, published through the same window, breaker and ledger as new tasks, and its verdicts are
+Each batch is leased, published through the same window, breaker, routes and ledger as new tasks, and its verdicts are
 committed in one transaction. Up to `LANES` batches overlap, so that the store works on one while the broker works on
 another; `core.pacing` bounds how much that is. A crash between any two steps leaves the rows leased; when the lease
 ends they are published again with the same task ids: at least once, never lost.
 
 The routes that have something due share each batch, and take turns to be the first (`core.sharing`): a million rows of
-one do not keep the ten of another waiting.
+one do not keep the ten of another waiting. A held route gives it nothing, or the one row that probes it, which
+goes in a batch of its own. A batch whose answers are not all in after `SLOW_AFTER` commits those that are and leaves
+its lane: a queue that confirms nothing keeps its own rows waiting, and no others.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ from typing import Final, assert_never
 from msgspec import Struct
 
 from mlproducer.core.pacing import Pace
-from mlproducer.core.sharing import in_order
 from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.copies import Copies
 from mlproducer.delivery.guard import Guard
+from mlproducer.delivery.route_watch import RouteWatch
 from mlproducer.delivery.traces import BatchTrace, Tracer
 from mlproducer.delivery.verdicts import NO_ATTEMPT, Verdicts
 from mlproducer.errors import SpoolUnavailable
@@ -37,6 +39,8 @@ Told = Callable[[SpoolRow, Verdict], None]
 
 LANES: Final = 3
 """Batches under way at once: one being leased, one at the broker, one being settled."""
+SLOW_AFTER: Final = 0.5
+"""Seconds that a batch waits for all of its answers before it goes on without those that are missing."""
 NO_ROOM_WAIT: Final = 0.05
 """Seconds until the next look when new tasks fill the window: nobody tells the drain when it has room again."""
 
@@ -59,14 +63,29 @@ class _Batch:
     """When the leases end, on the monotonic clock."""
     done: asyncio.Future[None]
     settlements: list[Settlement] = field(default_factory=list)
+    """What is in and not committed yet."""
+    missing: int = field(init=False)
     answered: bool = True
     """The broker gave each its answer: none met an outage or a full window."""
+    in_lane: bool = True
+
+    def __post_init__(self) -> None:
+        self.missing = len(self.leases)
 
     def settled(self, lease: Lease, verdict: Verdict) -> None:
         self.settlements.append((lease, verdict))
+        self.missing -= 1
         # `done` only if this drain was cancelled: the rows stay leased, and are published again after that.
-        if len(self.settlements) == len(self.leases) and not self.done.done():
+        if not self.missing and not self.done.done():
             self.done.set_result(None)
+
+    async def done_within(self, seconds: float) -> bool:
+        await asyncio.wait((self.done,), timeout=seconds)
+        return self.done.done()
+
+    def take(self) -> list[Settlement]:
+        taken, self.settlements = self.settlements, []
+        return taken
 
     def failed(self, error: Exception) -> None:
         self.answered = False
@@ -107,6 +126,7 @@ class Drain:
         spool: Spool,
         broker: Broker,
         guard: Guard,
+        routes: RouteWatch,
         attempts: Attempts,
         verdicts: Verdicts,
         copies: Copies,
@@ -120,6 +140,7 @@ class Drain:
         self._spool = spool
         self._broker = broker
         self._guard = guard
+        self._routes = routes
         self._attempts = attempts
         self._verdicts = verdicts
         self._copies = copies
@@ -133,10 +154,13 @@ class Drain:
         self._stopping = asyncio.Event()
         # What one of them raises leaves its rows leased: they are published again after that.
         self._jobs = Jobs(lambda error: tell(PartFailed("drain", error)))
-        self._turn = 0
+        self._in_lanes = 0
+        self._lane_left = asyncio.Event()
         self._sweep_at = 0.0
         self.dry = False
         """The last look found nothing due, none of ours was under way, and nothing was said to be due since."""
+        self.held = ""
+        """The last look found due rows of held routes only: which."""
         self._turned_at = clock.monotonic()
 
     @property
@@ -154,8 +178,9 @@ class Drain:
         self._wake.set()
 
     def connected(self) -> None:
-        """The link is up again: begin, slowly."""
+        """The link is up again: begin, slowly, and with a probe of each held route."""
         self._pace.restart()
+        self._routes.hurry()
         self._wake.set()
 
     def stop(self) -> None:
@@ -196,15 +221,26 @@ class Drain:
             return idle
         # Counted from before the store is asked, whose lease ends later than this then.
         until = self._clock.monotonic() + self._times.lease
-        self._turn += 1
-        due = in_order(await self._spool.routes(), self._turn)
-        leases = await self._spool.lease(room, hold=self._times.lease, shares=dict.fromkeys(due, room)) if due else ()
+        due = await self._spool.routes()
+        planned = self._routes.plan(due, room, self._attempts.room())
+        leases = await self._spool.lease(room, hold=self._times.lease, shares=planned) if planned else ()
         if not leases:
             # Race: a row is put and told while we look. The look may have come before it, so one more is due.
-            self.dry = not self._jobs and not self._wake.is_set()
-            return self._times.poll
-        await self._start(leases, until)
+            self.dry = not due and not self._jobs and not self._wake.is_set()
+            self.held = "" if planned or self._jobs else ", ".join(due)
+            return self._routes.wait(due) or self._times.poll
+        self.held = ""
+        for batch in self._batches(leases, until):
+            await self._start(batch)
         return 0.0
+
+    def _batches(self, leases: Sequence[Lease], until: float) -> list[_Batch]:
+        """One, and one for each probe: it may take as long as the broker is given for an answer."""
+        loop = asyncio.get_running_loop()
+        probes = [lease for lease in leases if self._routes.probes(lease.row.envelope.routing_key)]
+        others = [lease for lease in leases if lease not in probes] if probes else leases
+        parts = [[probe] for probe in probes] + ([others] if others else [])
+        return [_Batch(part, until, heard(loop.create_future())) for part in parts]
 
     def _room(self) -> tuple[int, float]:
         """How many rows may be leased now; if none, how long to sleep before the next look."""
@@ -224,33 +260,49 @@ class Drain:
             return 0, self._pace.wait(now) or NO_ROOM_WAIT
         return room, 0.0
 
-    async def _start(self, leases: Sequence[Lease], until: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._pace.started(len(leases))
-        batch = _Batch(leases, until, heard(loop.create_future()))
+    async def _start(self, batch: _Batch) -> None:
+        self._pace.started(len(batch.leases))
+        self._in_lanes += 1
         self._jobs.spawn(self._deliver(batch)).add_done_callback(partial(self._ended, batch))
-        if len(self._jobs) >= LANES:
-            await self._jobs.any_ended()
+        while self._in_lanes >= LANES:
+            self._lane_left.clear()
+            await self._lane_left.wait()
 
     def _ended(self, batch: _Batch, _job: object) -> None:
         # Here and not in the job: one that is cancelled before its first step would keep its room for ever.
         self._pace.ended(len(batch.leases), well=batch.answered and batch.done.done())
+        self._leave_lane(batch)
         self._wake.set()
+
+    def _leave_lane(self, batch: _Batch) -> None:
+        if batch.in_lane:
+            batch.in_lane = False
+            self._in_lanes -= 1
+            self._lane_left.set()
 
     async def _deliver(self, batch: _Batch) -> None:
         """Publish a batch and commit its verdicts."""
         trace = self._tracer.batch(batch.leases)
         try:
             await self._publish(batch, trace)
+            if not await batch.done_within(SLOW_AFTER):
+                await self._commit(batch)
+                self._leave_lane(batch)
             await batch.done
-            await self._copies.publish(batch.settlements, batch.until)
-            await self._settle(batch)
+            await self._commit(batch)
         finally:
             if trace is not None:
                 trace.end()
         if not batch.answered:
             # The rows are due at once; the reason why the broker was not asked is not gone at once.
             await asyncio.sleep(min(NO_ROOM_WAIT, self._times.poll))
+
+    async def _commit(self, batch: _Batch) -> None:
+        """What is in so far."""
+        settlements = batch.take()
+        if settlements:
+            await self._copies.publish(settlements, batch.until)
+            await self._settle(settlements, batch.until)
 
     async def _publish(self, batch: _Batch, trace: BatchTrace | None) -> None:
         deadline = self._clock.monotonic() + self._times.confirm
@@ -272,7 +324,7 @@ class Drain:
                 number = row.attempts + 1
                 self._attempts.start(row.envelope, settle, deadline=deadline, alone=row.alone, attempt=number)
 
-    async def _settle(self, batch: _Batch) -> None:
+    async def _settle(self, settlements: Sequence[Settlement], until: float) -> None:
         """Commit what the broker said. If the store is away, try until the leases end: then another publishes the rows
         again, and until then each further try may spare their workers a duplicate.
 
@@ -281,13 +333,13 @@ class Drain:
         """
         while True:
             try:
-                held = await self._spool.settle(batch.settlements)
+                held = await self._spool.settle(settlements)
                 break
             except SpoolUnavailable:
-                if self._clock.monotonic() + self._times.poll >= batch.until or self._stopping.is_set():
+                if self._clock.monotonic() + self._times.poll >= until or self._stopping.is_set():
                     return
                 await asyncio.sleep(self._times.poll)
-        for (lease, verdict), was_ours in zip(batch.settlements, held, strict=True):
+        for (lease, verdict), was_ours in zip(settlements, held, strict=True):
             if was_ours:
                 self._verdict_told(lease.row, verdict)
                 self._say(lease.row, verdict)
@@ -301,12 +353,11 @@ class Drain:
         leases = await self._spool.lease(1_000, hold=self._times.lease, expired=True)
         if not leases:
             return False
-        batch = _Batch(leases, now + self._times.lease, asyncio.get_running_loop().create_future())
-        for lease in leases:
-            batch.settled(lease, self._verdicts.expired(lease.row))
-        await self._copies.publish(batch.settlements, batch.until)
-        await self._settle(batch)
-        if not all(isinstance(verdict, Bury) for _, verdict in batch.settlements):
+        until = now + self._times.lease
+        settlements: list[Settlement] = [(lease, self._verdicts.expired(lease.row)) for lease in leases]
+        await self._copies.publish(settlements, until)
+        await self._settle(settlements, until)
+        if not all(isinstance(verdict, Bury) for _, verdict in settlements):
             return False  # what is put off would be found again at once
         self._sweep_at = now
         return True

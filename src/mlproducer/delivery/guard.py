@@ -53,11 +53,15 @@ class Guard:
         self._announce(changes)
         return admission
 
-    def judge(self, outcome: Outcome, admission: Admission) -> None:
-        """Feed the breaker with what an admitted attempt came to."""
+    def judge(self, outcome: Outcome, admission: Admission, *, others_pass: bool = False) -> None:
+        """Feed the breaker with what an admitted attempt came to. `others_pass`: an attempt that began later was
+        confirmed, on whatever route.
+        """
         match outcome:
             case Confirmed() | Nacked() | Returned():
                 self.success()
+            case Unsure(cause=UnsureCause.CONFIRM_TIMEOUT) if others_pass:
+                self.release(admission)  # its route is to blame, which the breaker does not judge
             case Unsure(cause=cause):
                 self._judge_unsure(cause, admission)
             case NotSent(cause=NotSentCause.CHANNEL_REFUSED | NotSentCause.TOO_LARGE):

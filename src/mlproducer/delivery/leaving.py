@@ -5,6 +5,7 @@ producer that may never come. So the drain goes on for as long as it may get som
 
     nothing of ours is due any more            done; a task with an eta of next week is not waited for
     the drain looked and found nothing due     done; another process of the same spool has the rest
+    what is due is of held routes              they are tried once a wait, and nobody knows when they are well
     no link that promises to come, the broker  it cannot get anywhere. A link that was just lost has one attempt; a
     blocks, the breaker is open                broker that is known to be away is not waited for
     the time is over                           ML_SHUTDOWN_TIMEOUT
@@ -65,7 +66,7 @@ class Leaving:
             left = end - self._clock.monotonic()
             if self._drain.dry and (ours or not self._due(within=left)):
                 return True
-            if self.obstacle() or left <= 0:
+            if self.obstacle() or (ours and self._drain.held) or left <= 0:
                 return False
             await asyncio.sleep(LOOK_EVERY)
         return True
@@ -91,7 +92,8 @@ class Leaving:
         left = min(spooled, await self._waiting(spooled))
         if left:
             due = self._due()
-            reason = obstacle or ("the time was over (ML_SHUTDOWN_TIMEOUT)" if due else "they are not due yet")
+            held = self._drain.held and f"nothing is taken at present by {self._drain.held} (ML_ROUTE_PATIENCE)"
+            reason = obstacle or held or ("the time was over (ML_SHUTDOWN_TIMEOUT)" if due else "they are not due yet")
             self._tell(TasksLeft(left, reason, self._durable))
 
     async def _waiting(self, unknown: int) -> int:

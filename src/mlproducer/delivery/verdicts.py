@@ -18,6 +18,7 @@ NO_ATTEMPT: Final = frozenset(
         NotSentCause.BLOCKED,
         NotSentCause.WINDOW_FULL,
         NotSentCause.DEADLINE,
+        NotSentCause.ROUTE_HELD,
     }
 )
 """Nothing was written to the broker, so there is nothing for the history: an outage of an hour would fill it."""

@@ -120,6 +120,15 @@ def _link_alerts(lasts: Durations) -> list[Alert]:
             "RabbitMQ has a memory or disk alarm and takes nothing from {{ $labels.instance }}.",
         ),
         Alert(
+            "MLProducerRouteHeld",
+            "max by (instance, routing_key) (ml_producer_route_state) > 0",
+            120,
+            "critical",
+            "A queue takes nothing",
+            "For 2 minutes nothing was taken on the route {{ $labels.routing_key }} of {{ $labels.instance }}. Its tasks "
+            "wait in the spool, the others go on; past ML_ROUTE_PATIENCE they spend their attempts.",
+        ),
+        Alert(
             "MLProducerConfirmTimeouts",
             f"increase(ml_producer_confirm_timeouts_total[{lasts(300)}]) > 0",
             0,

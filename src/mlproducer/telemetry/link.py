@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from mlproducer.events import (
@@ -21,6 +21,7 @@ from mlproducer.events import (
     QueueMeasured,
     ReconnectScheduled,
     ReconnectsExhausted,
+    RouteChanged,
     SpoolChanged,
     SpoolFailed,
     SpoolMeasured,
@@ -113,7 +114,7 @@ class LinkMetrics:
 class StoreMetrics:
     """The spool, the dead letter queue, and the broker's queues."""
 
-    def __init__(self, queues: Iterable[str], board: Board) -> None:
+    def __init__(self, queues: Sequence[str], board: Board) -> None:
         self._tasks = board.gauge("retry_queue_size", "Tasks that wait in the spool.")
         self._bytes = board.gauge("retry_queue_bytes", "Bytes of the tasks that wait in the spool.")
         self._oldest = board.gauge(
@@ -136,6 +137,13 @@ class StoreMetrics:
             "queue_depth", "Ready messages of a broker queue.", merge="max", queue_name=(*queues, OTHER)
         )
         self._depth = {queue: number for (queue,), number in depth.items()}
+        routes = board.gauges(
+            "route_state",
+            "0 open, 1 held (2 while probed), 3 failing past its patience.",
+            merge="max",
+            routing_key=(*queues, OTHER),
+        )
+        self._routes = {key: number for (key,), number in routes.items()}
 
     def spool(self, event: SpoolMeasured) -> None:
         self._tasks.set(event.tasks)
@@ -155,6 +163,9 @@ class StoreMetrics:
 
     def spool_changed(self, event: SpoolChanged) -> None:
         self._unavailable.set(not event.available)
+
+    def route(self, event: RouteChanged) -> None:
+        self._routes.get(event.route, self._routes[OTHER]).set(event.state)
 
     def queue(self, event: QueueMeasured) -> None:
         self._depth.get(event.queue, self._depth[OTHER]).set(event.depth)

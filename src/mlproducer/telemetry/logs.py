@@ -41,6 +41,8 @@ from mlproducer.events import (
     QueueMeasured,
     ReconnectScheduled,
     ReconnectsExhausted,
+    RouteChanged,
+    RouteState,
     SpoolChanged,
     SpoolFailed,
     SpoolMeasured,
@@ -105,6 +107,7 @@ class LogListener:
             ReconnectsExhausted: self._exhausted,
             BlockedChanged: self._blocked,
             BreakerChanged: self._breaker,
+            RouteChanged: self._route,
             ConfirmsTimedOut: self._timed_out,
             HealthChecked: self._health,
             SpoolFailed: lambda e: self._log.error("the spool failed; it is tried again", text=e.text),
@@ -208,6 +211,17 @@ class LogListener:
     def _breaker(self, event: BreakerChanged) -> None:
         line = self._log.warning if event.state is BreakerState.OPEN else self._log.info
         line(f"circuit breaker {event.state.name.lower().replace('_', '-')}", failures=event.failures)
+
+    def _route(self, event: RouteChanged) -> None:
+        match event.state:
+            case RouteState.OPEN:
+                self._log.info("route open again", route=event.route)
+            case RouteState.FAILING:
+                text = "route has failed for longer than ML_ROUTE_PATIENCE; its tasks spend attempts"
+                self._log.error(text, route=event.route, reason=event.reason)
+            case _:
+                text = "route held: it takes nothing; its tasks wait in the spool, the others go on"
+                self._log.warning(text, route=event.route, reason=event.reason, probe_in=round(event.wait, 3))
 
     def _timed_out(self, event: ConfirmsTimedOut) -> None:
         self._log.warning("confirms timed out; the tasks are unsure (ML_CONFIRM_TIMEOUT)", count=event.count)

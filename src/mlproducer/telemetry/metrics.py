@@ -33,6 +33,7 @@ from mlproducer.events import (
     QueueMeasured,
     ReconnectScheduled,
     ReconnectsExhausted,
+    RouteChanged,
     SpoolChanged,
     SpoolFailed,
     SpoolMeasured,
@@ -242,6 +243,7 @@ def _handlers(
         SpoolChanged: store.spool_changed,
         ClockJumped: store.clock_jumped,
         QueueMeasured: store.queue,
+        RouteChanged: store.route,
         CallbackFailed: around.callback_failed,
         CallbackSlow: around.callback_slow,
     }

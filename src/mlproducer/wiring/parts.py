@@ -20,6 +20,7 @@ from mlproducer.core.backoff import Backoff
 from mlproducer.core.breaker import Breaker
 from mlproducer.core.pacing import Pace
 from mlproducer.core.retry import RetryPolicy
+from mlproducer.core.routes import Routes
 from mlproducer.core.supervisor import Supervisor
 from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.callbacks import Callbacks
@@ -36,6 +37,7 @@ from mlproducer.delivery.link import LinkKeeper, Opening
 from mlproducer.delivery.operations import LastConfirm, Operations
 from mlproducer.delivery.pipeline import Pipeline
 from mlproducer.delivery.receipts import ReceiptBook
+from mlproducer.delivery.route_watch import RouteWatch
 from mlproducer.delivery.spool_time import SpoolTime
 from mlproducer.delivery.spool_watch import SpoolWatch
 from mlproducer.delivery.verdicts import Verdicts
@@ -164,15 +166,16 @@ def _inner(out: _Outside, last_confirm: LastConfirm) -> _Inner:
         Breaker(settings.ml_breaker_failures, settings.ml_breaker_cooldown), clock, tell, out.knot.half_opened
     )
     window = Window(settings.ml_max_in_flight, settings.ml_max_in_flight_bytes)
-    attempts = Attempts(broker, guard, clock, tell, window)
+    retry = Backoff(settings.ml_retry_first, settings.ml_retry_cap, settings.ml_retry_jitter)
+    routes = RouteWatch(Routes(retry, settings.ml_route_patience), clock, tell)
+    attempts = Attempts(broker, guard, routes, clock, tell, window)
     reconnect = Backoff(settings.ml_reconnect_first, settings.ml_reconnect_cap, settings.ml_reconnect_jitter)
     supervisor = Supervisor(reconnect, settings.ml_reconnect_attempts, len(settings.broker_nodes))
     link = LinkKeeper(broker, supervisor, guard, clock, tell, out.knot.connected)
     health = HealthCheck(broker, link, clock, tell, settings.ml_health_interval)
     gauges = Gauges(broker, out.spool, link, guard, clock, tell)
-    retry = Backoff(settings.ml_retry_first, settings.ml_retry_cap, settings.ml_retry_jitter)
     verdicts = Verdicts(RetryPolicy(settings.ml_retry_attempts, retry), clock, settings.ml_receipt_retention)
-    drain = _drain(out, guard, attempts, verdicts)
+    drain = _drain(out, guard, routes, attempts, verdicts)
     intake = _intake(out, gauges)
     book = ReceiptBook(settings.ml_receipts_kept)
     pipeline = _pipeline(out, attempts, verdicts, intake, book, drain, link.opening)
@@ -180,6 +183,7 @@ def _inner(out: _Outside, last_confirm: LastConfirm) -> _Inner:
         broker=broker,
         link=link,
         guard=guard,
+        routes=routes,
         watch=out.watch,
         health=health,
         gauges=gauges,
@@ -218,7 +222,7 @@ def _inner(out: _Outside, last_confirm: LastConfirm) -> _Inner:
     return _Inner(guard, link, pipeline, drain, health, gauges, operations, leaving)
 
 
-def _drain(out: _Outside, guard: Guard, attempts: Attempts, verdicts: Verdicts) -> Drain:
+def _drain(out: _Outside, guard: Guard, routes: RouteWatch, attempts: Attempts, verdicts: Verdicts) -> Drain:
     settings = out.settings
     copies = Copies(
         out.broker,
@@ -237,6 +241,7 @@ def _drain(out: _Outside, guard: Guard, attempts: Attempts, verdicts: Verdicts) 
         spool=out.spool,
         broker=out.broker,
         guard=guard,
+        routes=routes,
         attempts=attempts,
         verdicts=verdicts,
         copies=copies,

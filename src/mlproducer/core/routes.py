@@ -1,0 +1,253 @@
+"""The health of routes: a queue that fails holds up its own tasks, and nobody else's.
+
+A route is an exchange and a routing key. An attempt on it passes (it is confirmed), meets a fault (nacked, returned,
+refused with 403 or 404, not confirmed in time), or tells nothing of the route (the connection was lost). Whose a fault
+is, is seen from the neighbours:
+
+    a neighbour that began later passed before       the message's own: the queue takes messages in order, so it took
+                                                     what came after this one, and not this one
+    it was *convicted*: see below                    the message's own
+    else, as far as anybody knows                    the route's: nothing is spent, and the route is held
+
+    state     a pass    a fault of the route                  admit
+    OPEN      –         → HELD                                PASS
+    HELD      → OPEN    stays: it began before the hold       REFUSED; once the wait is over PROBE, → PROBING
+    PROBING   → OPEN    the probe's: → HELD, for longer;      REFUSED
+                        past the patience: → FAILING
+    FAILING   → OPEN    counts as the message's own           PASS
+
+A held route's tasks wait in the spool. One probe at a time goes, after a wait that grows with each that fails; a probe
+that was not answered (the link was lost) gives its permit back. A pass counts only if its attempt began after the last
+fault: what was taken before that says nothing about now.
+
+**Conviction.** A bad message on a quiet route has no neighbours in flight, so its first fault holds the route. If then
+the very first probe, another message, passes, and nothing else failed meanwhile, that message is to blame: its next
+fault is its own, and holds up nobody. Were it the route's, a wait later the probe would have failed as well, or other
+messages with it: then nobody is convicted. A confirm clears its name.
+
+**Patience.** A route that has been broken for longer begins to spend attempts, so that what goes to a queue that never
+was ends as dead letters with the reason. A patience of 0 holds nothing: each fault is the message's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Final, assert_never
+
+from mlproducer.core.admission import Load
+from mlproducer.core.backoff import Backoff
+from mlproducer.core.breaker import Admission
+from mlproducer.core.retry import cause_of
+from mlproducer.events import RouteChanged, RouteState
+from mlproducer.outcome import Failure, Nacked, NotSent, NotSentCause, Returned, Unsure, UnsureCause
+
+Changes = tuple[RouteChanged, ...]
+
+MOST_CONVICTED: Final = 10_000
+"""Ids that are remembered; the oldest are forgotten first, which costs each a held route once more."""
+MOST_ROUTES: Final = 10_000
+"""Routes that are remembered; beyond it, calm ones with nothing in flight are forgotten."""
+_PRECONDITION_FAILED: Final = 406
+"""AMQP 0-9-1's code for a message that the exchange or the broker would not take as it is, such as a too large one."""
+
+
+class Signal(StrEnum):
+    """What the table is asked with."""
+
+    PASSED = "pass"
+    FAULT = "fault"
+    ADMITTED = "probe admitted"
+    UNANSWERED = "probe not answered"
+    WORN_OUT = "fault past the patience"
+
+
+_S = RouteState
+
+TABLE: Final[dict[tuple[RouteState, Signal], RouteState]] = {
+    (_S.OPEN, Signal.PASSED): _S.OPEN,
+    (_S.OPEN, Signal.FAULT): _S.HELD,
+    (_S.HELD, Signal.PASSED): _S.OPEN,
+    (_S.HELD, Signal.FAULT): _S.HELD,
+    (_S.HELD, Signal.ADMITTED): _S.PROBING,
+    (_S.PROBING, Signal.PASSED): _S.OPEN,
+    (_S.PROBING, Signal.FAULT): _S.HELD,
+    (_S.PROBING, Signal.UNANSWERED): _S.HELD,
+    (_S.PROBING, Signal.WORN_OUT): _S.FAILING,
+    (_S.FAILING, Signal.PASSED): _S.OPEN,
+    (_S.FAILING, Signal.FAULT): _S.FAILING,
+}
+
+
+@dataclass(eq=False, slots=True)
+class Route:
+    """One route. The shell counts what is in flight on it."""
+
+    key: str
+    load: Load = field(default_factory=Load)
+    state: RouteState = RouteState.OPEN
+    passed: int = 0
+    """The highest number of an attempt that was confirmed."""
+    fault: int = 0
+    """The highest number of an attempt that met a fault of the route, since it is held."""
+    failures: int = 0
+    """1 for the fault that held it, and one more for each probe that failed."""
+    broken_at: float = 0.0
+    until: float = 0.0
+    """When the next probe may go."""
+    suspect: str = ""
+    """The only message that failed since the route is held."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """An attempt that was admitted on a route. Attempts are numbered in the order of their begin, from 1."""
+
+    task_id: str
+    number: int
+    probe: bool = False
+
+
+@dataclass(slots=True)
+class Routes:
+    """`patience` in seconds. `now` is on one clock that never goes back; `rand` is in [0, 1)."""
+
+    backoff: Backoff
+    patience: float
+    _routes: dict[str, Route] = field(default_factory=dict)
+    _closed: dict[str, Route] = field(default_factory=dict)
+    _convicted: dict[str, None] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+    def of(self, key: str) -> Route:
+        found = self._routes.get(key)
+        if found is None:
+            if len(self._routes) >= MOST_ROUTES:
+                self._routes = {each.key: each for each in self._routes.values() if not _is_calm(each)}
+            found = self._routes[key] = Route(key)
+        return found
+
+    @property
+    def is_calm(self) -> bool:
+        """All are open and nobody is convicted: a confirm changes nothing but `Route.passed`."""
+        return not self._convicted and not self._closed
+
+    @property
+    def passed(self) -> int:
+        """The highest number of an attempt that was confirmed on any route."""
+        return max((route.passed for route in self._routes.values()), default=0)
+
+    def closed(self) -> list[Route]:
+        """Those that are not open."""
+        return list(self._closed.values())
+
+    def ready(self, key: str, now: float) -> Admission:
+        """What `admit` would say. Changes nothing."""
+        route = self._routes.get(key)
+        if route is None or route.state in {RouteState.OPEN, RouteState.FAILING}:
+            return Admission.PASS
+        due = route.state is RouteState.HELD and now >= route.until
+        return Admission.PROBE if due else Admission.REFUSED
+
+    def admit(self, route: Route, now: float) -> Admission:
+        """May an attempt go on this route? A PROBE must end in `confirmed`, `failed` or `unanswered`."""
+        admission = self.ready(route.key, now)
+        if admission is Admission.PROBE:
+            route.state = TABLE[route.state, Signal.ADMITTED]
+        return admission
+
+    def confirmed(self, route: Route, tried: Try, now: float) -> Changes:
+        """The attempt passed. While `is_calm`, the shell may note `Route.passed` by itself."""
+        route.passed = max(route.passed, tried.number)
+        self._convicted.pop(tried.task_id, None)
+        if route.state is RouteState.OPEN or tried.number <= route.fault:
+            return ()
+        if route.failures == 1 and route.suspect not in {"", tried.task_id}:
+            self._convict(route.suspect)
+        if route.reason == UnsureCause.CONFIRM_TIMEOUT:
+            self._hurry_hung(now)
+        route.failures, route.fault, route.suspect, route.reason = 0, 0, "", ""
+        route.state = TABLE[route.state, Signal.PASSED]
+        del self._closed[route.key]
+        return (RouteChanged(route.key, route.state),)
+
+    def failed(self, route: Route, tried: Try, outcome: Failure, now: float, rand: float) -> tuple[Failure, Changes]:
+        """The attempt came to something else: the outcome as it is, or with `held_for` if the fault is the route's."""
+        if not _tells_of_route(outcome):
+            if tried.probe:
+                self.unanswered(route, now)
+            return outcome, ()
+        if self._is_own(route, tried):
+            if route.state is RouteState.FAILING:
+                route.fault = max(route.fault, tried.number)
+            if type(outcome) is not Unsure:
+                self._convict(tried.task_id)
+            return outcome, ()
+        return self._held(route, tried, outcome, now, rand)
+
+    def unanswered(self, route: Route, now: float) -> None:
+        """The probe was never sent, or nobody will know what became of it: another may go at once."""
+        if route.state is RouteState.PROBING:
+            route.state = TABLE[route.state, Signal.UNANSWERED]
+            route.until, route.suspect = now, ""
+
+    def hurry(self, now: float) -> None:
+        """The broker is back: whatever the routes wait for may be over."""
+        for route in self.closed():
+            if route.state is RouteState.HELD:
+                route.until, route.suspect = min(route.until, now), ""
+
+    def _hurry_hung(self, now: float) -> None:
+        """A broker that hung held all of its routes. One of them passes, so the others may."""
+        for route in self.closed():
+            if route.reason == UnsureCause.CONFIRM_TIMEOUT:
+                route.until = min(route.until, now)
+
+    def _is_own(self, route: Route, tried: Try) -> bool:
+        if not self.patience or route.state is RouteState.FAILING or route.passed > tried.number:
+            return True
+        return route.state is RouteState.OPEN and tried.task_id in self._convicted
+
+    def _held(self, route: Route, tried: Try, outcome: Failure, now: float, rand: float) -> tuple[Failure, Changes]:
+        before = route.state
+        if before is RouteState.OPEN:
+            self._closed[route.key] = route
+            route.broken_at, route.suspect = now, "" if type(outcome) is Unsure else tried.task_id
+        elif route.suspect != tried.task_id:
+            route.suspect = ""
+        route.fault = max(route.fault, tried.number)
+        if before is RouteState.OPEN or tried.probe:
+            worn_out = before is RouteState.PROBING and now - route.broken_at >= self.patience
+            route.state = TABLE[before, Signal.WORN_OUT if worn_out else Signal.FAULT]
+            route.failures += 1
+            route.until = now + self.backoff.delay(route.failures, rand)
+            route.reason = cause_of(outcome)
+            if worn_out:
+                return outcome, (RouteChanged(route.key, route.state, route.reason),)
+        wait = max(route.until - now, self.backoff.first)
+        changes = (RouteChanged(route.key, route.state, route.reason, wait),) if before is RouteState.OPEN else ()
+        return replace(outcome, held_for=wait), changes
+
+    def _convict(self, task_id: str) -> None:
+        self._convicted[task_id] = None
+        if len(self._convicted) > MOST_CONVICTED:
+            del self._convicted[next(iter(self._convicted))]
+
+
+def _is_calm(route: Route) -> bool:
+    return route.state is RouteState.OPEN and not route.load.tasks
+
+
+def _tells_of_route(outcome: Failure) -> bool:
+    match outcome:
+        case Nacked() | Returned():
+            return True
+        case Unsure(cause=cause):
+            return cause is UnsureCause.CONFIRM_TIMEOUT
+        case NotSent(cause=cause, code=code):
+            return cause is NotSentCause.CHANNEL_REFUSED and code != _PRECONDITION_FAILED
+        case _:
+            assert_never(outcome)

@@ -1,0 +1,203 @@
+"""A route that fails holds up its own tasks and nobody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import Any
+
+import pytest
+
+from engine_bench import Bench, bench, embed, until
+from mlproducer import Task
+from mlproducer.events import RouteChanged, RouteState, TaskConfirmed, TaskDeadLettered
+from mlproducer.outcome import Confirmed, Failure, Nacked, NotSent, NotSentCause, Outcome, Returned, Unsure, UnsureCause
+from mlproducer.ports import Settle
+from mlproducer.status import CheckStatus
+from mlproducer.task import Envelope, TaskState
+
+EMBED, SUMMARIZE = "ml.embed", "ml.summarize"
+LATE = Unsure(UnsureCause.CONFIRM_TIMEOUT)
+OF_A_ROUTE: list[Failure] = [Nacked(), Returned(312, "NO_ROUTE"), NotSent(NotSentCause.CHANNEL_REFUSED, 404), LATE]
+PATIENT: dict[str, Any] = {"ml_route_patience": 300, "ml_breaker_failures": 1_000}
+
+
+def summary(n: object = 1, **fields: Any) -> Task:
+    return Task(task_type="summarize_llm", payload={"share_id": f"s{n}", "content": f"text {n}"}, **fields)
+
+
+class Weather:
+    """What the broker does with a message of each queue; none: it is confirmed. SILENT ones are kept unanswered."""
+
+    SILENT = "silent"
+
+    def __init__(self, b: Bench) -> None:
+        self._publish = b.broker.publish
+        self._broker = b.broker
+        self.of: dict[str, Failure | str] = {}
+        self.kept: list[Settle] = []
+        self.sent: dict[str, int] = defaultdict(int)
+        b.broker.publish = self.publish  # type: ignore[method-assign]  # the script of a queue
+
+    def publish(self, envelope: Envelope, settle: Settle, *, deadline: float, alone: bool = False) -> None:
+        self.sent[envelope.routing_key] += 1
+        weather = self.of.get(envelope.routing_key)
+        if weather is None:
+            self._publish(envelope, settle, deadline=deadline, alone=alone)
+        elif isinstance(weather, str):
+            self.kept.append(settle)
+        else:
+            asyncio.get_running_loop().call_soon(settle, weather)
+
+    def answer(self, outcome: Outcome) -> None:
+        kept, self.kept = self.kept, []
+        for settle in kept:
+            settle(outcome)
+
+
+def states(b: Bench) -> list[tuple[str, RouteState]]:
+    return [(event.route, event.state) for event in b.told(RouteChanged)]
+
+
+@pytest.mark.parametrize("fault", OF_A_ROUTE, ids=lambda fault: type(fault).__name__)
+async def test_a_route_that_fails_is_held_spends_no_attempt_and_others_are_confirmed(fault: Failure) -> None:
+    b = bench(**PATIENT)
+    weather = Weather(b)
+    weather.of[EMBED] = fault
+    async with asyncio.timeout(30), b.producer as p:
+        await p.connected(5)
+        first = [await p.publish(embed(n)) for n in range(50)]
+        assert {receipt.state for receipt in first} == {TaskState.SPOOLED}
+        assert {(await p.publish(summary(n))).state for n in range(20)} == {TaskState.CONFIRMED}
+        await until(lambda: weather.sent[EMBED] >= 6)  # the first, and five probes
+        assert weather.sent[EMBED] < 50
+        health = {check.name: check for check in p.health().checks}
+        assert health["routes"].status is CheckStatus.DEGRADED
+        assert EMBED in health["routes"].detail
+        weather.of.clear()
+        assert await p.drained(10)
+        assert {(await p.receipt(receipt.task_id)).attempts for receipt in first} == {0}
+        assert {check.status for check in p.health().checks if check.name == "routes"} == {CheckStatus.OK}
+        places = await b.places()
+        assert not places["spool"]
+        assert not places["dead"]
+        assert len(places["broker"]) == 70
+    assert states(b) == [(EMBED, RouteState.HELD), (EMBED, RouteState.OPEN)]
+
+
+async def test_what_waits_for_a_held_route_keeps_no_other_from_being_drained() -> None:
+    b = bench(**PATIENT)
+    weather = Weather(b)
+    weather.of[EMBED] = Nacked()
+    b.broker.down = True
+    async with asyncio.timeout(30), b.producer as p:
+        await p.connected(5)
+        for n in range(300):
+            await p.publish(embed(n))
+        for n in range(20):
+            await p.publish(summary(n))
+        b.broker.down = False
+        p.reconnect()
+        await until(lambda: len(b.broker.queues.get(SUMMARIZE, ())) == 20)
+        assert len(await p.waiting(limit=1_000)) == 300
+        assert await b.places() == {**(await b.places()), "dead": []}
+        weather.of.clear()
+        assert await p.drained(20)
+
+
+async def test_a_queue_that_answers_nothing_keeps_its_own_rows_and_no_batch() -> None:
+    """Its row was leased together with others: they are settled without it."""
+    b = bench(**PATIENT)
+    weather = Weather(b)
+    weather.of[EMBED] = Weather.SILENT
+    b.broker.down = True
+    async with asyncio.timeout(30), b.producer as p:
+        await p.connected(5)
+        for n in range(10):
+            await p.publish(embed(n))
+            await p.publish(summary(n))
+        b.broker.down = False
+        p.reconnect()
+        await until(lambda: len(b.told(TaskConfirmed)) == 10)
+        assert len(weather.kept) == 10
+        weather.of.clear()
+        weather.answer(Confirmed())
+        assert await p.drained(10)
+
+
+async def test_a_message_that_fails_while_its_neighbours_pass_goes_to_the_dead_letters_alone() -> None:
+    b = bench(**PATIENT)
+    publish = b.broker.publish
+
+    def strict(envelope: Envelope, settle: Settle, *, deadline: float, alone: bool = False) -> None:
+        if envelope.task_id == "bad":
+            asyncio.get_running_loop().call_soon(settle, Nacked())
+        else:
+            publish(envelope, settle, deadline=deadline, alone=alone)
+
+    b.broker.publish = strict  # type: ignore[method-assign]  # one message that the queue never takes
+    async with asyncio.timeout(30), b.producer as p:
+        await p.connected(5)
+        await p.publish(embed(id="bad"))
+        good: list[object] = []
+        while not b.told(TaskDeadLettered):
+            good.append(await p.publish(embed(len(good))))
+            await asyncio.sleep(0.02)
+        letter = await p.dead_letter("bad")
+        assert (letter.reason, letter.attempts) == ("nacked", 3)
+        assert await p.drained(10)
+        assert len(b.broker.queues[EMBED]) == len(good)
+    assert states(b) == [(EMBED, RouteState.HELD), (EMBED, RouteState.OPEN)]
+
+
+async def test_a_queue_that_never_was_ends_in_the_dead_letters_after_the_patience() -> None:
+    b = bench(**{**PATIENT, "ml_route_patience": 0.3})
+    weather = Weather(b)
+    weather.of[EMBED] = Returned(312, "NO_ROUTE")
+    async with asyncio.timeout(30), b.producer as p:
+        await p.connected(5)
+        for n in range(20):
+            await p.publish(embed(n))
+        await until(lambda: len(b.told(TaskDeadLettered)) == 20)
+        assert {letter.reason for letter in await p.dead_letters()} == {"returned"}
+        assert "longer than ML_ROUTE_PATIENCE" in str(p.health().as_dict())
+    assert states(b) == [(EMBED, RouteState.HELD), (EMBED, RouteState.FAILING)]
+
+
+async def test_a_new_task_for_a_held_route_is_spooled_at_once_with_the_reason() -> None:
+    b = bench(**{**PATIENT, "ml_retry_first": 30, "ml_retry_cap": 30})
+    weather = Weather(b)
+    weather.of[EMBED] = Nacked()
+    async with asyncio.timeout(30), b.producer as p:
+        await p.connected(5)
+        await p.publish(embed(0))
+        receipt = await p.publish(embed(1))
+        assert receipt.state is TaskState.SPOOLED
+        assert "nacked" in str(receipt.reason)
+        assert "ML_ROUTE_PATIENCE" in str(receipt.reason)
+        assert weather.sent[EMBED] == 1
+        b.broker.drop()
+        weather.of.clear()
+        await until(lambda: len(b.broker.queues.get(EMBED, ())) == 1)  # a new link: no 30 s are waited for
+
+
+async def test_a_leaving_producer_does_not_wait_for_a_held_route() -> None:
+    b = bench(**{**PATIENT, "ml_retry_first": 30, "ml_retry_cap": 30, "ml_shutdown_timeout": 20})
+    Weather(b).of[EMBED] = Nacked()
+    async with asyncio.timeout(10), b.producer as p:
+        await p.connected(5)
+        await p.publish(embed(0))
+
+
+async def test_timeouts_of_one_route_while_others_pass_do_not_open_the_breaker() -> None:
+    b = bench(**{**PATIENT, "ml_breaker_failures": 1})
+    weather = Weather(b)
+    weather.of[EMBED] = Weather.SILENT
+    async with asyncio.timeout(30), b.producer as p:
+        await p.connected(5)
+        waiting = asyncio.ensure_future(p.publish(embed()))
+        await until(lambda: len(weather.kept) == 1)
+        await p.publish(summary())
+        weather.answer(LATE)
+        assert (await waiting).state is TaskState.SPOOLED
+        assert p.status().breaker == "closed"
