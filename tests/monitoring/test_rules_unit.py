@@ -120,6 +120,8 @@ CASES: Final = (
     ),
     Case("MLProducerBlocked", "for 2 min", True, "7m", {"connection_blocked": "0x4 1x10"}),
     Case("MLProducerBlocked", "for a moment", False, "7m", {"connection_blocked": "0x4 1 0x10"}),
+    Case("MLProducerRouteHeld", "for 4 min", True, "8m", {'route_state{routing_key="ml.embed"}': "0x4 1x10"}),
+    Case("MLProducerRouteHeld", "for a moment", False, "8m", {'route_state{routing_key="ml.embed"}': "0x4 1 0x10"}),
     Case("MLProducerConfirmTimeouts", "one of them", True, "6m", {"confirm_timeouts_total": "0x4 1x10"}),
     Case("MLProducerConfirmTimeouts", "one, long ago", False, "20m", {"confirm_timeouts_total": "0x4 1x30"}),
     Case("MLProducerSpoolUnavailable", "for 2 min", True, "7m", {"spool_unavailable": "0x4 1x10"}),

@@ -125,8 +125,8 @@ def _link_alerts(lasts: Durations) -> list[Alert]:
             120,
             "critical",
             "A queue takes nothing",
-            "For 2 minutes nothing was taken on the route {{ $labels.routing_key }} of {{ $labels.instance }}. Its tasks "
-            "wait in the spool, the others go on; past ML_ROUTE_PATIENCE they spend their attempts.",
+            "For 2 minutes nothing was taken on the route {{ $labels.routing_key }} of {{ $labels.instance }}. Its "
+            "tasks wait in the spool, the others go on; past ML_ROUTE_PATIENCE they spend their attempts.",
         ),
         Alert(
             "MLProducerConfirmTimeouts",
