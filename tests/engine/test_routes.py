@@ -98,7 +98,8 @@ async def test_what_waits_for_a_held_route_keeps_no_other_from_being_drained() -
             await p.publish(summary(n))
         b.broker.down = False
         p.reconnect()
-        await until(lambda: len(b.broker.queues.get(SUMMARIZE, ())) == 20)
+        await until(lambda: len(b.told(TaskConfirmed)) == 20)
+        assert len(b.broker.queues[SUMMARIZE]) == 20
         assert len(await p.waiting(limit=1_000)) == 300
         assert await b.places() == {**(await b.places()), "dead": []}
         weather.of.clear()
