@@ -18,6 +18,8 @@ class UnsureCause(StrEnum):
     CHANNEL_REFUSED = "channel_refused"
     """The channel was closed by 403/404/406 with several messages in flight: one of them is at fault, we cannot
     tell which. Each is tried again alone, where the blame is certain."""
+    BLOCKED = "blocked"
+    """It was written, and the broker has an alarm: it reads nothing, so that nobody can say when it takes it."""
 
 
 class NotSentCause(StrEnum):
@@ -34,6 +36,11 @@ class NotSentCause(StrEnum):
     TOO_LARGE = "too_large"
     ROUTE_HELD = "route_held"
     """Its route takes nothing at present: see `core.routes`."""
+
+
+def blocked_text(reason: str) -> str:
+    """What people are told of a broker under an alarm. `reason` is in its own words, perhaps none."""
+    return f"the broker blocks publishers (memory or disk alarm): {reason or 'it does not say why'}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,14 +53,17 @@ class LinkView(Struct, frozen=True, gc=False):
     """What the engine may know of the link at one moment."""
 
     connected: bool
-    """Channels open, confirms on, topology verified: a publish can be written now."""
+    """Channels open, confirms on, topology verified: a publish can be written now, unless it is `blocked`."""
     blocked: bool
+    """By an alarm. Then it may have no channel, as it answers nothing: it is connected all the same."""
     in_flight: int
     in_flight_bytes: int
     node: str
     """`host:port` of the current or last host; never a password."""
     differences: tuple[TopologyDiffers, ...] = ()
     """What was found to be other than ours at the last connect."""
+    alarm: str = ""
+    """Why it is blocked, in the broker's words; empty if it is not, or the broker does not say."""
 
 
 class Broker(Protocol):
@@ -88,7 +91,9 @@ class Broker(Protocol):
 
     @property
     def obstacle(self) -> NotSentCause | None:
-        """Why nothing can be published now: NOT_CONNECTED, BLOCKED, or None. Asked before each attempt."""
+        """Why nothing can be published now: NOT_CONNECTED, BLOCKED, or None. Asked before each attempt. An alarm goes
+        before what follows from it, such as a channel that cannot be opened.
+        """
         ...
 
     @property

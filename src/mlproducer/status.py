@@ -82,6 +82,8 @@ class Status:
     connection: str
     node: str
     blocked: bool
+    alarm: str
+    """Why the broker blocks publishers, in its words; empty if it does not, or does not say."""
     last_error: str
     reconnect_attempts: int
     breaker: str

@@ -140,7 +140,7 @@ async def test_a_fault_of_ours_in_between_leaves_nobody_waiting_and_is_reported(
     async def broken(_queue: str) -> None:
         raise ZeroDivisionError
 
-    first_use = FirstUse(broken, lambda *_: None, SystemClock(), jobs.spawn, jobs)
+    first_use = FirstUse(broken, lambda *_: None, SystemClock(), jobs.spawn, lambda: None, jobs)
     outcomes: list[Outcome] = []
     first_use.publish(envelope(), outcomes.append, SystemClock().monotonic() + 3, False)
     await until(lambda: bool(outcomes and told))

@@ -10,7 +10,7 @@ from pamqp import commands, frame
 from mlproducer.amqp.config import Credentials
 from mlproducer.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConnectionLost, ErrorType
 from mlproducer.events import BlockedChanged, ConfirmsTimedOut, PartFailed
-from mlproducer.outcome import Confirmed, Nacked, NotSent, NotSentCause, Returned, Unsure, UnsureCause
+from mlproducer.outcome import Confirmed, Nacked, NotSent, NotSentCause, Returned, Unsure, UnsureCause, blocked_text
 from scripted_peer import Peer, envelope, linked, settle
 
 
@@ -97,7 +97,7 @@ async def test_blocked_is_told_and_nothing_is_written_until_unblocked() -> None:
         peer.send(0, commands.Connection.Blocked("low on memory"))
         await settle()
         assert link.broker.view().blocked
-        assert link.publish() == [NotSent(NotSentCause.BLOCKED)]
+        assert link.publish() == [NotSent(NotSentCause.BLOCKED, text=blocked_text("low on memory"))]
         peer.send(0, commands.Connection.Unblocked())
         await settle()
         assert [e.blocked for e in link.events if isinstance(e, BlockedChanged)] == [True, False]

@@ -18,17 +18,20 @@ from mlproducer.task import Envelope
 
 class Alone:
     """A publishing channel with one message on it, and a queue behind it. Opened when first needed. `spawn` starts a
-    job of the connection; `settled` runs settle callbacks.
+    job of the connection; `alarmed` says what becomes of a message while the broker has an alarm; `settled` runs settle
+    callbacks.
     """
 
     def __init__(
         self,
         open_channel: Callable[[], Awaitable[PublishingChannel]],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        alarmed: Callable[[], NotSent | None],
         settled: Jobs,
     ) -> None:
         self._open_channel = open_channel
         self._spawn = spawn
+        self._alarmed = alarmed
         self._settled = settled
         self._channel: PublishingChannel | None = None
         self._queue: deque[tuple[Envelope, Settle, float]] = deque()
@@ -75,19 +78,19 @@ class Alone:
     def _settle_waiting(self) -> None:
         queue, self._queue = self._queue, deque()
         for _, settle, _ in queue:
-            settle(NotSent(NotSentCause.NOT_CONNECTED))
+            settle(self._alarmed() or NotSent(NotSentCause.NOT_CONNECTED))
 
     async def _work(self) -> None:
         while self._queue:
+            if self._alarmed() is not None:
+                break
             # The head stays in the queue until it is on a channel: if the connection ends while one is being
             # opened, `lost` settles it with the others.
             if self._channel is None:
                 try:
                     self._channel = await self._open_channel()
                 except (ChannelClosed, BrokerError, TimeoutError):
-                    self._worker = None  # what `settle` may publish now starts another
-                    self._settle_waiting()
-                    return
+                    break
             envelope, settle, deadline = self._queue.popleft()
             over = asyncio.Event()
 
@@ -101,4 +104,5 @@ class Alone:
                 settled(NotSent(NotSentCause.NOT_CONNECTED))
                 raise  # the end of the connection: `lost` settles the others
             await over.wait()
-        self._worker = None
+        self._worker = None  # what `settle` may publish now starts another
+        self._settle_waiting()

@@ -17,7 +17,7 @@ from mlproducer.amqp.topology import Topology, exchange_is_there, nothing, refus
 from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost, ErrorType
 from mlproducer.events import BlockedChanged, ConfirmsTimedOut, PartFailed
 from mlproducer.jobs import Jobs
-from mlproducer.outcome import NotSent, NotSentCause
+from mlproducer.outcome import NotSent, NotSentCause, blocked_text
 from mlproducer.ports import Clock, LinkView, Listener, Settle
 from mlproducer.task import Envelope
 
@@ -37,12 +37,16 @@ class AmqpBroker:
         self._publishing: PublishingChannel | None = None
         self._retired: set[PublishingChannel] = set()
         settled = Jobs(lambda error: tell(PartFailed("settle", error)))
-        self._hears = Hears(self._timed_out, self._emptied, self._channel_closed, self._unroutable, settled)
-        self._alone = Alone(lambda: self._open_publishing(self._link()), self._spawn, settled)
+        self._hears = Hears(
+            self._timed_out, self._emptied, self._channel_closed, self._unroutable, self._alarmed, settled
+        )
+        self._alone = Alone(lambda: self._open_publishing(self._link()), self._spawn, self._alarmed, settled)
+        self._alarm = ""
+        """Why the broker blocks us, in its words."""
         self._unblocked = asyncio.Event()
         self._unblocked.set()
         self._topology = Topology(config, tell)
-        self._first_use = FirstUse(self._use, self._write, clock, self._spawn, settled)
+        self._first_use = FirstUse(self._use, self._write, clock, self._spawn, self._alarmed, settled)
 
     async def connect(self) -> None:
         self._turn = (self._turn + 1) % len(self._config.endpoints)
@@ -90,10 +94,8 @@ class AmqpBroker:
 
     def _write(self, envelope: Envelope, settle: Settle, deadline: float, alone: bool) -> None:  # noqa: FBT001  # as above
         channel = self._publishing
-        if channel is None:
-            settle(NotSent(NotSentCause.NOT_CONNECTED))
-        elif not self._unblocked.is_set():
-            settle(NotSent(NotSentCause.BLOCKED))
+        if channel is None or not self._unblocked.is_set():
+            settle(self._alarmed() or NotSent(NotSentCause.NOT_CONNECTED))
         elif self._connection is not None and not fits(envelope, self._connection.frame_max):
             settle(NotSent(NotSentCause.TOO_LARGE, text=HEADER_TOO_LARGE))
         elif alone:
@@ -103,9 +105,10 @@ class AmqpBroker:
 
     @property
     def obstacle(self) -> NotSentCause | None:
-        if self._publishing is None:
-            return NotSentCause.NOT_CONNECTED
-        return None if self._unblocked.is_set() else NotSentCause.BLOCKED
+        # A channel that a timeout retired in an alarm cannot be replaced before its end: the alarm is the reason.
+        if self._blocked:
+            return NotSentCause.BLOCKED
+        return None if self._publishing is not None else NotSentCause.NOT_CONNECTED
 
     @property
     def paused(self) -> bool:
@@ -167,13 +170,18 @@ class AmqpBroker:
             in_flight += retired.in_flight
             size += retired.bytes_in_flight
         return LinkView(
-            connected=channel is not None,
-            blocked=not self._unblocked.is_set(),
+            connected=channel is not None or self._blocked,
+            blocked=self._blocked,
             in_flight=in_flight,
             in_flight_bytes=size,
             node=self._endpoint.node,
             differences=self._topology.differences,
+            alarm=self._alarm,
         )
+
+    @property
+    def _blocked(self) -> bool:
+        return self._connection is not None and not self._unblocked.is_set()
 
     @property
     def _endpoint(self) -> Endpoint:
@@ -240,6 +248,10 @@ class AmqpBroker:
             self._replace(channel, topology=False)
         self._tell(ConfirmsTimedOut(count))
 
+    def _alarmed(self) -> NotSent | None:
+        """Under an alarm, what becomes of what was not written yet."""
+        return NotSent(NotSentCause.BLOCKED, text=blocked_text(self._alarm)) if self._blocked else None
+
     def _unroutable(self, queue: str) -> None:
         """It was deleted, perhaps: the next attempt looks first, and makes it."""
         self._first_use.ready.discard(queue)
@@ -274,6 +286,7 @@ class AmqpBroker:
             connection.abort(connect_failed(self._endpoint.node, exc, tls=self._endpoint.tls is not None))
 
     def _blocked_changed(self, blocked: bool, reason: str) -> None:  # noqa: FBT001  # the fact itself
+        self._alarm = reason if blocked else ""
         if blocked:
             self._unblocked.clear()
         else:
@@ -297,7 +310,7 @@ class AmqpBroker:
 
     def _forget_link(self) -> None:
         self._retired.clear()
-        for waiting in (self._alone, self._first_use):
-            self._hears.settled.run(waiting.lost)
         if not self._unblocked.is_set():
             self._blocked_changed(False, "the connection ended")
+        for waiting in (self._alone, self._first_use):
+            self._hears.settled.run(waiting.lost)

@@ -21,8 +21,8 @@ Waiting = tuple[Envelope, Settle, float, bool]
 
 
 class FirstUse:
-    """`use` makes a queue ready; `publish` takes what waited for it; `spawn` starts a job of the connection; `settled`
-    runs settle callbacks.
+    """`use` makes a queue ready; `publish` takes what waited for it; `spawn` starts a job of the connection; `alarmed`
+    says what becomes of a message while the broker has an alarm; `settled` runs settle callbacks.
 
     Whatever `use` raises, each attempt is settled; what is neither BrokerError, ChannelClosed nor TimeoutError is a
     fault of ours, and the end of the connection.
@@ -34,6 +34,7 @@ class FirstUse:
         publish: Callable[[Envelope, Settle, float, bool], None],
         clock: Clock,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
+        alarmed: Callable[[], NotSent | None],
         settled: Jobs,
     ) -> None:
         self._use = use
@@ -41,6 +42,7 @@ class FirstUse:
         self._clock = clock
         self._waiting: dict[str, deque[Waiting]] = {}
         self._spawn = spawn
+        self._alarmed = alarmed
         self._settled = settled
         self.ready: set[str] = set()
         """Queues that attempts may go to at once."""
@@ -104,4 +106,4 @@ class FirstUse:
 
     def _settle(self, waiting: Iterable[Waiting], cause: NotSentCause) -> None:
         for _, settle, _, _ in waiting:
-            self._settled.run(settle, NotSent(cause))
+            self._settled.run(settle, self._alarmed() or NotSent(cause))

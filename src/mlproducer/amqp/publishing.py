@@ -46,6 +46,8 @@ class Hears:
     """By the broker."""
     returned: Callable[[str], None]
     """Called with its routing key before an attempt comes back as unroutable."""
+    alarmed: Callable[[], NotSent | None]
+    """Under an alarm, what becomes of a message that is not written yet."""
     settled: Jobs
 
 
@@ -207,6 +209,10 @@ class PublishingChannel(Channel):
         if earliest is not None:
             self._set_timer(earliest)
         if expired:
+            alarm = self._hears.alarmed()
+            if alarm is not None:  # then the time says nothing of the queues
+                blocked = Unsure(UnsureCause.BLOCKED, alarm.text)
+                expired = [(entry, blocked) for entry, _ in expired]
             try:
                 self._hears.timed_out(self, len(expired))
             finally:

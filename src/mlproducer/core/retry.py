@@ -9,7 +9,7 @@
 | NotSent(channel_refused)                   | yes               | wait, then alone, then DLQ               |
 | NotSent(too_large)                         | yes               | wait, then DLQ                           |
 | Unsure(channel_refused)                    | no                | at once, alone, to find who is to blame  |
-| Unsure (timeout, connection, channel lost) | no                | at once, when the link is up             |
+| Unsure (timeout, alarm, link, channel)     | no                | at once, when the link is up             |
 | NotSent (any other)                        | no                | at once, when the link is up             |
 
 *Alone* is on a channel that carries nothing else. A message that closed its channel once is tried again only there:

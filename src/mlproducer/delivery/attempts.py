@@ -12,7 +12,7 @@ from mlproducer.core.routes import Route, Try
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.route_watch import RouteWatch
 from mlproducer.events import AttemptSettled, RouteState
-from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
+from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome, blocked_text
 from mlproducer.ports import Broker, Clock, Listener, Settle
 from mlproducer.task import Envelope
 
@@ -61,7 +61,7 @@ class Attempts:
         if cause is not None:
             self._guard.release(admission)
             self._routes.release(route, way)
-            settle(self._routes.held(route) if cause is NotSentCause.ROUTE_HELD else _NOT_SENT[cause])
+            settle(self._routes.held(route) if cause is NotSentCause.ROUTE_HELD else self._not_sent(cause))
             return
         self._begun = turn = self._begun + 1
         load.add(size)
@@ -72,7 +72,12 @@ class Attempts:
     def hopeless(self) -> NotSent | None:
         """What an attempt would come to if nothing can be published now, whatever it is."""
         obstacle = self._broker.obstacle
-        return None if obstacle is None else _NOT_SENT[obstacle]
+        return None if obstacle is None else self._not_sent(obstacle)
+
+    def _not_sent(self, cause: NotSentCause) -> NotSent:
+        if cause is NotSentCause.BLOCKED:
+            return NotSent(cause, text=blocked_text(self._broker.view().alarm))
+        return _NOT_SENT[cause]
 
     def room(self) -> int:
         """How many more tasks the window takes."""

@@ -17,6 +17,7 @@ from mlproducer.delivery.pipeline import Pipeline
 from mlproducer.delivery.route_watch import RouteWatch
 from mlproducer.delivery.spool_watch import SpoolWatch
 from mlproducer.events import BreakerState
+from mlproducer.outcome import blocked_text
 from mlproducer.ports import Broker
 from mlproducer.status import Check, CheckStatus, Health
 
@@ -96,7 +97,7 @@ class Checks:
             why = self._link.last_error or "connecting"
             return Check("connection", _DEGRADED, f"not connected to {view.node}: {why}", ms)
         if view.blocked:
-            return Check("connection", _DEGRADED, "the broker blocks publishers (memory or disk alarm)", ms)
+            return Check("connection", _DEGRADED, blocked_text(view.alarm), ms)
         return Check("connection", _OK, f"connected to {view.node}", ms)
 
     def _topology(self) -> Check:

@@ -77,9 +77,9 @@ class Guard:
                 self.success()
             case UnsureCause.CONFIRM_TIMEOUT | UnsureCause.CHANNEL_LOST:
                 self.failure()
-            case UnsureCause.CONNECTION_LOST:
-                # The link keeper counts the lost connection, once. If this was the probe, it never got its answer:
-                # give the permit back, so that the next attempt after reconnecting may probe.
+            case UnsureCause.CONNECTION_LOST | UnsureCause.BLOCKED:
+                # The link keeper counts the lost connection, once; an alarm is said by the broker itself. If this was
+                # the probe, it never got its answer: give the permit back, so that the next attempt may probe.
                 self.release(admission)
             case _:
                 assert_never(cause)

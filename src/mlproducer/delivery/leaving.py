@@ -22,7 +22,7 @@ from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.receipts import ReceiptBook
 from mlproducer.errors import SpoolUnavailable
 from mlproducer.events import BreakerState, TasksLeft
-from mlproducer.outcome import NotSentCause
+from mlproducer.outcome import NotSentCause, blocked_text
 from mlproducer.ports import Broker, Clock, Listener, Spool
 
 LOOK_EVERY: Final = 0.02
@@ -74,7 +74,7 @@ class Leaving:
     def obstacle(self) -> str:
         """Why nothing can be published now, nor in a moment; empty if it may be."""
         if self._broker.obstacle is NotSentCause.BLOCKED:
-            return "the broker blocks publishers (memory or disk alarm)"
+            return blocked_text(self._broker.view().alarm)
         if self._guard.state() is BreakerState.OPEN:
             return "the circuit breaker is open"
         if self._link.promising:

@@ -91,6 +91,7 @@ class Operations:
             connection=self._link.state.value,
             node=view.node,
             blocked=view.blocked,
+            alarm=view.alarm,
             last_error=self._link.last_error,
             reconnect_attempts=self._link.attempts,
             breaker=self._guard.state().name.lower(),

@@ -209,6 +209,13 @@ class Pipeline:
         """In an outage the attempt's outcome is known before it is made, and so it is not made, unless for a trace."""
         return self._attempts.hopeless() if accepting.trace is None else None
 
+    def unanswered(self) -> Unsure:
+        """What an attempt came to whose caller waits no longer."""
+        obstacle = self._attempts.hopeless()
+        if obstacle is not None and obstacle.cause is NotSentCause.BLOCKED:
+            return Unsure(UnsureCause.BLOCKED, obstacle.text)
+        return Unsure(UnsureCause.CONFIRM_TIMEOUT, "the broker did not answer before the call's own deadline")
+
     def attempt(self, accepting: Accepting, settle: Settle) -> None:
         """Start the direct attempt; `settle` is called exactly once, perhaps at once."""
         accepting.move(Move.PUBLISH)
@@ -362,9 +369,7 @@ async def _direct(pipeline: Pipeline, accepting: Accepting) -> Outcome:
         # it: taken for one, it would cost a channel and all that is in flight on it, and ten of them the breaker's
         # opening.
         await answer.wait(left)
-    return answer.outcome or Unsure(
-        UnsureCause.CONFIRM_TIMEOUT, "the broker did not answer before the call's own deadline"
-    )
+    return answer.outcome or pipeline.unanswered()
 
 
 class _Answer(Struct, eq=False):

@@ -82,7 +82,8 @@ class FakeBroker:
 
     def view(self) -> LinkView:
         size = sum(envelope.size for envelope, _ in self._in_flight.values())
-        return LinkView(self._connected, self.blocked, len(self._in_flight), size, "fake:5672")
+        alarm = "low on memory" if self.blocked else ""
+        return LinkView(self._connected, self.blocked, len(self._in_flight), size, "fake:5672", alarm=alarm)
 
     def hold(self) -> None:
         """Answer nothing until `release`."""

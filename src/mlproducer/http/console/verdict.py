@@ -51,7 +51,8 @@ def _link(status: Status) -> Verdict | None:
     if status.connection == "connected":
         if not status.blocked:
             return None
-        why = "RabbitMQ blocks publishers: it has a memory or disk alarm."
+        alarm = f" ({status.alarm})" if status.alarm else ""
+        why = f"RabbitMQ blocks publishers: it has a memory or disk alarm{alarm}."
         return Verdict(Level.BAD, "Tasks are not getting through", f"{why} {_kept(status)}")
     if not status.last_error and not status.reconnect_attempts:
         return Verdict(Level.WARN, "Connecting to the broker", f"{status.node}. {_kept(status)}")
