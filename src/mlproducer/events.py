@@ -153,13 +153,15 @@ class ReconnectsExhausted(Struct, frozen=True, gc=False):
 class RouteChanged(Struct, frozen=True, gc=False):
     """A route (its routing key) is held, fails past its patience, or is open again; its probes are not told.
 
-    `reason` is a label as in `TaskSpooled.cause`; `wait` is seconds until its first probe.
+    `route` is `EVERY_ROUTE` for all of the exchange, which is one fault and told once. `reason` is a label as in
+    `TaskSpooled.cause`, `text` has the broker's words; `wait` is seconds until its first probe.
     """
 
     route: str
     state: RouteState
     reason: str = ""
     wait: float = 0.0
+    text: str = ""
 
 
 class BlockedChanged(Struct, frozen=True, gc=False):

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+EVERY_ROUTE: Final = "#"
+"""In the place of a routing key: all of the exchange's. (In a binding it is the wildcard for any key.)"""
 
 
 class UnsureCause(StrEnum):
@@ -70,6 +74,10 @@ class Unsure:
     cause: UnsureCause
     text: str = ""
     held_for: float | None = None
+    route: str | None = None
+    """Whom the broker blames for a channel that it closed: a routing key, or EVERY_ROUTE. None: one message, and it
+    does not say which one. Here and below.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,7 @@ class NotSent:
     code: int | None = None
     text: str = ""
     held_for: float | None = None
+    route: str | None = None
 
 
 Failure = Nacked | Returned | Unsure | NotSent

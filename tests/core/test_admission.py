@@ -25,7 +25,13 @@ def way(
 ) -> NotSentCause | None:
     all_in_flight = Load(in_flight, in_flight_bytes)
     return obstacle_to(
-        obstacle, admission, route, size=size, window=WINDOW, all_in_flight=all_in_flight, on_route=on_route
+        obstacle,
+        admission,
+        route_refused=route is Admission.REFUSED,
+        size=size,
+        window=WINDOW,
+        all_in_flight=all_in_flight,
+        on_route=on_route,
     )
 
 

@@ -13,7 +13,7 @@ from mlproducer.core.backoff import Backoff
 from mlproducer.core.breaker import Admission
 from mlproducer.core.routes import TABLE, Changes, Route, Routes, Signal, Try
 from mlproducer.events import RouteChanged, RouteState
-from mlproducer.outcome import Failure, Nacked, NotSent, NotSentCause, Returned, Unsure, UnsureCause
+from mlproducer.outcome import EVERY_ROUTE, Failure, Nacked, NotSent, NotSentCause, Returned, Unsure, UnsureCause
 
 BACKOFF = Backoff(first=1.0, cap=10.0, jitter=0.0)
 PATIENCE = 300.0
@@ -216,6 +216,36 @@ def test_past_its_patience_a_route_lets_all_try_and_spend_their_attempts() -> No
     assert [one.fails(each, now=now) for each in many] == [Nacked()] * 10
     assert one.passes(replace(many[0], task_id="late"), now) == (), "it began before the last fault"
     assert one.passes(one.begin("good", now), now) == (RouteChanged("ml.embed", RouteState.OPEN),)
+
+
+SAID: list[Failure] = [
+    replace(GONE, route=EVERY_ROUTE),
+    replace(GONE, code=403, route="ml.embed"),
+    Unsure(UnsureCause.CHANNEL_REFUSED, "403", route=EVERY_ROUTE),
+]
+
+
+@pytest.mark.parametrize("outcome", SAID, ids=str)
+def test_what_the_broker_says_is_the_route_s_is_no_message_s_own_whoever_passes(outcome: Failure) -> None:
+    one = One()
+    mine, neighbour = one.begin("m"), one.begin("good")
+    one.passes(neighbour)
+    found, changes = one.routes.failed(one.route, mine, outcome, 0.0, 0.0)
+    assert (found.held_for, changes[0].text) == (1.0, outcome.text if isinstance(outcome, NotSent | Unsure) else "")
+    assert one.route.goes_alone
+    one.passes(one.begin("other", 1.0), 1.0)
+    assert one.routes.is_calm, "it convicts nobody"
+    assert not one.route.goes_alone
+
+
+@pytest.mark.parametrize("outcome", SAID, ids=str)
+def test_what_the_broker_says_spends_attempts_past_the_patience(outcome: Failure) -> None:
+    one = held(by=outcome)
+    assert one.fails(one.begin("other", PATIENCE), outcome, PATIENCE).held_for is None
+    assert one.route.state is RouteState.FAILING
+    assert one.fails(one.begin("another", PATIENCE), outcome, PATIENCE) == outcome
+    one.passes(one.begin("good", PATIENCE), PATIENCE)
+    assert one.routes.is_calm
 
 
 def test_with_no_patience_each_fault_is_its_message_s_own() -> None:

@@ -14,7 +14,7 @@ from mlproducer.events import Event
 from mlproducer.ports import Clock, Listener, Spool
 from mlproducer.spool import open_spool
 from mlproducer.testing.broker import FakeBroker
-from mlproducer.wiring import Overrides
+from mlproducer.wiring import GetCredentials, Overrides
 
 FAST: dict[str, object] = {
     "ml_reconnect_first": 0.02,
@@ -57,11 +57,12 @@ class Bench:
 
 def bench(*, spool: Spool | None = None, **given: Any) -> Bench:
     """`given` are settings; `tracer_provider` is one of OpenTelemetry, or None; `clock` is the host's; `listeners` hear
-    before `events` does.
+    before `events` does; `credentials` is a callback.
     """
     clock: Clock | None = given.pop("clock", None)
     tracer_provider: TracerProvider | None = given.pop("tracer_provider", None)
     listeners: Sequence[Listener] = given.pop("listeners", ())
+    credentials: GetCredentials | None = given.pop("credentials", None)
     made: list[FakeBroker] = []
 
     def broker(lost: Callable[[Any], None], _tell: object) -> FakeBroker:
@@ -72,7 +73,8 @@ def bench(*, spool: Spool | None = None, **given: Any) -> Bench:
     settings = Settings.load(**{**FAST, "ml_spool_url": "memory://", **given})
     spool = spool or open_spool(settings.spool_url, clock=clock)
     overrides = Overrides(clock=clock, broker=broker, spool=spool, tracer_provider=tracer_provider)
-    producer = Producer(settings, listeners=[*listeners, events.append], overrides=overrides)
+    hears = [*listeners, events.append]
+    producer = Producer(settings, listeners=hears, credentials=credentials, overrides=overrides)
     return Bench(producer, made[0], spool, events)
 
 

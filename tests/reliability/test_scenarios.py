@@ -33,7 +33,7 @@ def node(breakable_rabbit: PrivateRabbit) -> PrivateRabbit:
 
 @pytest.fixture(scope="module")
 def rooms(node: PrivateRabbit) -> list[str]:
-    return make_rooms(node, 8)
+    return make_rooms(node, 10)
 
 
 @pytest.fixture
@@ -100,6 +100,16 @@ async def test_killed_producers_lose_nothing_that_they_told(shop: Workshop) -> N
     assert report.verdict is not None
     assert report.verdict.lost == 0
     assert report.measure("time_to_detect") is None
+
+
+@pytest.mark.parametrize("name", ["lost-permission", "deleted-queue"])
+async def test_what_is_taken_away_for_a_while_kills_and_loses_nothing(shop: Workshop, name: str) -> None:
+    report, _ = await play(shop, name)
+    found = report.verdict
+    assert found is not None
+    assert (found.lost, found.in_spool, found.in_dlq) == (0, 0, 0)
+    assert found.accepted == found.delivered > 30
+    assert report.time_to_detect is not None
 
 
 @pytest.mark.chaos

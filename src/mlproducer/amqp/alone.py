@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 from mlproducer.amqp.faults import ChannelClosed
 from mlproducer.amqp.publishing import PublishingChannel
@@ -14,6 +14,10 @@ from mlproducer.jobs import Jobs
 from mlproducer.outcome import NotSent, NotSentCause, Outcome
 from mlproducer.ports import Settle
 from mlproducer.task import Envelope
+
+MOST: Final = 20
+"""Messages that wait here at once. If each of them costs its channel, so many channels are opened for it one after the
+other, and then somebody looks again whether that is wise."""
 
 
 class Alone:
@@ -48,6 +52,9 @@ class Alone:
         return self._bytes
 
     def publish(self, envelope: Envelope, settle: Settle, deadline: float) -> None:
+        if self._count >= MOST:
+            settle(NotSent(NotSentCause.WINDOW_FULL))
+            return
         self._count += 1
         self._bytes += envelope.size
 

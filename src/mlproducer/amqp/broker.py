@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections.abc import Callable, Coroutine
 
 from mlproducer.amqp.alone import Alone
 from mlproducer.amqp.config import AmqpConfig, Credentials, Endpoint
 from mlproducer.amqp.connection import Connection
-from mlproducer.amqp.faults import NOT_FOUND, ChannelClosed, connect_failed, no_credentials
+from mlproducer.amqp.faults import ChannelClosed, connect_failed, no_credentials
 from mlproducer.amqp.first_use import FirstUse
 from mlproducer.amqp.publishing import HEADER_TOO_LARGE, Hears, PublishingChannel, fits
 from mlproducer.amqp.topology import Topology, exchange_is_there, nothing, refusal
+from mlproducer.core.refusals import blamed_route
 from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost, ErrorType
 from mlproducer.events import BlockedChanged, ConfirmsTimedOut, PartFailed
 from mlproducer.jobs import Jobs
-from mlproducer.outcome import NotSent, NotSentCause, blocked_text
+from mlproducer.outcome import EVERY_ROUTE, NotSent, NotSentCause, blocked_text
 from mlproducer.ports import Clock, LinkView, Listener, Settle
 from mlproducer.task import Envelope
 
@@ -43,6 +45,7 @@ class AmqpBroker:
         self._alone = Alone(lambda: self._open_publishing(self._link()), self._spawn, self._alarmed, settled)
         self._alarm = ""
         """Why the broker blocks us, in its words."""
+        self._looked_at = -math.inf
         self._unblocked = asyncio.Event()
         self._unblocked.set()
         self._topology = Topology(config, tell)
@@ -265,7 +268,26 @@ class AmqpBroker:
         self._retired.discard(channel)
         if self._connection is not None:
             self._connection.forget(channel)
-        self._replace(channel, topology=why.code == NOT_FOUND)
+        refused = blamed_route(why.code, why.text, self._config.exchange) == EVERY_ROUTE
+        if refused and self._alone.owns(channel):
+            self._look_again()
+        self._replace(channel, topology=refused)
+
+    def _look_again(self) -> None:
+        """All of the exchange is refused on another channel than that for publishing. Not with each message that is."""
+        now = self._clock.monotonic()
+        if self._connection is not None and now - self._looked_at >= self._config.check_timeout:
+            self._looked_at = now
+            self._connection.jobs.spawn(self._verify_again(self._connection))
+
+    async def _verify_again(self, connection: Connection) -> None:
+        try:
+            verified = self._topology.verify(connection)
+            self._first_use.ready = await connection.patiently(verified, self._config.check_timeout)
+        except TimeoutError:
+            pass  # the health check has the last word on a link that answers nothing
+        except (ChannelClosed, BrokerError) as exc:
+            connection.abort(connect_failed(self._endpoint.node, exc, tls=self._endpoint.tls is not None))
 
     def _replace(self, channel: PublishingChannel, *, topology: bool) -> None:
         if self._alone.owns(channel):

@@ -14,6 +14,7 @@ from mlproducer.amqp.channel import Channel, Send
 from mlproducer.amqp.faults import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, ChannelClosed
 from mlproducer.amqp.wire import OVERHEAD
 from mlproducer.core.confirms import ConfirmLedger, ProtocolViolation
+from mlproducer.core.refusals import blamed_route
 from mlproducer.envelope.encode import attempt_properties
 from mlproducer.errors import BrokerError, ConnectionLost, ErrorType
 from mlproducer.jobs import Jobs
@@ -147,15 +148,18 @@ class PublishingChannel(Channel):
         self._settle(self._ledger.lose(Unsure(UnsureCause.CONNECTION_LOST, str(error))))
 
     def _refused(self, why: ChannelClosed) -> None:
-        """The broker closed the channel without saying because of which message (docs/adr/0004)."""
+        """The broker closed the channel without saying because of which message (docs/adr/0004), but perhaps for which
+        routes.
+        """
         self._stop_timer()
         outcome: Outcome
+        route = blamed_route(why.code, why.text, self._exchange)
         if why.code not in REFUSALS:
             outcome = Unsure(UnsureCause.CHANNEL_LOST, str(why))
         elif self.in_flight == 1:
-            outcome = NotSent(NotSentCause.CHANNEL_REFUSED, why.code, why.text)
+            outcome = NotSent(NotSentCause.CHANNEL_REFUSED, why.code, why.text, route=route)
         else:
-            outcome = Unsure(UnsureCause.CHANNEL_REFUSED, str(why))
+            outcome = Unsure(UnsureCause.CHANNEL_REFUSED, str(why), route=route)
         self._settle(self._ledger.lose(outcome))
 
     def _mark_returned(self, message_id: str, code: int, text: str) -> None:

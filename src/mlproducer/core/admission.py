@@ -45,8 +45,8 @@ class Load:
 def obstacle_to(
     link: NotSentCause | None,
     breaker: Admission,
-    route: Admission,
     *,
+    route_refused: bool,
     size: int,
     window: Window,
     all_in_flight: Load,
@@ -54,14 +54,14 @@ def obstacle_to(
 ) -> NotSentCause | None:
     """Decide on one attempt of `size` bytes: None publishes it now, a cause sends it into the spool.
 
-    `link` is what the link says: not connected, blocked, or None. `on_route` is what its route has in flight; None if
-    there is no other route that it could crowd out.
+    `link` is what the link says: not connected, blocked, or None. `route_refused`: its route is held. `on_route` is
+    what its route has in flight; None if there is no other route that it could crowd out.
     """
     if link is not None:
         return link
     if breaker is Admission.REFUSED:
         return NotSentCause.BREAKER_OPEN
-    if route is Admission.REFUSED:
+    if route_refused:
         return NotSentCause.ROUTE_HELD
     free, free_bytes = window.max_tasks - all_in_flight.tasks, window.max_bytes - all_in_flight.bytes
     # One task larger than the whole window still goes when nothing else is in flight, or it would never go.

@@ -8,7 +8,8 @@
 | any that is the route's (`held_for`)       | no                | after others of the route, once it opens |
 | NotSent(channel_refused)                   | yes               | wait, then alone, then DLQ               |
 | NotSent(too_large)                         | yes               | wait, then DLQ                           |
-| Unsure(channel_refused)                    | no                | at once, alone, to find who is to blame  |
+| Unsure(channel_refused)                    | no                | at once, alone, to find who is to blame, |
+|                                            |                   | unless the broker named all or a route   |
 | Unsure (timeout, alarm, link, channel)     | no                | at once, when the link is up             |
 | NotSent (any other)                        | no                | at once, when the link is up             |
 
@@ -69,7 +70,7 @@ class _Failure(Struct, frozen=True, gc=False):
     at_fault: bool
     """The message or its route caused it."""
     closed_its_channel: bool
-    """It did (NotSent) or may have done (Unsure: one of several)."""
+    """It did (NotSent) or may have done (Unsure: one of several), and would do so again: no held route's."""
     held_for: float | None
 
 
@@ -105,14 +106,22 @@ def cause_of(outcome: Outcome) -> str:
     return "confirmed" if failure is None else failure.cause
 
 
+def words_of(outcome: Outcome) -> str:
+    """What is known of it in words; empty of a confirm."""
+    failure = _failure(outcome)
+    return "" if failure is None else failure.text
+
+
 def _failure(outcome: Outcome) -> _Failure | None:
     match outcome:
-        case NotSent(cause=not_sent, code=code, text=text, held_for=held_for):
+        case NotSent(cause=not_sent, code=code, text=text, held_for=held_for, route=route):
             at_fault, cause = not_sent in _AT_FAULT, str(not_sent)
             said = text or cause if at_fault else text
-            return _Failure(cause, said, code, at_fault, not_sent is NotSentCause.CHANNEL_REFUSED, held_for)
-        case Unsure(cause=unsure, text=text, held_for=held_for):
-            return _Failure(str(unsure), text, None, False, unsure is UnsureCause.CHANNEL_REFUSED, held_for)
+            closed = not_sent is NotSentCause.CHANNEL_REFUSED and (route is None or held_for is None)
+            return _Failure(cause, said, code, at_fault, closed, held_for)
+        case Unsure(cause=unsure, text=text, held_for=held_for, route=route):
+            closed = unsure is UnsureCause.CHANNEL_REFUSED and (route is None or held_for is None)
+            return _Failure(str(unsure), text, None, False, closed, held_for)
         case Nacked(held_for=held_for):
             text = "the broker refused it: the queue is full or could not take it (basic.nack)"
             return _Failure("nacked", text, None, True, False, held_for)

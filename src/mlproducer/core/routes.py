@@ -16,6 +16,11 @@ is, is seen from the neighbours:
                         past the patience: → FAILING
     FAILING   → OPEN    counts as the message's own           PASS
 
+Where the broker itself says that a message is not to blame, but its route or all of the exchange (`core.refusals`), the
+fault is the route's whoever passes meanwhile: a channel may go on for a while with a right that is gone. All of the
+exchange is a route too, `EVERY_ROUTE`, of a machine of its own: it is asked before any other, and one probe at a time
+asks for all.
+
 A held route's tasks wait in the spool. One probe at a time goes, after a wait that grows with each that fails; a probe
 that was not answered (the link was lost) gives its permit back. A pass counts only if its attempt began after the last
 fault: what was taken before that says nothing about now.
@@ -38,7 +43,7 @@ from typing import Final, assert_never
 from mlproducer.core.admission import Load
 from mlproducer.core.backoff import Backoff
 from mlproducer.core.breaker import Admission
-from mlproducer.core.retry import cause_of
+from mlproducer.core.retry import cause_of, words_of
 from mlproducer.events import RouteChanged, RouteState
 from mlproducer.outcome import Failure, Nacked, NotSent, NotSentCause, Returned, Unsure, UnsureCause
 
@@ -98,6 +103,13 @@ class Route:
     suspect: str = ""
     """The only message that failed since the route is held."""
     reason: str = ""
+    text: str = ""
+    """The broker's words for it."""
+
+    @property
+    def goes_alone(self) -> bool:
+        """What is tried on it would close its channel, if it is as before: so it goes on one of its own."""
+        return self.state is not RouteState.OPEN and self.reason == NotSentCause.CHANNEL_REFUSED
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +181,7 @@ class Routes:
             self._convict(route.suspect)
         if route.reason == UnsureCause.CONFIRM_TIMEOUT:
             self._hurry_hung(now)
-        route.failures, route.fault, route.suspect, route.reason = 0, 0, "", ""
+        route.failures, route.fault, route.suspect, route.reason, route.text = 0, 0, "", "", ""
         route.state = TABLE[route.state, Signal.PASSED]
         del self._closed[route.key]
         return (RouteChanged(route.key, route.state),)
@@ -180,10 +192,10 @@ class Routes:
             if tried.probe:
                 self.unanswered(route, now)
             return outcome, ()
-        if self._is_own(route, tried):
+        if self._is_own(route, tried, outcome):
             if route.state is RouteState.FAILING:
                 route.fault = max(route.fault, tried.number)
-            if type(outcome) is not Unsure:
+            if _may_convict(outcome):
                 self._convict(tried.task_id)
             return outcome, ()
         return self._held(route, tried, outcome, now, rand)
@@ -206,8 +218,12 @@ class Routes:
             if route.reason == UnsureCause.CONFIRM_TIMEOUT:
                 route.until = min(route.until, now)
 
-    def _is_own(self, route: Route, tried: Try) -> bool:
-        if not self.patience or route.state is RouteState.FAILING or route.passed > tried.number:
+    def _is_own(self, route: Route, tried: Try, outcome: Failure) -> bool:
+        if not self.patience or route.state is RouteState.FAILING:
+            return True
+        if _is_said(outcome):
+            return False
+        if route.passed > tried.number:
             return True
         return route.state is RouteState.OPEN and tried.task_id in self._convicted
 
@@ -215,7 +231,7 @@ class Routes:
         before = route.state
         if before is RouteState.OPEN:
             self._closed[route.key] = route
-            route.broken_at, route.suspect = now, "" if type(outcome) is Unsure else tried.task_id
+            route.broken_at, route.suspect = now, tried.task_id if _may_convict(outcome) else ""
         elif route.suspect != tried.task_id:
             route.suspect = ""
         route.fault = max(route.fault, tried.number)
@@ -224,12 +240,12 @@ class Routes:
             route.state = TABLE[before, Signal.WORN_OUT if worn_out else Signal.FAULT]
             route.failures += 1
             route.until = now + self.backoff.delay(route.failures, rand)
-            route.reason = cause_of(outcome)
+            route.reason, route.text = cause_of(outcome), words_of(outcome)
             if worn_out:
-                return outcome, (RouteChanged(route.key, route.state, route.reason),)
+                return outcome, (RouteChanged(route.key, route.state, route.reason, text=route.text),)
         wait = max(route.until - now, self.backoff.first)
-        changes = (RouteChanged(route.key, route.state, route.reason, wait),) if before is RouteState.OPEN else ()
-        return replace(outcome, held_for=wait), changes
+        news = RouteChanged(route.key, route.state, route.reason, wait, route.text)
+        return replace(outcome, held_for=wait), (news,) if before is RouteState.OPEN else ()
 
     def _convict(self, task_id: str) -> None:
         self._convicted[task_id] = None
@@ -241,12 +257,21 @@ def _is_calm(route: Route) -> bool:
     return route.state is RouteState.OPEN and not route.load.tasks
 
 
+def _is_said(outcome: Failure) -> bool:
+    """The broker says that it is not the message's."""
+    return isinstance(outcome, NotSent | Unsure) and outcome.route is not None
+
+
+def _may_convict(outcome: Failure) -> bool:
+    return type(outcome) is not Unsure and not _is_said(outcome)
+
+
 def _tells_of_route(outcome: Failure) -> bool:
     match outcome:
         case Nacked() | Returned():
             return True
         case Unsure(cause=cause):
-            return cause is UnsureCause.CONFIRM_TIMEOUT
+            return cause is UnsureCause.CONFIRM_TIMEOUT or _is_said(outcome)
         case NotSent(cause=cause, code=code):
             return cause is NotSentCause.CHANNEL_REFUSED and code != _PRECONDITION_FAILED
         case _:

@@ -8,16 +8,15 @@ from msgspec import Struct
 
 from mlproducer.core.admission import Load, Window, obstacle_to
 from mlproducer.core.breaker import Admission
-from mlproducer.core.routes import Route, Try
+from mlproducer.core.routes import Route
 from mlproducer.delivery.guard import Guard
-from mlproducer.delivery.route_watch import RouteWatch
-from mlproducer.events import AttemptSettled, RouteState
-from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome, blocked_text
+from mlproducer.delivery.route_watch import FREE, RouteWatch, Tried, Ways
+from mlproducer.events import AttemptSettled
+from mlproducer.outcome import Confirmed, Failure, NotSent, NotSentCause, Outcome, blocked_text
 from mlproducer.ports import Broker, Clock, Listener, Settle
 from mlproducer.task import Envelope
 
 _NOT_SENT: Final = {cause: NotSent(cause) for cause in NotSentCause}
-_OPEN: Final = RouteState.OPEN
 
 
 class Attempts:
@@ -46,13 +45,13 @@ class Attempts:
         size, obstacle, load = envelope.size, self._broker.obstacle, self._load
         route = self._routes.of(envelope.routing_key)
         # With no link neither route nor breaker is asked: it would be given back what it gave.
-        way = Admission.PASS if route.state is _OPEN or obstacle is not None else self._routes.admit(route)
-        calm = self._guard.calm or obstacle is not None or way is Admission.REFUSED
+        way = FREE if self._routes.free(route) or obstacle is not None else self._routes.admit(route)
+        calm = self._guard.calm or obstacle is not None or way.refused
         admission = Admission.PASS if calm else self._guard.admit()
         cause = obstacle_to(
             obstacle,
             admission,
-            way,
+            route_refused=way.refused,
             size=size,
             window=self._window,
             all_in_flight=load,
@@ -63,6 +62,7 @@ class Attempts:
             self._routes.release(route, way)
             settle(self._routes.held(route) if cause is NotSentCause.ROUTE_HELD else self._not_sent(cause))
             return
+        alone = alone or (way is not FREE and self._routes.goes_alone(route))
         self._begun = turn = self._begun + 1
         load.add(size)
         route.load.add(size)
@@ -88,7 +88,7 @@ class Attempts:
         envelope, size, route = attempt.envelope, attempt.size, attempt.route
         self._load.remove(size)
         route.load.remove(size)
-        if type(outcome) is Confirmed:
+        if isinstance(outcome, Confirmed):
             self._passed(attempt)
         else:
             outcome = self._failed(attempt, outcome)
@@ -103,7 +103,7 @@ class Attempts:
         if not self._guard.calm:
             self._guard.success()
 
-    def _failed(self, attempt: _Attempt, outcome: Outcome) -> Outcome:
+    def _failed(self, attempt: _Attempt, outcome: Failure) -> Failure:
         others_pass = self._routes.passed > attempt.turn
         self._guard.judge(outcome, attempt.admission, others_pass=others_pass)
         return self._routes.judge(attempt.route, attempt.tried, outcome)
@@ -118,7 +118,7 @@ class _Attempt(Struct, eq=False):
     settle: Settle
     admission: Admission
     route: Route
-    way: Admission
+    way: Ways
     turn: int
     """Its number among all attempts of this process."""
     started: float
@@ -128,5 +128,5 @@ class _Attempt(Struct, eq=False):
         self.attempts.settled(self, outcome)
 
     @property
-    def tried(self) -> Try:
-        return Try(self.envelope.task_id, self.turn, self.way is Admission.PROBE)
+    def tried(self) -> Tried:
+        return Tried(self.envelope.task_id, self.turn, self.way)

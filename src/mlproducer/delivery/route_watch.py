@@ -2,27 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 from mlproducer.core.breaker import Admission
+from mlproducer.core.retry import words_of
 from mlproducer.core.routes import Changes, Route, Routes, Try
 from mlproducer.core.sharing import in_order, most_more
 from mlproducer.events import RouteState
-from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
+from mlproducer.outcome import (
+    EVERY_ROUTE,
+    Failure,
+    Nacked,
+    NotSent,
+    NotSentCause,
+    Returned,
+    Unsure,
+    UnsureCause,
+)
 from mlproducer.ports import Clock, Listener
 
 
-class RouteWatch:
-    """Asked before each attempt, told after it."""
+class Ways(NamedTuple):
+    """What the exchange and the route said to one attempt."""
 
-    def __init__(self, routes: Routes, clock: Clock, tell: Listener) -> None:
+    exchange: Admission
+    route: Admission
+
+    @property
+    def refused(self) -> bool:
+        return Admission.REFUSED in self
+
+
+class Tried(NamedTuple):
+    """An attempt that was made. `turn` is its number among all attempts."""
+
+    task_id: str
+    turn: int
+    way: Ways
+
+
+RENEW_EVERY: Final = 30.0
+"""Seconds between two links for new credentials where nothing is held: the patience is over, or there is none."""
+FREE: Final = Ways(Admission.PASS, Admission.PASS)
+_REFUSED: Final = Ways(Admission.REFUSED, Admission.REFUSED)
+_OPEN: Final = RouteState.OPEN
+_TAKEN: Final = (Nacked, Returned)
+"""Outcomes by which the broker has taken a message from us for the exchange, whatever came of it there."""
+
+
+class RouteWatch:
+    """Asked before each attempt, told after it. `exchange` is for the one route that is all of them; `renew` is called
+    when that is held, and when its probe is refused: whoever gives our credentials may have new ones.
+    """
+
+    def __init__(
+        self, routes: Routes, exchange: Routes, clock: Clock, tell: Listener, renew: Callable[[], None] | None
+    ) -> None:
         self._routes = routes
+        self._exchange = exchange
+        self._every = exchange.of(EVERY_ROUTE)
         self._clock = clock
         self._tell = tell
+        self._renew = renew
+        self._renewed_at = -math.inf
         self._turn = 0
         self.of = routes.of
         self.calm = True
-        """`Routes.is_calm`, at hand: asked with each confirm."""
+        """`Routes.is_calm` of both, at hand: asked with each confirm."""
 
     @property
     def lonely(self) -> bool:
@@ -34,34 +82,78 @@ class RouteWatch:
         """The highest number of an attempt that was confirmed on any route."""
         return self._routes.passed
 
-    def admit(self, route: Route) -> Admission:
-        return self._routes.admit(route, self._clock.monotonic())
+    def free(self, route: Route) -> bool:
+        """Nobody need be asked."""
+        return route.state is _OPEN and self._every.state is _OPEN
 
-    def release(self, route: Route, way: Admission) -> None:
+    def admit(self, route: Route) -> Ways:
+        """May an attempt go on this route? What is not refused must end in `confirmed`, `judge` or `release`."""
+        now = self._clock.monotonic()
+        if self._exchange.ready(EVERY_ROUTE, now) is Admission.REFUSED:
+            return _REFUSED
+        way = self._routes.admit(route, now)
+        return _REFUSED if way is Admission.REFUSED else Ways(self._exchange.admit(self._every, now), way)
+
+    def goes_alone(self, route: Route) -> bool:
+        """An attempt that may cost its channel."""
+        return self._every.goes_alone or route.goes_alone
+
+    def release(self, route: Route, way: Ways) -> None:
         """An admitted attempt that was not made."""
-        if way is Admission.PROBE:
-            self._routes.unanswered(route, self._clock.monotonic())
+        now = self._clock.monotonic()
+        if way.exchange is Admission.PROBE:
+            self._exchange.unanswered(self._every, now)
+        if way.route is Admission.PROBE:
+            self._routes.unanswered(route, now)
 
     def held(self, route: Route) -> NotSent:
         """What an attempt comes to that was not admitted."""
-        text = f"its route ({route.key}) takes nothing at present: {route.reason}; see ML_ROUTE_PATIENCE"
-        left = max(0.0, route.until - self._clock.monotonic())
+        held = route if self._every.state is _OPEN else self._every
+        text = f"{_named(held)} takes nothing at present: {_why(held)}; see ML_ROUTE_PATIENCE"
+        left = max(0.0, held.until - self._clock.monotonic())
         return NotSent(NotSentCause.ROUTE_HELD, text=text, held_for=left)
 
-    def confirmed(self, route: Route, tried: Try) -> None:
-        self._announce(self._routes.confirmed(route, tried, self._clock.monotonic()))
+    def confirmed(self, route: Route, tried: Tried) -> None:
+        now, (on_all, on_route) = self._clock.monotonic(), _tries(tried)
+        self._announce(
+            self._exchange.confirmed(self._every, on_all, now) + self._routes.confirmed(route, on_route, now)
+        )
 
-    def judge(self, route: Route, tried: Try, outcome: Outcome) -> Outcome:
-        """The outcome, which says of a fault whether it is the message's own."""
-        if isinstance(outcome, Confirmed):
+    def judge(self, route: Route, tried: Tried, outcome: Failure) -> Failure:
+        """The outcome, which says of a fault whether it is the message's own. `route` is that of its routing key."""
+        now, rand, (on_all, on_route) = self._clock.monotonic(), self._clock.random(), _tries(tried)
+        said = outcome.route if isinstance(outcome, NotSent | Unsure) else None
+        if said == EVERY_ROUTE:
+            if on_route.probe:
+                self._routes.unanswered(route, now)
+            outcome, changes = self._exchange.failed(self._every, on_all, outcome, now, rand)
+            self._announce(changes)
+            self._ask_anew(now, refused_anew=bool(changes) or on_all.probe)
             return outcome
-        outcome, changes = self._routes.failed(route, tried, outcome, self._clock.monotonic(), self._clock.random())
-        self._announce(changes)
+        if said is not None and said != route.key:
+            outcome = Unsure(UnsureCause.CHANNEL_LOST, words_of(outcome))  # a neighbour's route cost it its channel
+        changes = ()
+        if isinstance(outcome, _TAKEN):
+            changes = self._exchange.confirmed(self._every, on_all, now)
+        elif on_all.probe:
+            self._exchange.unanswered(self._every, now)
+        outcome, more = self._routes.failed(route, on_route, outcome, now, rand)
+        self._announce(changes + more)
         return outcome
+
+    def _ask_anew(self, now: float, *, refused_anew: bool) -> None:
+        # Past the patience every attempt is refused, and a new link for each would be a storm.
+        if self._renew is not None and (refused_anew or now - self._renewed_at >= RENEW_EVERY):
+            self._renewed_at = now
+            self._renew()
 
     def hurry(self) -> None:
         """The broker is back."""
-        self._routes.hurry(self._clock.monotonic())
+        now = self._clock.monotonic()
+        self._routes.hurry(now)
+        # Where each refusal makes a new link, to ask for credentials, a new link that hurries would never wait.
+        if self._renew is None or self._every.failures < 2:  # noqa: PLR2004  # the first refusal, and no probe's
+            self._exchange.hurry(now)
 
     def plan(self, due: Sequence[str], room: int, free: int) -> dict[str, int]:
         """How many rows at most of which of the `due` routes may be leased now, of which `room` in all: of a held one a
@@ -70,8 +162,14 @@ class RouteWatch:
         now = self._clock.monotonic()
         self._turn += 1
         planned: dict[str, int] = {}
+        whole = self._exchange.ready(EVERY_ROUTE, now)
+        if whole is Admission.REFUSED:
+            return planned
         for key in in_order(due, self._turn):
-            match self._routes.ready(key, now):
+            way = self._routes.ready(key, now)
+            if whole is Admission.PROBE and way is not Admission.REFUSED:
+                return {key: 1}  # for all of them
+            match way:
                 case Admission.PROBE:
                     planned[key] = 1
                 case Admission.PASS:
@@ -82,26 +180,46 @@ class RouteWatch:
 
     def probes(self, key: str) -> bool:
         """Only a probe may go on it."""
-        return self._routes.ready(key, self._clock.monotonic()) is not Admission.PASS
+        now = self._clock.monotonic()
+        ways = Ways(self._exchange.ready(EVERY_ROUTE, now), self._routes.ready(key, now))
+        return ways != FREE
 
     def wait(self, due: Sequence[str]) -> float | None:
         """Seconds until the first of the held routes among `due` may be probed; None if none is held."""
-        now = self._clock.monotonic()
-        return min((max(0.0, route.until - now) for route in self._routes.closed() if route.key in due), default=None)
+        now, held = self._clock.monotonic(), [route for route in self._routes.closed() if route.key in due]
+        return min((max(0.0, route.until - now) for route in (*self._exchange.closed(), *held)), default=None)
 
     def told(self) -> list[str]:
         """Each that is not open, in words."""
         now = self._clock.monotonic()
-        return [_in_words(route, now) for route in self._routes.closed()]
+        return [_in_words(route, now) for route in (*self._exchange.closed(), *self._routes.closed())]
 
     def _announce(self, changes: Changes) -> None:
-        self.calm = self._routes.is_calm
+        self.calm = self._routes.is_calm and self._exchange.is_calm
         for change in changes:
             self._tell(change)
 
 
+def _tries(tried: Tried) -> tuple[Try, Try]:
+    """As the exchange sees it, and as its route does."""
+    way = tried.way
+    return (
+        Try(tried.task_id, tried.turn, way.exchange is Admission.PROBE),
+        Try(tried.task_id, tried.turn, way.route is Admission.PROBE),
+    )
+
+
+def _named(route: Route) -> str:
+    return "the exchange, with all of its routes," if route.key == EVERY_ROUTE else f"its route ({route.key})"
+
+
+def _why(route: Route) -> str:
+    return f"{route.reason} ({route.text})" if route.text else route.reason
+
+
 def _in_words(route: Route, now: float) -> str:
-    since = f"{route.key}: {route.reason} for {now - route.broken_at:.0f} s"
+    name = "all routes of the exchange" if route.key == EVERY_ROUTE else route.key
+    since = f"{name}: {_why(route)} for {now - route.broken_at:.0f} s"
     match route.state:
         case RouteState.FAILING:
             return f"{since}, longer than ML_ROUTE_PATIENCE: its tasks spend their attempts"

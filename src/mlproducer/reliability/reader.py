@@ -75,9 +75,22 @@ class Reader:
     def delete(self, queue: str) -> None:
         self._call(commands.Queue.Delete(queue=queue), commands.Queue.DeleteOk)
 
+    def delete_if_empty(self, queue: str) -> bool:
+        """Only for a classic queue. False if it holds something; or if it was there for nobody."""
+        try:
+            self._call(commands.Queue.Delete(queue=queue, if_empty=True), commands.Queue.DeleteOk)
+        except _ChannelRefused:
+            self._open_channel()
+            return False
+        return True
+
     def make_queue(self, queue: str, exchange: str) -> None:
         """A quorum queue as the known workers make it, bound to `exchange` by its name."""
         self._make(queue, exchange, {"x-queue-type": "quorum", "x-delivery-limit": 5})
+
+    def make_classic_queue(self, queue: str, exchange: str) -> None:
+        """A durable classic queue bound to `exchange` by its name."""
+        self._make(queue, exchange, {})
 
     def make_full_queue(self, queue: str, exchange: str, limit: int) -> None:
         """A durable queue bound to `exchange` by its name that nacks what comes beyond `limit` messages."""

@@ -12,7 +12,7 @@ from typing import ClassVar, Final, assert_never
 from uuid import uuid4
 
 from mlproducer.errors import MLProducerError
-from mlproducer.reliability import faults, messages, silence
+from mlproducer.reliability import faults, gone, messages, silence
 from mlproducer.reliability.book import Book, Show
 from mlproducer.reliability.crash import crash_recovery
 from mlproducer.reliability.herd import thundering_herd
@@ -99,6 +99,20 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         "The producer is killed with -9 under load, again and again; a fresh one finds what it left.",
         lambda scale: scale.kills + 1,
         crash_recovery,
+    ),
+    OnBroker(
+        "lost-permission",
+        "The user loses the right to write for some seconds: his tasks wait, one probe at a time asks, none dies.",
+        lambda _: 4,
+        gone.lost_permission,
+        gone.SETTINGS,
+    ),
+    OnBroker(
+        "deleted-queue",
+        "A queue is deleted under load: it is made again, or, where that is left to others, its tasks wait for it.",
+        lambda _: 4,
+        gone.deleted_queue,
+        gone.SETTINGS,
     ),
     InThought(
         "thundering-herd",

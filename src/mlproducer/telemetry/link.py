@@ -28,6 +28,7 @@ from mlproducer.events import (
     TasksLeft,
     TopologyDiffers,
 )
+from mlproducer.outcome import EVERY_ROUTE
 from mlproducer.telemetry.cells import Board
 from mlproducer.telemetry.labels import ERROR_TYPES, OTHER
 
@@ -139,9 +140,9 @@ class StoreMetrics:
         self._depth = {queue: number for (queue,), number in depth.items()}
         routes = board.gauges(
             "route_state",
-            "0 open, 1 held (2 while probed), 3 failing past its patience.",
+            "0 open, 1 held (2 while probed), 3 failing past its patience; # is all of the exchange.",
             merge="max",
-            routing_key=(*queues, OTHER),
+            routing_key=(*queues, OTHER, EVERY_ROUTE),
         )
         self._routes = {key: number for (key,), number in routes.items()}
 

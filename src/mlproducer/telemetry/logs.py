@@ -218,10 +218,11 @@ class LogListener:
                 self._log.info("route open again", route=event.route)
             case RouteState.FAILING:
                 text = "route has failed for longer than ML_ROUTE_PATIENCE; its tasks spend attempts"
-                self._log.error(text, route=event.route, reason=event.reason)
+                self._log.error(text, route=event.route, reason=event.reason, text=event.text)
             case _:
                 text = "route held: it takes nothing; its tasks wait in the spool, the others go on"
-                self._log.warning(text, route=event.route, reason=event.reason, probe_in=round(event.wait, 3))
+                wait = round(event.wait, 3)
+                self._log.warning(text, route=event.route, reason=event.reason, text=event.text, probe_in=wait)
 
     def _timed_out(self, event: ConfirmsTimedOut) -> None:
         self._log.warning("confirms timed out; the tasks are unsure (ML_CONFIRM_TIMEOUT)", count=event.count)

@@ -238,6 +238,21 @@ class PrivateRabbit:
         )
         return [self.url_of(name) for name in names]
 
+    def set_permissions(self, vhost: str, *, user: str = "", configure: str = ".*", write: str = ".*") -> None:
+        """What `user` may configure and write there from now on; an empty pattern is nothing. It may read all."""
+        self.eval(
+            f'rabbit_auth_backend_internal:set_permissions(<<"{user or self.user}">>, <<"{vhost}">>, '
+            f'<<"{configure}">>, <<"{write}">>, <<".*">>, <<"test">>).'
+        )
+
+    def add_user(self, name: str, password: str) -> None:
+        """Without any permission yet."""
+        self.eval(f'rabbit_auth_backend_internal:add_user(<<"{name}">>, <<"{password}">>, <<"test">>).')
+
+    def close_connections(self) -> None:
+        """Of all clients, as `rabbitmqctl close_all_connections` does."""
+        self.eval('rabbit_networking:close_connections(rabbit_networking:connections(), "closed by the test").')
+
     def sync(self) -> None:
         """Bring the names of quorum queues that were just declared onto the disk.
 

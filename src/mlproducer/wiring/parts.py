@@ -93,6 +93,8 @@ class _Outside:
     """As the watch gives it."""
     broker: Broker
     knot: _Knot
+    fresh_login: bool
+    """Each connect asks the application for credentials."""
 
 
 def assemble(
@@ -123,7 +125,7 @@ def assemble(
     ).tell
     broker = _broker(settings, types, clock, tell, knot, credentials, overrides)
     spool.watch(knot.added)
-    out = _Outside(settings, types, clock, tell, tracing, watch, watch.spool, broker, knot)
+    out = _Outside(settings, types, clock, tell, tracing, watch, watch.spool, broker, knot, credentials is not None)
     inner = _inner(out, last_confirm)
     return Parts(
         spool=spool,
@@ -167,7 +169,9 @@ def _inner(out: _Outside, last_confirm: LastConfirm) -> _Inner:
     )
     window = Window(settings.ml_max_in_flight, settings.ml_max_in_flight_bytes)
     retry = Backoff(settings.ml_retry_first, settings.ml_retry_cap, settings.ml_retry_jitter)
-    routes = RouteWatch(Routes(retry, settings.ml_route_patience), clock, tell)
+    patience = settings.ml_route_patience
+    renew = out.knot.renew if out.fresh_login else None
+    routes = RouteWatch(Routes(retry, patience), Routes(retry, patience), clock, tell, renew)
     attempts = Attempts(broker, guard, routes, clock, tell, window)
     reconnect = Backoff(settings.ml_reconnect_first, settings.ml_reconnect_cap, settings.ml_reconnect_jitter)
     supervisor = Supervisor(reconnect, settings.ml_reconnect_attempts, len(settings.broker_nodes))
@@ -321,6 +325,9 @@ class _Knot:
 
     def connected(self) -> None:
         self._drain.connected()
+
+    def renew(self) -> None:
+        self._link.reconnect()
 
     def added(self) -> None:
         self._drain.wake()

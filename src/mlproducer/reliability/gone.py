@@ -1,0 +1,132 @@
+"""Scenarios in which the broker is well, and what the producer needs there is taken away: a right, a queue."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from mlproducer.events import RouteChanged, RouteState, TaskDeadLettered
+from mlproducer.outcome import EVERY_ROUTE
+from mlproducer.reliability.book import NotSeen
+from mlproducer.reliability.reader import Reader
+from mlproducer.reliability.stage import Stage, Trial, whole
+
+SETTINGS: Final[Mapping[str, float]] = {"ml_health_interval": 1.0, "ml_reconnect_cap": 2.0}
+_QUEUE: Final = "ml.embed"
+_FIRST: Final = 60
+"""Attempts that may be on their way when the first of them is refused: one of each caller, and some of the drain."""
+
+
+async def lost_permission(stage: Stage) -> None:
+    """The user may not write any more, and after a while he may again."""
+    book, scale = stage.book, stage.scale
+    vhost = unquote(urlsplit(stage.url).path[1:])
+    give = partial(stage.rabbit.set_permissions, vhost)
+    async with stage.trial(stage.settings(**SETTINGS)) as trial:
+        book.step(f"{scale.callers} callers publish")
+        async with trial.load(scale):
+            await asyncio.sleep(scale.load)
+            book.step("the right to write is taken away; connections are closed, since a channel remembers its rights")
+            taken = time.monotonic()
+            await whole(partial(give, write=""))
+            try:
+                await whole(stage.rabbit.close_connections)
+                held = await trial.heard(RouteChanged, taken, "all routes to be held", _is_held)
+                book.time_to_detect = held - taken
+                await asyncio.sleep(3 * scale.load)
+                told = _told(trial)
+            finally:
+                book.step("the right is given back")
+                await whole(give)
+            back = time.monotonic()
+        book.step("the spool drains")
+        book.time_to_recover = await stage.drained(trial) - back
+        await trial.is_whole()
+    waited, tried = back - held, trial.attempts(held, back)
+    book.saw(f"the broker's reason was told: {told}", ok="refused for user" in told, instead=f"told was: {told}")
+    book.saw(
+        f"one fault for all routes: {tried} attempts were made on it in {waited:.1f} s, as probes",
+        ok=tried <= _FIRST + 2 * waited,
+        instead=f"{tried} attempts were made in {waited:.1f} s without the right: no probes but a storm",
+    )
+    _none_died(stage, trial)
+
+
+async def deleted_queue(stage: Stage) -> None:
+    """A queue is deleted under load: by a producer that makes it, it is made again; else its tasks wait for it."""
+    book, scale = stage.book, stage.scale
+    exchange = stage.settings().ml_exchange
+    await whole(lambda: _make(stage.url, exchange))
+    async with stage.trial(stage.settings(**SETTINGS)) as trial:
+        book.step(f"{scale.callers} callers publish")
+        async with trial.load(scale):
+            await asyncio.sleep(scale.load)
+            book.step("their queue is deleted while it is empty; the producer makes it again")
+            await whole(lambda: _delete(stage))
+            deleted = time.monotonic()
+            book.time_to_detect = await trial.heard(RouteChanged, deleted, "the route to be held", _is_held) - deleted
+            opened = await trial.heard(RouteChanged, deleted, "the route to open again", _is_open)
+            await asyncio.sleep(scale.load)
+        await stage.drained(trial)
+        await trial.is_whole()
+    book.saw(f"the queue was made again {opened - deleted:.1f} s after it was deleted", ok=True)
+    _none_died(stage, trial)
+    await whole(lambda: _make(stage.url, exchange))
+    async with stage.trial(stage.settings(ml_declare_topology=False, **SETTINGS)) as trial:
+        book.step("a producer that makes no queues; the queue is deleted again, and its tasks wait")
+        async with trial.load(scale):
+            await asyncio.sleep(scale.load)
+            await whole(lambda: _delete(stage))
+            deleted = time.monotonic()
+            await trial.heard(RouteChanged, deleted, "the route to be held", _is_held)
+            await asyncio.sleep(2 * scale.load)
+            told = _told(trial)
+            book.step("somebody makes the queue")
+            await whole(lambda: _make(stage.url, exchange))
+        back = time.monotonic()
+        book.time_to_recover = await stage.drained(trial) - back
+        await trial.is_whole()
+    book.saw(f"the missing queue was named: {told}", ok=_QUEUE in told, instead=f"told was: {told}")
+    _none_died(stage, trial)
+
+
+def _is_held(event: RouteChanged) -> bool:
+    return event.state is RouteState.HELD and event.route in {EVERY_ROUTE, _QUEUE}
+
+
+def _is_open(event: RouteChanged) -> bool:
+    return event.state is RouteState.OPEN
+
+
+def _told(trial: Trial) -> str:
+    return next((check.detail for check in trial.producer.health().checks if check.name == "routes"), "nothing")
+
+
+def _none_died(stage: Stage, trial: Trial) -> None:
+    dead = len(trial.told(TaskDeadLettered))
+    stage.book.saw(
+        f"{trial.spooled:,} tasks were spooled meanwhile, and none became a dead letter",
+        ok=not dead and trial.spooled > 0,
+        instead=f"{dead} tasks became dead letters, of {trial.spooled:,} that were spooled meanwhile",
+    )
+
+
+def _make(url: str, exchange: str) -> None:
+    """A classic queue, since only such a one can be deleted on the condition that it is empty."""
+    with Reader(url) as admin:
+        admin.make_classic_queue(_QUEUE, exchange)
+
+
+def _delete(stage: Stage) -> None:
+    """In a moment in which nothing is in it: what is deleted with a queue is nobody's to find."""
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        stage.judge.take()
+        with Reader(stage.url) as admin:
+            if admin.delete_if_empty(_QUEUE):
+                return
+    raise NotSeen(f"{_QUEUE} was never empty for long enough to be deleted")
