@@ -112,8 +112,9 @@ async def test_what_was_used_is_looked_at_again_after_a_reconnect_and_nothing_el
         await link.broker.close()
         peer.methods.clear()
         await link.broker.connect()
-        named = [method.queue for method in changes(peer) if isinstance(method, commands.Queue.Declare)]
-        assert named == ["ml.embed"]
+        assert changes(peer) == [], "what is there is neither declared nor bound again"
+        looked_at = [method.queue for _, method in peer.methods if isinstance(method, commands.Queue.Declare)]
+        assert looked_at == ["ml.embed"]
         asked = len(peer.methods)
         link.publish()
         await peer.until(2)

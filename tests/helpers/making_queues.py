@@ -28,7 +28,7 @@ def queue_states(rabbit: PrivateRabbit, url: str) -> list[tuple[str, int, str]]:
     """
     told = rabbit.eval(
         "[{binary_to_list(Name), proplists:get_value(messages, Queue), proplists:get_value(type, Queue)} "
-        f"|| Queue <- rabbit_amqqueue:info_all({_vhost(url)}, [name, messages, type]), "
+        f"|| Queue <- rabbit_amqqueue:info_all({vhost_of(url)}, [name, messages, type]), "
         "{resource, _, queue, Name} <- [proplists:get_value(name, Queue)]]."
     )
     found = re.findall(r'\{"([^"]+)", (\d+), (\w+)\}', told)
@@ -38,7 +38,7 @@ def queue_states(rabbit: PrivateRabbit, url: str) -> list[tuple[str, int, str]]:
 def consumed_queues(rabbit: PrivateRabbit, url: str) -> str:
     """The names of the queues on the virtual host of `url` that somebody reads."""
     return rabbit.eval(
-        f"[binary_to_list(Name) || Consumer <- rabbit_amqqueue:consumers_all({_vhost(url)}), "
+        f"[binary_to_list(Name) || Consumer <- rabbit_amqqueue:consumers_all({vhost_of(url)}), "
         "{resource, _, queue, Name} <- [proplists:get_value(queue_name, Consumer)]]."
     )
 
@@ -46,7 +46,7 @@ def consumed_queues(rabbit: PrivateRabbit, url: str) -> str:
 def topology(rabbit: PrivateRabbit, url: str) -> str:
     """All that is declared on the virtual host of `url`: exchanges, queues with their arguments, bindings."""
     return rabbit.eval(
-        f"V = {_vhost(url)}, {{lists:sort([{{element(4, element(2, X)), element(3, X)}} || X <- rabbit_exchange:list(V)]), "
+        f"V = {vhost_of(url)}, {{lists:sort([{{element(4, element(2, X)), element(3, X)}} || X <- rabbit_exchange:list(V)]), "
         "lists:sort([{element(4, amqqueue:get_name(Q)), amqqueue:get_arguments(Q)} || Q <- rabbit_amqqueue:list(V)]), "
         "length(rabbit_binding:list(V))}."
     )
@@ -56,10 +56,10 @@ def close_connections(rabbit: PrivateRabbit, url: str) -> None:
     """Of all clients of the virtual host of `url`, as `rabbitmqctl close_all_connections` does."""
     rabbit.eval(
         "rabbit_networking:close_connections([Pid || [{pid, Pid}, {vhost, Vhost}] <- "
-        f'rabbit_networking:connection_info_all([pid, vhost]), Vhost =:= {_vhost(url)}], "as a test").'
+        f'rabbit_networking:connection_info_all([pid, vhost]), Vhost =:= {vhost_of(url)}], "as a test").'
     )
 
 
-def _vhost(url: str) -> str:
+def vhost_of(url: str) -> str:
     """Its name as an Erlang expression."""
     return f'binary:decode_hex(<<"{unquote(urlsplit(url).path[1:]).encode().hex()}">>)'

@@ -39,7 +39,9 @@ class Published:
 
 @dataclass
 class Peer:
-    """What one server saw, and its hands. `silent` makes it answer nothing more, until `speak`."""
+    """What one server saw, and its hands. `silent` makes it answer nothing more, until `speak`; what it is `deaf` to, it
+    never answers, nor what comes after it on the same channel: a channel does one thing after the other.
+    """
 
     tune: commands.Connection.Tune = field(default_factory=lambda: commands.Connection.Tune(2047, 131072, 0))
     mechanisms: str = "PLAIN EXTERNAL"
@@ -50,6 +52,9 @@ class Peer:
     """Those that want an answer, and their channels."""
     heartbeats: int = 0
     silent: bool = False
+    deaf: Callable[[base.Frame], bool] = lambda _method: False
+    refusing: Callable[[base.Frame], commands.Channel.Close | None] = lambda _method: None
+    """The close of the channel that is the answer to a method, if it is."""
     writer: asyncio.StreamWriter | None = None
     refuse: base.Frame | None = None
     hangs_up: bool = False
@@ -57,6 +62,7 @@ class Peer:
     port: int = 0
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     _tags: dict[int, int] = field(default_factory=dict)
+    _stuck: set[tuple[asyncio.StreamWriter | None, int]] = field(default_factory=set)
     _unanswered: list[tuple[int, base.Frame]] = field(default_factory=list)
 
     def speak(self) -> None:
@@ -145,10 +151,13 @@ class Peer:
 
     def _asked(self, channel: int, method: base.Frame) -> None:
         self.methods.append((channel, method))
+        if (self.writer, channel) in self._stuck or self.deaf(method):
+            self._stuck.add((self.writer, channel))
+            return
         if self.silent:
             self._unanswered.append((channel, method))
         else:
-            self.send(channel, ANSWERS[type(method)]())
+            self.send(channel, self.refusing(method) or ANSWERS[type(method)]())
 
 
 @dataclass
@@ -183,6 +192,7 @@ async def linked(
     credentials: Callable[[], Awaitable[Credentials]] | None = None,
     connect: bool = True,
     named: bool = True,
+    queues: tuple[str, ...] = ("ml.embed",),
 ) -> AsyncIterator[Link]:
     servers = []
     for peer in peers:
@@ -193,7 +203,7 @@ async def linked(
     config = AmqpConfig(
         endpoints=tuple(Endpoint("127.0.0.1", peer.port, "/", login, None) for peer in peers),
         exchange="ml.tasks",
-        queues=(QueuePlan("ml.embed", at_start=named),),
+        queues=tuple(QueuePlan(queue, at_start=named) for queue in queues),
         heartbeat=heartbeat,
         connection_timeout=2.0,
         check_timeout=check_timeout,

@@ -11,10 +11,11 @@ from collections.abc import Callable, Coroutine
 from mlproducer.amqp.alone import Alone
 from mlproducer.amqp.config import AmqpConfig, Credentials, Endpoint
 from mlproducer.amqp.connection import Connection
-from mlproducer.amqp.faults import ChannelClosed, connect_failed, no_credentials
+from mlproducer.amqp.faults import ACCESS_REFUSED, ChannelClosed, connect_failed, no_credentials
 from mlproducer.amqp.first_use import FirstUse
 from mlproducer.amqp.publishing import HEADER_TOO_LARGE, Hears, PublishingChannel, fits
-from mlproducer.amqp.topology import Topology, exchange_is_there, nothing, refusal
+from mlproducer.amqp.questions import is_there, refusal
+from mlproducer.amqp.topology import Topology
 from mlproducer.core.refusals import blamed_route
 from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost, ErrorType
 from mlproducer.events import BlockedChanged, ConfirmsTimedOut, PartFailed
@@ -136,7 +137,7 @@ class AmqpBroker:
             return
         # An exchange that nobody has used yet need not be there: then a channel that opens is answer enough.
         seen, exchange = self._topology.exchange_seen, self._config.exchange
-        question = refusal(connection, (lambda channel: exchange_is_there(channel, exchange)) if seen else nothing)
+        question = refusal(connection, *([is_there(exchange)] if seen else []))
         try:
             why = await connection.patiently(question, self._config.check_timeout)
         except TimeoutError as exc:
@@ -146,7 +147,7 @@ class AmqpBroker:
                 f"{self._endpoint.node}: the health check got no answer within ML_HEALTH_TIMEOUT",
                 error_type=ErrorType.TIMEOUT,
             ) from exc
-        if why is not None:
+        if why is not None and why.code != ACCESS_REFUSED:  # a user who may only write is told no more than that
             raise BrokerRefused(
                 f"{self._endpoint.node}: the exchange {self._config.exchange} is gone ({why}): see ML_EXCHANGE",
                 error_type=ErrorType.TOPOLOGY,
@@ -154,13 +155,12 @@ class AmqpBroker:
 
     async def queue_depths(self) -> dict[str, int]:
         connection = self._link()
-        depths: dict[str, int] = {}
         if not self._unblocked.is_set():
-            return depths  # see `check`
+            return {}  # see `check`
         # A queue that does not answer, for one whose leader is lost, is no fault of the connection.
         with contextlib.suppress(TimeoutError):
-            await connection.patiently(self._topology.depths(connection, depths), self._config.check_timeout)
-        return depths
+            await connection.patiently(self._topology.measure(connection), self._config.check_timeout)
+        return self._topology.depths()
 
     def view(self) -> LinkView:
         channel, alone = self._publishing, self._alone
@@ -207,7 +207,8 @@ class AmqpBroker:
         """A queue's first task on this link. With no exchange and no right to make one, the link is of no use."""
         connection = self._link()
         try:
-            await connection.patiently(self._topology.use(connection, queue), self._config.check_timeout)
+            # Not bounded: each task waits for its own time, and those that come later wait for the same answer.
+            await self._topology.use(connection, queue)
         except BrokerRefused as refused:
             if refused.error_type is ErrorType.TOPOLOGY:
                 connection.abort(refused)
@@ -256,7 +257,7 @@ class AmqpBroker:
         return NotSent(NotSentCause.BLOCKED, text=blocked_text(self._alarm)) if self._blocked else None
 
     def _unroutable(self, queue: str) -> None:
-        """It was deleted, perhaps: the next attempt looks first, and makes it."""
+        self._topology.unroutable(queue)
         self._first_use.ready.discard(queue)
 
     def _emptied(self, channel: PublishingChannel) -> None:

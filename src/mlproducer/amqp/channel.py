@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from pamqp import base, body, commands, frame, header
@@ -15,6 +15,8 @@ from mlproducer.jobs import heard, shielded
 
 F = TypeVar("F", bound=base.Frame)
 Send = Callable[[bytes], None]
+Call = tuple[type[base.Frame], asyncio.Future[base.Frame]]
+"""The kind of the answer, and who waits for it."""
 
 
 class Channel:
@@ -23,7 +25,7 @@ class Channel:
     def __init__(self, number: int, send: Send) -> None:
         self.number = number
         self._send = send
-        self._calls: deque[tuple[type[base.Frame], asyncio.Future[base.Frame]]] = deque()
+        self._calls: deque[Call] = deque()
         self._end: ChannelClosed | BrokerError | None = None
         self._closing: asyncio.Future[base.Frame] | None = None
         self.reusable = False
@@ -43,6 +45,13 @@ class Channel:
         assert isinstance(found, answer)  # noqa: S101  # checked where it was received
         return found
 
+    async def ask(self, *calls: tuple[base.Frame, type[base.Frame]]) -> base.Frame:
+        """Send several methods at once, each with the kind of its answer: one round trip for all of them. Returns the
+        last answer. Raises: as `call`.
+        """
+        waiters = [self._ask(method, answer) for method, answer in calls]
+        return [await waiter for waiter in waiters][-1]
+
     def send(self, method: base.Frame) -> None:
         self._send(frame.marshal(method, self.number))
 
@@ -51,9 +60,11 @@ class Channel:
         match value:
             case commands.Channel.Close(reply_code=code, reply_text=text):
                 self.send(commands.Channel.CloseOk())
-                # Race: our own close crosses the broker's. Then its answer to ours is still to come.
-                self.reusable = not any(answer is commands.Channel.CloseOk for answer, _ in self._calls)
-                self._ended(ChannelClosed(code or 0, text or ""))
+                # Race: our own close crosses the broker's. Then its answer to ours is still to come, and until then
+                # the number is not free.
+                ours = [call for call in self._calls if call[0] is commands.Channel.CloseOk]
+                self.reusable = not ours
+                self._ended(ChannelClosed(code or 0, text or ""), after=ours)
             case commands.Channel.CloseOk():
                 self._answer(value)
                 self.reusable = True
@@ -71,9 +82,9 @@ class Channel:
 
     async def close(self) -> None:
         """Close it from our end. Does nothing if it is closed already."""
-        if self._end is not None:
-            return
         if self._closing is None:
+            if self._end is not None:
+                return
             self._closing = self._ask(commands.Channel.Close(200, "done", 0, 0), commands.Channel.CloseOk)
         # Race: who closes it gives up, and somebody else closes it again. A second close would come to a channel that
         # is closed, for which the broker ends the connection (504); so both wait for the answer to the first.
@@ -94,14 +105,15 @@ class Channel:
         if not waiter.done():  # else the caller gave up meanwhile; the answer is still the answer to its call
             waiter.set_result(value)
 
-    def _ended(self, why: ChannelClosed | BrokerError) -> None:
-        if self._end is not None:
-            return
-        self._end = why
-        calls, self._calls = self._calls, deque()
-        for _, waiter in calls:
-            if not waiter.done():
-                waiter.set_exception(why)
+    def _ended(self, why: ChannelClosed | BrokerError, after: Iterable[Call] = ()) -> None:
+        """`after` are calls that are answered all the same."""
+        if self._end is None:
+            self._end = why
+        kept = deque(after)
+        calls, self._calls = self._calls, kept
+        for call in calls:
+            if call not in kept and not call[1].done():
+                call[1].set_exception(why)
 
 
 def _unexpected(value: object) -> BrokerError:

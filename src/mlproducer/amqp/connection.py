@@ -35,6 +35,10 @@ CLIENT: Final[FieldTable] = {
 }
 LEAST_FRAME_MAX: Final = 4_096
 """Bytes that a frame may have in any case (AMQP 0-9-1 §1.4.2.6)."""
+MOST_QUESTIONS: Final = 64
+"""Channels for questions that are open at the same time. A channel is five processes of the broker."""
+OTHER_CHANNELS: Final = 3
+"""For publishing, for a message alone, for the health check."""
 
 C = TypeVar("C", bound=Channel)
 T = TypeVar("T")
@@ -69,6 +73,8 @@ class Connection:
         self._channel_max = config.channel_max
         self._last_number = 0
         self._free_numbers: deque[int] = deque()
+        self._questions = asyncio.Semaphore(0)
+        self._asking: set[Channel] = set()
         self._confirms = 0
         self.error: BrokerError | None = None
         self.server: Mapping[str, object] = {}
@@ -123,8 +129,10 @@ class Connection:
     def add(self, make: Callable[[int, Callable[[bytes], None]], C]) -> C:
         """A new channel object with a number of its own; the caller opens it.
 
-        Raises: BrokerRefused, if no number is free.
+        Raises: BrokerRefused, if no number is free; BrokerError, if the connection is over.
         """
+        if self.error is not None:
+            raise self.error  # nobody would answer
         if self._last_number < self._channel_max:
             self._last_number += 1
             number = self._last_number
@@ -140,12 +148,30 @@ class Connection:
         self._channels[number] = channel
         return channel
 
+    async def for_question(self) -> Channel:
+        """A channel to ask something on; the caller releases it. Waits while as many others are open as may be, and it
+        counts until the broker has closed it: one that does not answer takes no more than its share.
+
+        Raises: as `add`.
+        """
+        await self._questions.acquire()
+        try:
+            channel = self.add(Channel)
+        except BaseException:
+            self._questions.release()
+            raise
+        self._asking.add(channel)
+        return channel
+
     def forget(self, channel: Channel) -> None:
         """Its frames mean nothing any more. The number of a channel that never closed is not used again."""
         if self._channels.get(channel.number) is channel:
             del self._channels[channel.number]
             if channel.reusable:
                 self._free_numbers.append(channel.number)
+        if channel in self._asking:
+            self._asking.discard(channel)
+            self._questions.release()
 
     def release(self, channel: Channel) -> None:
         """Close it, if it is open, and forget it. A broker that has yet to answer on it may do so first."""
@@ -247,9 +273,11 @@ class Connection:
         self._wire.send(data)
 
     async def _goodbye(self, channel: Channel) -> None:
-        with contextlib.suppress(ChannelClosed, BrokerError):
-            await channel.close()
-        self.forget(channel)
+        try:
+            with contextlib.suppress(ChannelClosed, BrokerError):
+                await channel.close()
+        finally:
+            self.forget(channel)
 
     async def _handshake(self, credentials: Credentials) -> None:
         try:
@@ -275,6 +303,7 @@ class Connection:
         except ConnectionLost as error:
             raise silent_end(error, self.endpoint.node, "login") from None
         self._channel_max = _lower(self._config.channel_max, tune.channel_max or 0)
+        self._questions = asyncio.Semaphore(max(1, min(MOST_QUESTIONS, self._channel_max - OTHER_CHANNELS)))
         frame_max = _lower(self._config.frame_max, tune.frame_max or 0)
         if frame_max < LEAST_FRAME_MAX:
             raise BrokerRefused(

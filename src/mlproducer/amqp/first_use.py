@@ -5,13 +5,13 @@ their order; other routes do not wait for them.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from mlproducer.amqp.faults import ChannelClosed
 from mlproducer.errors import BrokerError
-from mlproducer.jobs import Jobs, heard
+from mlproducer.jobs import Jobs
 from mlproducer.outcome import NotSent, NotSentCause
 from mlproducer.ports import Clock, Settle
 from mlproducer.task import Envelope
@@ -20,12 +20,27 @@ Waiting = tuple[Envelope, Settle, float, bool]
 """What `Broker.publish` was given: envelope, settle, deadline, alone."""
 
 
+@dataclass(slots=True)
+class _Route:
+    """What waits for its queue, and the timer for the earliest deadline."""
+
+    waiting: list[Waiting] = field(default_factory=list)
+    timer: asyncio.TimerHandle | None = None
+    timer_at: float = 0.0
+
+    def stop(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
 class FirstUse:
     """`use` makes a queue ready; `publish` takes what waited for it; `spawn` starts a job of the connection; `alarmed`
     says what becomes of a message while the broker has an alarm; `settled` runs settle callbacks.
 
-    Whatever `use` raises, each attempt is settled; what is neither BrokerError, ChannelClosed nor TimeoutError is a
-    fault of ours, and the end of the connection.
+    A queue may answer late, or never on this link: each attempt waits for its own deadline, and what comes later waits
+    for the same answer. Whatever `use` raises, each attempt is settled; what is neither BrokerError nor ChannelClosed
+    is a fault of ours, and the end of the connection.
     """
 
     def __init__(
@@ -40,7 +55,7 @@ class FirstUse:
         self._use = use
         self._publish = publish
         self._clock = clock
-        self._waiting: dict[str, deque[Waiting]] = {}
+        self._routes: dict[str, _Route] = {}
         self._spawn = spawn
         self._alarmed = alarmed
         self._settled = settled
@@ -49,60 +64,64 @@ class FirstUse:
 
     @property
     def in_flight(self) -> int:
-        return sum(map(len, self._waiting.values()))
+        return sum(len(route.waiting) for route in self._routes.values())
 
     @property
     def bytes_in_flight(self) -> int:
-        return sum(envelope.size for queue in self._waiting.values() for envelope, *_ in queue)
+        return sum(envelope.size for route in self._routes.values() for envelope, *_ in route.waiting)
 
     def publish(self, envelope: Envelope, settle: Settle, deadline: float, alone: bool) -> None:  # noqa: FBT001  # as `Broker.publish` has it
         queue = envelope.routing_key
-        waiting = self._waiting.get(queue)
-        if waiting is not None:
-            waiting.append((envelope, settle, deadline, alone))
-            return
-        self._waiting[queue] = deque([(envelope, settle, deadline, alone)])
-        self._spawn(self._work(queue))
+        route = self._routes.get(queue)
+        if route is None:
+            route = self._routes[queue] = _Route()
+            self._spawn(self._work(queue, route))
+        route.waiting.append((envelope, settle, deadline, alone))
+        if route.timer is None or deadline < route.timer_at:
+            self._set_timer(route, deadline)
 
     def lost(self) -> None:
         """The link ended: what waits was never sent."""
         self.ready.clear()
-        everything, self._waiting = self._waiting, {}
-        for waiting in everything.values():
-            self._settle(waiting, NotSentCause.NOT_CONNECTED)
+        routes, self._routes = self._routes, {}
+        for route in routes.values():
+            self._settle(self._taken(route), NotSentCause.NOT_CONNECTED)
 
-    async def _work(self, queue: str) -> None:
-        using = heard(asyncio.get_running_loop().create_task(self._use(queue)))
+    async def _work(self, queue: str, route: _Route) -> None:
+        error: Exception | None = None
         try:
-            while not using.done():
-                await asyncio.wait({using}, timeout=self._next_deadline(queue))
-                self._expire(queue)
-        finally:
-            using.cancel()
+            await self._use(queue)
+        except Exception as raised:  # noqa: BLE001  # whatever it is, nobody may wait for ever
+            error = raised
         # No await from here: what comes next on this route goes out after these.
-        waiting = self._waiting.pop(queue, deque())
-        error = using.exception()
+        if self._routes.get(queue) is route:
+            del self._routes[queue]
+        waiting = self._taken(route)
         if error is None:
             self.ready.add(queue)
             for each in waiting:
                 self._publish(*each)
             return
-        # A queue whose leader is lost answers nothing, and the connection may be well.
-        late = isinstance(error, TimeoutError)
-        self._settle(waiting, NotSentCause.DEADLINE if late else NotSentCause.NOT_CONNECTED)
-        if not isinstance(error, TimeoutError | BrokerError | ChannelClosed):
+        self._settle(waiting, NotSentCause.NOT_CONNECTED)
+        if not isinstance(error, BrokerError | ChannelClosed):
             raise error
 
-    def _next_deadline(self, queue: str) -> float | None:
-        deadlines = [deadline for _, _, deadline, _ in self._waiting.get(queue, ())]
-        return max(0.0, min(deadlines) - self._clock.monotonic()) if deadlines else None
+    def _taken(self, route: _Route) -> list[Waiting]:
+        route.stop()
+        waiting, route.waiting = route.waiting, []
+        return waiting
 
-    def _expire(self, queue: str) -> None:
-        now, waiting = self._clock.monotonic(), self._waiting.get(queue, deque())
-        late = [each for each in waiting if each[2] <= now]
-        if late:
-            self._waiting[queue] = deque(each for each in waiting if each[2] > now)
-            self._settle(late, NotSentCause.DEADLINE)
+    def _set_timer(self, route: _Route, at: float) -> None:
+        route.stop()
+        route.timer_at = at
+        route.timer = self._settled.later(max(0.0, at - self._clock.monotonic()), self._ring, route)
+
+    def _ring(self, route: _Route) -> None:
+        now, waiting = self._clock.monotonic(), self._taken(route)
+        route.waiting = [each for each in waiting if each[2] > now]
+        if route.waiting:
+            self._set_timer(route, min(each[2] for each in route.waiting))
+        self._settle([each for each in waiting if each[2] <= now], NotSentCause.DEADLINE)
 
     def _settle(self, waiting: Iterable[Waiting], cause: NotSentCause) -> None:
         for _, settle, _, _ in waiting:

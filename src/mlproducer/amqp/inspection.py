@@ -15,11 +15,11 @@ from typing import Final
 from pamqp import commands
 
 from mlproducer.amqp import faults
-from mlproducer.amqp.channel import Channel
 from mlproducer.amqp.config import AmqpConfig, Credentials
 from mlproducer.amqp.connection import Connection
 from mlproducer.amqp.faults import ChannelClosed, connect_failed
-from mlproducer.amqp.topology import EXCHANGE_TYPE, declaration, exchange_is_there, refusal
+from mlproducer.amqp.questions import is_there, look, refusal
+from mlproducer.amqp.topology import EXCHANGE_TYPE, declaration
 from mlproducer.envelope.queues import QueuePlan
 from mlproducer.errors import BrokerError, ConnectionLost
 from mlproducer.status import BrokerFacts, FoundQueue
@@ -75,13 +75,14 @@ async def _login(config: AmqpConfig, given: Credentials) -> Credentials:
 
 
 async def _look(connection: Connection, config: AmqpConfig, *, compare: bool) -> BrokerFacts:
-    missing = await refusal(connection, lambda channel: exchange_is_there(channel, config.exchange))
+    missing = await refusal(connection, is_there(config.exchange))
     problem = "" if missing is None else plain(missing)
     if missing is None and config.declare and compare:
         declare = commands.Exchange.Declare(exchange=config.exchange, exchange_type=EXCHANGE_TYPE, durable=True)
-        differs = await refusal(connection, lambda channel: channel.call(declare, commands.Exchange.DeclareOk))
+        differs = await refusal(connection, declare)
         problem = "" if differs is None else plain(differs)
-    queues = [await _queue(connection, plan, declare=config.declare, compare=compare) for plan in config.queues]
+    looks = [_queue(connection, plan, declare=config.declare, compare=compare) for plan in config.queues]
+    queues = await asyncio.gather(*looks)
     return BrokerFacts(
         node=connection.endpoint.node,
         product=str(connection.server.get("product", "")),
@@ -94,29 +95,18 @@ async def _look(connection: Connection, config: AmqpConfig, *, compare: bool) ->
 
 
 async def _queue(connection: Connection, plan: QueuePlan, *, declare: bool, compare: bool) -> FoundQueue:
-    found: list[commands.Queue.DeclareOk] = []
     name, ours = plan.name, declare and plan.declare
     made = plan.words if ours else ""
-
-    async def ask(channel: Channel) -> None:
-        passive = commands.Queue.Declare(queue=name, passive=True)
-        found.append(await channel.call(passive, commands.Queue.DeclareOk))
-
-    refused = await refusal(connection, ask)
-    if refused is not None:
-        exists = refused.code != faults.NOT_FOUND
-        differs = plain(refused) if exists else ""
-        return FoundQueue(name, exists, differs=differs, made=made, named=plan.at_start)
-    different: ChannelClosed | None = None
-    if ours and compare:
-        declaring = declaration(plan)
-        different = await refusal(connection, lambda channel: channel.call(declaring, commands.Queue.DeclareOk))
-    (answer,) = found
+    found = await look(connection, name)
+    if isinstance(found, ChannelClosed):
+        exists = found.code != faults.NOT_FOUND
+        return FoundQueue(name, exists, differs=plain(found) if exists else "", made=made, named=plan.at_start)
+    different = await refusal(connection, declaration(plan)) if ours and compare else None
     return FoundQueue(
         name,
         exists=True,
-        messages=answer.message_count or 0,
-        consumers=answer.consumer_count or 0,
+        messages=found.messages,
+        consumers=found.consumers,
         differs="" if different is None else plain(different),
         made=made,
         named=plan.at_start,

@@ -92,8 +92,8 @@ class PublishingChannel(Channel):
 
     async def start(self) -> None:
         """Open it and turn confirms on. Raises: ChannelClosed, BrokerError."""
-        await self.call(commands.Channel.Open(), commands.Channel.OpenOk)
-        await self.call(commands.Confirm.Select(), commands.Confirm.SelectOk)
+        opening = commands.Channel.Open(), commands.Channel.OpenOk
+        await self.ask(opening, (commands.Confirm.Select(), commands.Confirm.SelectOk))
 
     def publish(self, envelope: Envelope, settle: Settle, deadline: float) -> None:
         """Write one mandatory message; `settle` is called exactly once."""

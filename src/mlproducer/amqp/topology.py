@@ -1,34 +1,35 @@
 """The exchange, queues and bindings: make what is used and missing, never change what is there, say what differs.
 
 What is used: the queues that the settings name, from the first connect on, and any other from its first task on. The
-exchange is used with the first queue. At each connect what was used is looked at again, and so made again if it is
-gone. Nobody who only looks comes here.
+exchange is used with the first queue. Nobody who only looks comes here.
 
-Each step has a channel of its own, because the broker answers a difference by closing the channel.
+Once in the life of a process a queue is declared and bound, when it is used first: so it is made, or it is known how it
+differs. From then on a connect only looks at it, at all queues at once, and makes again what is gone. A binding cannot
+be looked at: that one is gone is seen by a message that comes back, and then the next task declares and binds again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from pamqp import commands
 from pamqp.common import FieldTable
 
 from mlproducer.amqp import faults
-from mlproducer.amqp.channel import Channel
 from mlproducer.amqp.config import AmqpConfig
 from mlproducer.amqp.connection import Connection
 from mlproducer.amqp.faults import ChannelClosed
+from mlproducer.amqp.questions import Found, is_there, look, refusal
 from mlproducer.envelope.queues import Arguments, QueuePlan
 from mlproducer.errors import BrokerRefused, ErrorType
 from mlproducer.events import TopologyDiffers
+from mlproducer.jobs import heard
 from mlproducer.ports import Listener
 
 EXCHANGE_TYPE: Final = "topic"
-
-Step = Callable[[Channel], Awaitable[object]]
+PATIENCE: Final = 2.0
+"""Seconds, but a quarter of a connect at most: as long a connect waits for queues, and a task for a binding."""
 
 
 class Topology:
@@ -39,6 +40,12 @@ class Topology:
         self._tell = tell
         self._plans = {plan.name: plan for plan in config.queues}
         self._used = {plan.name: None for plan in config.queues if plan.at_start}
+        self._settled: set[str] = set()
+        """Queues that this process has declared and bound: they are as told in `differences`. Not asked for again until
+        something speaks against it."""
+        self._exchange_settled = not config.declare
+        """So it is with the exchange."""
+        self._patience = min(PATIENCE, config.connection_timeout / 4)
         self._missing: set[str] = set()
         """Queues that were used and not there."""
         self._absent: set[str] = set()
@@ -47,6 +54,9 @@ class Topology:
         self._exchange_turn = asyncio.Lock()
         self._differences: dict[str, TopologyDiffers] = {}
         self._told: set[TopologyDiffers] = set()
+        self._asked: dict[str, asyncio.Task[Found | ChannelClosed]] = {}
+        """What each queue holds: the questions of this link that are open. One that is not answered is not asked again:
+        each would take one more channel."""
 
     @property
     def differences(self) -> tuple[TopologyDiffers, ...]:
@@ -58,52 +68,95 @@ class Topology:
         return self._exchange_seen
 
     async def verify(self, connection: Connection) -> set[str]:
-        """All that was used, on a link that is new or from which something vanished; its queues. Raises: as `use`."""
+        """Look at all that was used, on a link that is new or from which something vanished, and make what is gone.
+        What is there and known is neither declared nor bound: one node that hangs keeps its whole cluster from binding.
+        And a queue that does not answer, such as one whose home is that node, is not waited for.
+
+        Returns the queues that tasks may go to with no more ado. Raises: as `use`.
+        """
         self._absent.clear()
+        self._asked.clear()
         self._exchange_seen = False
+        if self._config.exchange in self._differences:
+            self._exchange_settled = False  # it may be as we would make it by now
         used = tuple(self._used)
         if used or not self._config.declare:
             await self._see_exchange(connection)
-        for queue in used:
-            await self._see_queue(connection, queue)
-        return set(used)
+        ready: set[str] = set()
+        looks = [asyncio.create_task(self._again(connection, queue, ready)) for queue in used]
+        try:
+            async with asyncio.timeout(self._patience):
+                await asyncio.gather(*looks)
+        except TimeoutError:
+            pass
+        finally:
+            for each in looks:
+                each.cancel()
+            await asyncio.gather(*looks, return_exceptions=True)
+        return ready
 
     async def use(self, connection: Connection, queue: str) -> None:
-        """A task is about to go there.
+        """A task is about to go there: the queue is declared and bound, unless this process did so already.
 
         Raises: BrokerRefused, if there is no exchange and none can be made; BrokerError, if the connection ends.
         """
         self._used[queue] = None
         self._absent.discard(queue)
         async with self._exchange_turn:  # the first tasks of several routes come at once
-            if not self._exchange_seen:
-                await self._see_exchange(connection)
-        await self._see_queue(connection, queue)
+            if not (self._exchange_seen and self._exchange_settled):
+                await self._see_exchange(connection, compare=not self._exchange_settled)
+        if not self._is_ours(queue):
+            self._seen(queue, await look(connection, queue))
+        elif not self._is_settled(queue):
+            await self._declare(connection, queue)
+            await self._bind(connection, queue)
 
-    async def depths(self, connection: Connection, found: dict[str, int]) -> None:
-        """Ready messages by queue, of those that are there, into `found` one by one."""
-        for queue in {**self._plans, **self._used}.keys() - self._absent:
-            size = await depth(connection, queue)
-            if size is not None:
-                found[queue] = size
+    def unroutable(self, queue: str) -> None:
+        """A message to it came back: it was deleted, perhaps, or somebody took its binding away. The next task asks."""
+        self._settled.discard(queue)
+
+    async def measure(self, connection: Connection) -> None:
+        """Ask what each queue holds, all at once, and wait for the answers. See `depths`."""
+        for queue in {**self._plans, **self._used}.keys() - self._absent - self._asked.keys():
+            question = asyncio.get_running_loop().create_task(look(connection, queue))
+            self._asked[queue] = heard(question)
+        if self._asked:
+            await asyncio.wait(self._asked.values())
+
+    def depths(self) -> dict[str, int]:
+        """Ready messages of each queue that is there and has answered. Raises: BrokerError, if the connection ended."""
+        found = {}
+        for queue, question in [each for each in self._asked.items() if each[1].done()]:
+            del self._asked[queue]
+            answer = question.result()
+            if isinstance(answer, Found):
+                found[queue] = answer.messages
                 if queue in self._missing:  # somebody made it meanwhile: a worker, or a person
                     self._missing.discard(queue)
                     self._differences.pop(queue, None)
             elif queue not in self._used:
                 self._absent.add(queue)
+        return found
 
-    async def _see_exchange(self, connection: Connection) -> None:
+    async def _see_exchange(self, connection: Connection, *, compare: bool = False) -> None:
+        """It is there, or is made. To `compare`, it is declared as ours though it is there."""
         name = self._config.exchange
-        self._differences.pop(name, None)
-        if self._config.declare:
+        missing = None if compare else await refusal(connection, is_there(name))
+        gone = missing is not None and missing.code == faults.NOT_FOUND
+        if gone:
+            self._settled.clear()  # with an exchange go its bindings
+        if self._config.declare and (compare or gone):
+            self._exchange_settled = True
+            self._differences.pop(name, None)
             declare = commands.Exchange.Declare(exchange=name, exchange_type=EXCHANGE_TYPE, durable=True)
-            refused = await refusal(connection, lambda channel: channel.call(declare, commands.Exchange.DeclareOk))
+            refused = await refusal(connection, declare)
             if refused is None:
                 self._exchange_seen = True
                 return
             self._differs(name, "the exchange is not the durable topic exchange that we would make", refused)
-        missing = await refusal(connection, lambda channel: exchange_is_there(channel, name))
-        if missing is not None:
+            missing = await refusal(connection, is_there(name))
+        # A user who may only write is not even told whether it is there, and publishes all the same.
+        if missing is not None and missing.code != faults.ACCESS_REFUSED:
             raise BrokerRefused(
                 f"{connection.endpoint.node}: there is no exchange {name} ({missing}): see ML_EXCHANGE, and "
                 "ML_DECLARE_TOPOLOGY or the user's permission to configure it",
@@ -111,28 +164,64 @@ class Topology:
             )
         self._exchange_seen = True
 
-    async def _see_queue(self, connection: Connection, queue: str) -> None:
-        # A row of the spool may lead to a queue that no task type leads to any more: how to make it is not known.
-        plan = self._plans.get(queue, QueuePlan(queue, declare=False))
-        self._differences.pop(queue, None)
-        self._missing.discard(queue)
-        ours = self._config.declare and plan.declare
-        declare = declaration(plan) if ours else commands.Queue.Declare(queue=queue, passive=True)
-        refused = await refusal(connection, lambda channel: channel.call(declare, commands.Queue.DeclareOk))
+    async def _again(self, connection: Connection, queue: str, ready: set[str]) -> None:
+        """Look at a queue that was used; `ready` gets it once it is known to be there, or cannot be made."""
+        if not self._is_ours(queue):
+            self._seen(queue, await look(connection, queue))
+        elif not self._is_settled(queue) or await self._is_gone(connection, queue):
+            await self._declare(connection, queue)
+            ready.add(queue)
+            await self._bind(connection, queue)
+        ready.add(queue)
+
+    async def _is_gone(self, connection: Connection, queue: str) -> bool:
+        found = await look(connection, queue)
+        return isinstance(found, ChannelClosed) and found.code == faults.NOT_FOUND
+
+    async def _declare(self, connection: Connection, queue: str) -> None:
+        """The broker makes what is missing, and says what differs."""
+        plan = self._plans[queue]
+        self._settled.discard(queue)
+        self._seen(queue, None)
+        refused = await refusal(connection, declaration(plan))
         if refused is not None:
             self._differs(queue, f"it is not the {plan.words} that we would make, and is used as it is", refused)
-        if ours:
-            bind = commands.Queue.Bind(queue=queue, exchange=self._config.exchange, routing_key=queue)
-            refused = await refusal(connection, lambda channel: channel.call(bind, commands.Queue.BindOk))
-            if refused is not None:
-                why = f"the queue could not be bound to {self._config.exchange} by its name"
-                self._differs(queue, why, refused, broken=True)
+
+    async def _bind(self, connection: Connection, queue: str) -> None:
+        bind = commands.Queue.Bind(queue=queue, exchange=self._config.exchange, routing_key=queue)
+        try:
+            async with asyncio.timeout(self._patience):
+                refused = await refusal(connection, bind)
+        except TimeoutError:
+            # One node of a cluster hangs. The queue is there, and its binding was mostly there before; if not, the task
+            # comes back, and the next one asks again.
+            return
+        if refused is not None:
+            why = f"the queue could not be bound to {self._config.exchange} by its name"
+            self._differs(queue, why, refused, broken=refused.code != faults.ACCESS_REFUSED)
+        self._settled.add(queue)
+
+    def _is_ours(self, queue: str) -> bool:
+        """To declare and to bind. A row of the spool may lead to a queue that no task type leads to any more: how to
+        make it is not known.
+        """
+        plan = self._plans.get(queue)
+        return self._config.declare and plan is not None and plan.declare
+
+    def _is_settled(self, queue: str) -> bool:
+        return queue in self._settled and queue not in self._differences
+
+    def _seen(self, queue: str, found: Found | ChannelClosed | None) -> None:
+        self._differences.pop(queue, None)
+        self._missing.discard(queue)
+        if isinstance(found, ChannelClosed):
+            self._differs(queue, "it could not be looked at", found)
 
     def _differs(self, name: str, what: str, refused: ChannelClosed, *, broken: bool = False) -> None:
         """In plain words, by the code of the refusal."""
         match refused.code:
             case faults.ACCESS_REFUSED:
-                why = "this user may not configure it, so whether it is as we would make it is not known"
+                why = "this user may not look at it or configure it, so whether it is as we would make it is not known"
             case faults.NOT_FOUND:
                 why, broken = "it is not there", True
                 self._missing.add(name)
@@ -151,38 +240,3 @@ def declaration(plan: QueuePlan) -> commands.Queue.Declare:
 
 def _table(arguments: Arguments) -> FieldTable:
     return dict(arguments)
-
-
-async def exchange_is_there(channel: Channel, name: str) -> None:
-    """A passive declare. Raises: ChannelClosed with 404 if it is not."""
-    declare = commands.Exchange.Declare(exchange=name, passive=True)
-    await channel.call(declare, commands.Exchange.DeclareOk)
-
-
-async def nothing(_channel: Channel) -> None:
-    """The step that is none: whether a channel can be opened."""
-
-
-async def depth(connection: Connection, queue: str) -> int | None:
-    """Ready messages of a queue; None if it is not there."""
-    declare = commands.Queue.Declare(queue=queue, passive=True)
-    counts: list[int] = []
-
-    async def ask(channel: Channel) -> None:
-        counts.append((await channel.call(declare, commands.Queue.DeclareOk)).message_count or 0)
-
-    return counts[0] if await refusal(connection, ask) is None else None
-
-
-async def refusal(connection: Connection, step: Step) -> ChannelClosed | None:
-    """Run one step on a channel of its own; the broker's refusal of it, or None. Raises: BrokerError."""
-    channel = connection.add(Channel)
-    try:
-        await channel.call(commands.Channel.Open(), commands.Channel.OpenOk)
-        await step(channel)
-        await channel.close()
-    except ChannelClosed as why:
-        return why
-    finally:
-        connection.release(channel)
-    return None
