@@ -61,6 +61,7 @@ def changing(method: base.Frame) -> bool:
     return isinstance(method, CHANGES) and not getattr(method, "passive", False)
 
 
+@pytest.mark.chaos
 async def test_many_queues_on_a_slow_network_are_seen_within_one_connect(rabbit: PrivateRabbit, vhost_url: str) -> None:
     """One after the other, 13 queues took 80 round trips of 120 ms, and a connect may take 10 s."""
     async with late_by(0.06, rabbit.port) as port, real(vhost_url, *MANY, port=port) as link:
