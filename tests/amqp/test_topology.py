@@ -3,73 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
 
 import pytest
 from pamqp import base, commands
 
-from making_queues import delete_queue, queue_states, vhost_of
-from mlproducer.amqp.broker import AmqpBroker
+from making_queues import delete_queue, vhost_of
 from mlproducer.amqp.channel import Channel
-from mlproducer.amqp.config import AmqpConfig, Credentials, Endpoint
 from mlproducer.amqp.faults import ChannelClosed
-from mlproducer.envelope.queues import QueuePlan
-from mlproducer.errors import BrokerError
-from mlproducer.events import Event, TopologyDiffers
-from mlproducer.outcome import Confirmed, Outcome, Returned
+from mlproducer.outcome import Confirmed, Returned
 from mlproducer.testing.rabbitmq import PrivateRabbit
-from mlproducer.wiring import SystemClock
-from scripted_peer import Link, Peer, linked, settle
-from slow_network import late_by
+from real_link import add_user, outcome, real
+from scripted_peer import Peer, linked, settle
 
 CHANGES = (commands.Exchange.Declare, commands.Queue.Declare, commands.Queue.Bind)
 MANY = tuple(f"ml.queue{n}" for n in range(13))
 
 
-@asynccontextmanager
-async def real(
-    url: str,
-    *queues: str,
-    port: int | None = None,
-    login: Credentials | None = None,
-    named: bool = True,
-) -> AsyncIterator[Link]:
-    """A broker's link to a real one, with queues that the settings name; not connected yet."""
-    at = urlsplit(url)
-    endpoint = Endpoint("127.0.0.1", port or at.port or 0, at.path[1:], login or Credentials("ml", "ml_password"), None)
-    plans = tuple(QueuePlan(queue, at_start=named) for queue in queues)
-    events: list[Event] = []
-    lost: list[BrokerError] = []
-    broker = AmqpBroker(AmqpConfig((endpoint,), "ml.tasks", plans), SystemClock(), events.append, lost.append)
-    try:
-        yield Link(broker, events, lost)
-    finally:
-        await broker.close()
-
-
-async def outcome(link: Link) -> Outcome:
-    outcomes = link.publish()
-    async with asyncio.timeout(30):
-        while not outcomes:  # noqa: ASYNC110  # a list tells no event
-            await asyncio.sleep(0.005)
-    return outcomes[0]
-
-
 def changing(method: base.Frame) -> bool:
     return isinstance(method, CHANGES) and not getattr(method, "passive", False)
-
-
-@pytest.mark.chaos
-async def test_many_queues_on_a_slow_network_are_seen_within_one_connect(rabbit: PrivateRabbit, vhost_url: str) -> None:
-    """One after the other, 13 queues took 80 round trips of 120 ms, and a connect may take 10 s."""
-    async with late_by(0.06, rabbit.port) as port, real(vhost_url, *MANY, port=port) as link:
-        for _ in ("they are made", "they are there"):
-            await link.broker.connect()
-            await link.broker.close()
-        assert not [event for event in link.events if isinstance(event, TopologyDiffers)]
-    assert sorted(name for name, _, _ in await asyncio.to_thread(queue_states, rabbit, vhost_url)) == sorted(MANY)
 
 
 async def test_the_questions_of_a_connect_wait_for_no_answer_before_the_next_is_asked() -> None:
@@ -194,17 +145,6 @@ async def test_a_broker_that_answers_each_look_with_403_is_published_to() -> Non
 
 def _asks(method: base.Frame) -> bool:
     return isinstance(method, CHANGES)
-
-
-def add_user(rabbit: PrivateRabbit, url: str, configure: str, write: str, read: str) -> Credentials:
-    """A user with these permissions on the virtual host of `url`."""
-    user, vhost = f"user-{url[-20:]}", vhost_of(url)
-    permissions = ", ".join(f'<<"{each}">>' for each in (configure, write, read))
-    rabbit.eval(
-        f'rabbit_auth_backend_internal:add_user(<<"{user}">>, <<"a-password">>, <<"test">>), '
-        f'rabbit_auth_backend_internal:set_permissions(<<"{user}">>, {vhost}, {permissions}, <<"test">>).'
-    )
-    return Credentials(user, "a-password")
 
 
 async def test_the_number_of_a_channel_whose_closes_cross_is_free_after_both() -> None:
