@@ -207,8 +207,7 @@ class AmqpBroker:
         """A queue's first task on this link. With no exchange and no right to make one, the link is of no use."""
         connection = self._link()
         try:
-            # Not bounded: each task waits for its own time, and those that come later wait for the same answer.
-            await self._topology.use(connection, queue)
+            await connection.patiently(self._topology.use(connection, queue), self._config.check_timeout)
         except BrokerRefused as refused:
             if refused.error_type is ErrorType.TOPOLOGY:
                 connection.abort(refused)

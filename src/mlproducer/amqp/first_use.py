@@ -38,9 +38,8 @@ class FirstUse:
     """`use` makes a queue ready; `publish` takes what waited for it; `spawn` starts a job of the connection; `alarmed`
     says what becomes of a message while the broker has an alarm; `settled` runs settle callbacks.
 
-    A queue may answer late, or never on this link: each attempt waits for its own deadline, and what comes later waits
-    for the same answer. Whatever `use` raises, each attempt is settled; what is neither BrokerError nor ChannelClosed
-    is a fault of ours, and the end of the connection.
+    Whatever `use` raises, each attempt is settled; what is neither BrokerError, ChannelClosed nor TimeoutError is a
+    fault of ours, and the end of the connection.
     """
 
     def __init__(
@@ -102,8 +101,10 @@ class FirstUse:
             for each in waiting:
                 self._publish(*each)
             return
-        self._settle(waiting, NotSentCause.NOT_CONNECTED)
-        if not isinstance(error, BrokerError | ChannelClosed):
+        # A queue whose leader is lost answers nothing, and the connection may be well.
+        late = isinstance(error, TimeoutError)
+        self._settle(waiting, NotSentCause.DEADLINE if late else NotSentCause.NOT_CONNECTED)
+        if not isinstance(error, TimeoutError | BrokerError | ChannelClosed):
             raise error
 
     def _taken(self, route: _Route) -> list[Waiting]:

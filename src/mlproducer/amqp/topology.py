@@ -24,7 +24,7 @@ from mlproducer.amqp.questions import Found, is_there, look, refusal
 from mlproducer.envelope.queues import Arguments, QueuePlan
 from mlproducer.errors import BrokerRefused, ErrorType
 from mlproducer.events import TopologyDiffers
-from mlproducer.jobs import heard
+from mlproducer.jobs import heard, shielded
 from mlproducer.ports import Listener
 
 EXCHANGE_TYPE: Final = "topic"
@@ -54,6 +54,7 @@ class Topology:
         self._exchange_turn = asyncio.Lock()
         self._differences: dict[str, TopologyDiffers] = {}
         self._told: set[TopologyDiffers] = set()
+        self._using: dict[str, asyncio.Task[None]] = {}
         self._asked: dict[str, asyncio.Task[Found | ChannelClosed]] = {}
         """What each queue holds: the questions of this link that are open. One that is not answered is not asked again:
         each would take one more channel."""
@@ -96,10 +97,17 @@ class Topology:
         return ready
 
     async def use(self, connection: Connection, queue: str) -> None:
-        """A task is about to go there: the queue is declared and bound, unless this process did so already.
+        """A task is about to go there: the queue is declared and bound, unless this process did so already. Who comes
+        while another one waits for the answer, or gave up on it, waits for the same.
 
         Raises: BrokerRefused, if there is no exchange and none can be made; BrokerError, if the connection ends.
         """
+        using = self._using.get(queue)
+        if using is None or using.done():
+            using = self._using[queue] = heard(asyncio.create_task(self._use(connection, queue)))
+        await shielded(using)
+
+    async def _use(self, connection: Connection, queue: str) -> None:
         self._used[queue] = None
         self._absent.discard(queue)
         async with self._exchange_turn:  # the first tasks of several routes come at once
