@@ -15,6 +15,7 @@ from mlproducer.analytics.reading import Analytics
 from mlproducer.analytics.results import Counted, Results
 from mlproducer.core.replay import Chosen
 from mlproducer.core.results import TaskResult
+from mlproducer.delivery.assessor import Assessor
 from mlproducer.delivery.callbacks import Callbacks
 from mlproducer.delivery.drain import Drain
 from mlproducer.delivery.gauges import Gauges
@@ -59,6 +60,7 @@ class Parts:
     drain: Drain
     health: HealthCheck
     gauges: Gauges
+    assessor: Assessor
     operations: Operations
     leaving: Leaving
     counting: Counting
@@ -126,6 +128,7 @@ class Engine:
             ("health", parts.health),
             ("gauges", parts.gauges),
             ("gauges", parts.watch),
+            ("gauges", parts.assessor),
             ("analytics", parts.counting),
         ]
         if parts.celery_events is not None:

@@ -247,8 +247,20 @@ class FlightMeasured(Struct, frozen=True, gc=False):
 
 
 class QueueMeasured(Struct, frozen=True, gc=False):
+    """`depth`: messages that are ready. `consumers`: who reads it."""
+
     queue: str
     depth: int
+    consumers: int = 0
+
+
+class Judged(Struct, frozen=True, gc=False):
+    """The verdict is another than before: `new_tasks` is a value of `core.verdict.NewTasks`, `causes` has each code
+    with how bad it is: 1 amber, 2 red.
+    """
+
+    new_tasks: int
+    causes: tuple[tuple[str, int], ...]
 
 
 class TasksLeft(Struct, frozen=True, gc=False):
@@ -315,6 +327,7 @@ Event = (
     | SpoolMeasured
     | FlightMeasured
     | QueueMeasured
+    | Judged
     | TasksLeft
     | CallbackFailed
     | CallbackSlow

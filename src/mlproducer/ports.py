@@ -66,6 +66,15 @@ class LinkView(Struct, frozen=True, gc=False):
     """Why it is blocked, in the broker's words; empty if it is not, or the broker does not say."""
 
 
+class QueueDepth(Struct, frozen=True, gc=False):
+    """What a broker tells of a queue to whoever may look at it."""
+
+    ready: int
+    """Messages that no worker has taken yet."""
+    consumers: int
+    """Who reads it: workers, or others. 0: what is ready stays there."""
+
+
 class Broker(Protocol):
     """A link to one broker at a time. It never reconnects by itself: the supervisor decides that."""
 
@@ -112,8 +121,8 @@ class Broker(Protocol):
         """
         ...
 
-    async def queue_depths(self) -> dict[str, int]:
-        """Ready messages by queue name, for the queues that exist and answer in time. Raises: BrokerError."""
+    async def queue_depths(self) -> dict[str, QueueDepth]:
+        """By queue name, of the queues that exist and answer in time. Raises: BrokerError."""
         ...
 
     def view(self) -> LinkView: ...

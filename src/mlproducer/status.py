@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Final
 
-DIRECT: Final = frozenset({"accepting", "connection", "circuit_breaker", "spool"})
-"""The checks that tell whether a new task would be confirmed."""
+from mlproducer.core.facts import HeldRoute, SeenQueue
+from mlproducer.core.verdict import Cause, Level, Verdict
 
 
 class CheckStatus(StrEnum):
@@ -30,44 +29,52 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`failed`: new tasks are refused. `degraded`: they are accepted, perhaps into the spool, and something wants a
-    look. `ok`: they are confirmed, and nothing does.
-    """
+    """The verdict by parts. `failed`: new tasks are refused. `degraded`: something wants a look. `ok`: nothing does."""
 
     checks: tuple[Check, ...]
+    verdict: Verdict
 
     @property
     def status(self) -> CheckStatus:
-        found = {check.status for check in self.checks}
-        for status in (CheckStatus.FAILED, CheckStatus.DEGRADED):
-            if status in found:
-                return status
-        return CheckStatus.OK
+        if self.verdict.refuses:
+            return CheckStatus.FAILED
+        return CheckStatus.DEGRADED if self.verdict.causes else CheckStatus.OK
 
     @property
     def direct(self) -> bool:
-        """New tasks are confirmed directly: connected, not blocked, breaker closed, spool writable."""
-        return all(check.status is CheckStatus.OK for check in self.checks if check.name in DIRECT)
+        """New tasks go to the broker at once: connected, not blocked, breaker closed, spool writable."""
+        return self.verdict.direct
 
     @property
     def summary(self) -> str:
         """One sentence for people."""
-        names = ", ".join(each.name for each in self.checks if each.status is self.status)
-        match self.status:
-            case CheckStatus.FAILED:
-                return f"unhealthy: new tasks are refused ({names})"
-            case CheckStatus.DEGRADED:
-                return f"degraded: tasks are accepted and none is lost, but something wants a look ({names})"
-            case CheckStatus.OK:
-                return "healthy: tasks are accepted and confirmed"
+        word = {CheckStatus.FAILED: "unhealthy", CheckStatus.DEGRADED: "degraded", CheckStatus.OK: "healthy"}
+        names = ", ".join(check.name for check in self.checks if check.status is self.status is not CheckStatus.OK)
+        return f"{word[self.status]}: {self.verdict.promise}" + (f" ({names})" if names else "")
 
     def as_dict(self) -> dict[str, object]:
         return {
             "status": self.status.value,
             "healthy": self.direct,
             "summary": self.summary,
+            "level": self.verdict.level.value,
+            "new_tasks": self.verdict.new_tasks.name.lower(),
             "checks": [asdict(check) for check in self.checks],
+            "causes": [told(cause) for cause in self.verdict.causes],
         }
+
+
+def told(cause: Cause) -> dict[str, object]:
+    """A cause as JSON has it."""
+    return asdict(cause) | {"new_tasks": cause.new_tasks.name.lower()}
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedRate:
+    """Calls refused per second, of late. `reason` is the error's class name."""
+
+    reason: str
+    rate: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +102,31 @@ class Status:
     dead: int
     last_confirm_at: float | None
     uptime: float
+    level: Level
+    new_tasks: str
+    """What becomes of a new task: confirmed, some_kept, kept, some_refused, refused."""
+    title: str
+    """What is worst, in a few words without numbers."""
+    promise: str
+    """`new_tasks`, as a sentence."""
+    causes: tuple[Cause, ...]
+    """All that is wrong, the worst first."""
+    next_attempt_in: float | None
+    """Seconds until the next connect; None if none waits for its time."""
+    breaker_probe_in: float | None
+    spool_fill: float
+    """A share of the limit that is nearest, which `spool_limit` names."""
+    spool_limit: str
+    spool_full_in: float | None
+    """Seconds until it is full, as it grew within the last minute; None if it does not grow."""
+    refused: tuple[RefusedRate, ...]
+    routes: tuple[HeldRoute, ...]
+    """Those that are not open."""
+    queues: tuple[SeenQueue, ...]
+    """As the last health check found them (ML_HEALTH_INTERVAL)."""
 
     def as_dict(self) -> dict[str, object]:
-        return asdict(self)
+        return asdict(self) | {"causes": [told(cause) for cause in self.causes]}
 
 
 @dataclass(frozen=True, slots=True)

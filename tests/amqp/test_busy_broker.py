@@ -14,6 +14,7 @@ from pamqp import commands
 from mlproducer.amqp.channel import Channel
 from mlproducer.errors import ConnectionLost
 from mlproducer.outcome import Confirmed
+from mlproducer.ports import QueueDepth
 from scripted_peer import Link, Peer, linked, settle
 
 SILENCE = 0.5
@@ -83,7 +84,7 @@ async def test_queues_that_do_not_answer_are_not_counted_and_the_link_stays() ->
         peer.speak()
         await settle()
         assert channels_left_open(peer).total() == 1, "late answers leave no channel behind"
-        assert await link.broker.queue_depths() == {"ml.embed": 0}
+        assert await link.broker.queue_depths() == {"ml.embed": QueueDepth(0, 0)}
         assert max(channel for channel, _ in peer.methods) < 12, "nor use up its number"
 
 

@@ -189,6 +189,15 @@ class SpoolThatFillsAndDrains(RuleBasedStateMachine):
         del self.rows[:count]
 
     @invariant()
+    def what_it_says_it_would_do_is_what_it_does(self) -> None:
+        tasks, held = len(self.rows), sum(self.rows)
+        refuses = self.gate.refuses(tasks, held, self.age)
+        assert refuses is self.gate.refuses(tasks, held, self.age), "to ask changes nothing"
+        admitted = self.gate.check(tasks, held, self.age, 1) is None
+        assert admitted is not refuses
+        self.refused_at_high_mark = not admitted
+
+    @invariant()
     def the_spool_is_never_over_its_limits(self) -> None:
         assert len(self.rows) <= self.HIGH_TASKS
         assert sum(self.rows) <= self.HIGH_BYTES
@@ -200,6 +209,27 @@ TestTheGateClosesAtTheHighMarkAndOpensUnderTheLowOne.settings = histories(40, 40
 
 def test_the_fill_of_a_spool_is_that_of_its_nearest_limit() -> None:
     gate = SpoolGate(max_tasks=100, max_bytes=1_000, max_age=60.0, low_mark=0.9)
-    assert gate.fill(10, 100, 0.0) == pytest.approx(0.1)
-    assert gate.fill(10, 900, 3.0) == pytest.approx(0.9)
-    assert gate.fill(0, 0, 120.0) == pytest.approx(2.0)
+    assert gate.nearest(10, 100, 0.0) == ("ML_SPOOL_MAX_TASKS", 0.1)
+    assert gate.nearest(10, 900, 3.0) == ("ML_SPOOL_MAX_BYTES", 0.9)
+    assert gate.nearest(0, 0, 120.0) == ("ML_SPOOL_MAX_AGE", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("age", "tasks_growth", "size_growth", "expected"),
+    [
+        (0.0, 0.0, 0.0, None),
+        (0.0, -5.0, -1.0, None),
+        (0.0, 2.0, 0.0, 45.0),
+        (0.0, 2.0, 90.0, 10.0),
+        (55.0, 1.0, 0.0, 5.0),
+        (55.0, -1.0, 0.0, None),
+        (120.0, 1.0, 0.0, 0.0),
+    ],
+)
+def test_the_time_until_a_spool_is_full_is_that_of_the_limit_that_it_meets_first(
+    age: float, tasks_growth: float, size_growth: float, expected: float | None
+) -> None:
+    gate = SpoolGate(max_tasks=100, max_bytes=1_000, max_age=60.0, low_mark=0.9)
+    assert gate.full_in(10, 100, age, tasks_growth, size_growth) == (
+        None if expected is None else pytest.approx(expected)
+    )

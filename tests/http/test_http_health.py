@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from mlproducer.ports import LinkView
 
 QUIET: dict[str, Any] = {"ml_health_interval": 3_600.0}
 NAMES = [
-    "accepting", "connection", "channel_and_topology", "circuit_breaker", "spool", "spool_fill", "dead_letter_queue",
-    "drain", "last_confirm",
+    "accepting", "connection", "channel_and_topology", "circuit_breaker", "routes", "workers", "spool", "spool_fill",
+    "retry_queue", "refusals", "dead_letter_queue", "drain", "last_confirm",
 ]  # fmt: skip
 
 
@@ -130,12 +131,16 @@ async def test_a_drain_and_confirms_that_stand_still_are_told(monkeypatch: pytes
         await b.client.post("/api/ml/tasks", json=embed())
         monkeypatch.setattr(b.producer._parts.drain, "still_for", lambda: 1_000.0)
         assert "nothing for 1000 s" in (await health(b, 200))["drain"]["detail"]
-        monkeypatch.setattr("mlproducer.delivery.checks.CONFIRM_LATE", 0.0)
-        seen = LinkView(True, False, 7, 70, "fake:5672")  # the struct's own order
-        monkeypatch.setattr(b.broker, "view", lambda: seen)
+        monkeypatch.setattr("mlproducer.core.verdict.SILENT", 0.0)
+        b.broker.hold()
+        waiting = [asyncio.create_task(b.client.post("/api/ml/tasks", json=embed(n))) for n in range(7)]
+        await until(lambda: b.producer.status().in_flight == 7)
         check = (await health(b, 200))["last_confirm"]
         assert check["status"] == "degraded"
-        assert "with 7 tasks in flight" in check["detail"]
+        assert "7 tasks are in flight" in check["detail"]
+        b.broker.release()
+        await asyncio.gather(*waiting)
+        assert (await health(b, 200))["last_confirm"]["status"] == "ok"
 
 
 async def test_a_blob_store_has_a_check_where_one_is_set(tmp_path: Path) -> None:

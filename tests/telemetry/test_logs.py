@@ -30,6 +30,7 @@ from mlproducer.events import (
     Event,
     FlightMeasured,
     HealthChecked,
+    Judged,
     PartFailed,
     QueueMeasured,
     ReconnectScheduled,
@@ -181,6 +182,7 @@ def test_each_event_has_one_line_or_a_reason_to_have_none(kind: type[Event], for
         SpoolMeasured(1, 2, 3.0, 4),
         FlightMeasured(1, 2, 3),
         QueueMeasured("ml.embed", 1),
+        Judged(0, (("unread", 1),)),
         AttemptSettled("t-1", "embed_vectors", Confirmed(), 0.01, 10),
     ],
 )

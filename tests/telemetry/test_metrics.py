@@ -24,6 +24,7 @@ from mlproducer.events import (
     Event,
     FlightMeasured,
     HealthChecked,
+    Judged,
     PartFailed,
     QueueMeasured,
     ReconnectScheduled,
@@ -168,7 +169,8 @@ EXAMPLES: dict[type[Event], Event] = {
         TopologyDiffers("ml.embed", "x-queue-type"),
         SpoolMeasured(12, 3_456, 7.5, 2),
         FlightMeasured(11, 4, 6),
-        QueueMeasured("ml.embed", 42),
+        QueueMeasured("ml.embed", 42, 3),
+        Judged(0, (("unread", 1),)),
         TasksLeft(3, "not connected"),
         CallbackFailed("listener", "app.listen", "KeyError", "gone"),
         CallbackSlow("app.listen", "TaskConfirmed", 0.3),
@@ -201,6 +203,7 @@ CHANGES: dict[type[Event], tuple[str, dict[str, str], float]] = {
     SpoolMeasured: ("retry_queue_size", {}, 12),
     FlightMeasured: ("in_flight", {}, 11),
     QueueMeasured: ("queue_depth", {"queue_name": "ml.embed"}, 42),
+    Judged: ("cause", {"cause": "unread"}, 1),
     TasksLeft: ("tasks_left", {}, 3),
     CallbackFailed: ("listener_errors_total", {"callback": "listener"}, 1),
     CallbackSlow: ("listener_slow_total", {}, 1),
@@ -213,6 +216,11 @@ def test_every_event_there_is_changes_its_metric(metrics: Metrics, kind: type[Ev
     assert value(metrics, name, **labels) == 0
     metrics(EXAMPLES[kind])
     assert value(metrics, name, **labels) == expected
+
+
+def test_a_queue_shows_who_reads_it_beside_what_is_ready(metrics: Metrics) -> None:
+    metrics(QueueMeasured("ml.embed", 42, 3))
+    assert value(metrics, "queue_consumers", queue_name="ml.embed") == 3
 
 
 @pytest.mark.parametrize(

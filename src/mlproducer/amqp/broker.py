@@ -21,7 +21,7 @@ from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost, ErrorT
 from mlproducer.events import BlockedChanged, ConfirmsTimedOut, PartFailed
 from mlproducer.jobs import Jobs
 from mlproducer.outcome import EVERY_ROUTE, NotSent, NotSentCause, blocked_text
-from mlproducer.ports import Clock, LinkView, Listener, Settle
+from mlproducer.ports import Clock, LinkView, Listener, QueueDepth, Settle
 from mlproducer.task import Envelope
 
 
@@ -153,7 +153,7 @@ class AmqpBroker:
                 error_type=ErrorType.TOPOLOGY,
             )
 
-    async def queue_depths(self) -> dict[str, int]:
+    async def queue_depths(self) -> dict[str, QueueDepth]:
         connection = self._link()
         if not self._unblocked.is_set():
             return {}  # see `check`

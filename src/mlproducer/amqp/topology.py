@@ -25,7 +25,7 @@ from mlproducer.envelope.queues import Arguments, QueuePlan
 from mlproducer.errors import BrokerRefused, ErrorType
 from mlproducer.events import TopologyDiffers
 from mlproducer.jobs import heard, shielded
-from mlproducer.ports import Listener
+from mlproducer.ports import Listener, QueueDepth
 
 EXCHANGE_TYPE: Final = "topic"
 PATIENCE: Final = 2.0
@@ -131,14 +131,14 @@ class Topology:
         if self._asked:
             await asyncio.wait(self._asked.values())
 
-    def depths(self) -> dict[str, int]:
-        """Ready messages of each queue that is there and has answered. Raises: BrokerError, if the connection ended."""
+    def depths(self) -> dict[str, QueueDepth]:
+        """What is in each queue that is there and has answered. Raises: BrokerError, if the connection ended."""
         found = {}
         for queue, question in [each for each in self._asked.items() if each[1].done()]:
             del self._asked[queue]
             answer = question.result()
             if isinstance(answer, Found):
-                found[queue] = answer.messages
+                found[queue] = QueueDepth(answer.messages, answer.consumers)
                 if queue in self._missing:  # somebody made it meanwhile: a worker, or a person
                     self._missing.discard(queue)
                     self._differences.pop(queue, None)

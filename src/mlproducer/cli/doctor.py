@@ -10,11 +10,21 @@ from typing import Final
 import typer
 from rich.markup import escape
 
-from mlproducer.cli.findings import Finding, Verdict, of_exchange, of_login, of_queues, of_size, of_types
+from mlproducer.cli.findings import (
+    Finding,
+    Verdict,
+    of_alarm,
+    of_exchange,
+    of_login,
+    of_queues,
+    of_size,
+    of_spool,
+    of_types,
+)
 from mlproducer.cli.output import ExitCode, JsonOption, Output, output, plural
 from mlproducer.cli.output import size as size_of
 from mlproducer.cli.releases import of_release
-from mlproducer.cli.store import looking_at
+from mlproducer.cli.store import looking_at, room_of, time_of
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.errors import BrokerError, MLProducerError, SettingsError, SpoolNotMade, SpoolUnavailable
@@ -73,16 +83,18 @@ async def _examine(settings: Settings) -> AsyncIterator[Finding]:
     try:
         facts = await look_at_broker(settings, types, compare=True)
     except BrokerError as error:
+        reached = False
         yield Finding("broker", Verdict.FAILED, str(error), "tasks would wait in the spool until it answers")
     else:
+        reached = True
         yield Finding("broker", Verdict.OK, f"{facts.product} {facts.version} at {facts.node}")
-        for finding in of_release(facts):
+        for finding in (*of_alarm(facts), *of_release(facts)):
             yield finding
         yield of_exchange(facts, settings)
         for finding in of_queues(facts, settings):
             yield finding
         yield of_size(facts, settings)
-    yield await _spool(settings)
+    yield await _spool(settings, reached=reached)
     if settings.ml_blob_url.get_secret_value():
         yield await asyncio.to_thread(_blobs, settings)
     yield _keys(settings)
@@ -102,11 +114,13 @@ def _envelope(settings: Settings, types: TaskTypes) -> Finding:
     return Finding("envelope", Verdict.OK, f"{detail}; {plural(own, 'own type')} not tried" if own else detail)
 
 
-async def _spool(settings: Settings) -> Finding:
-    """Looks at it beside a producer that may run, and makes none where there is none."""
+async def _spool(settings: Settings, *, reached: bool) -> Finding:
+    """Looks at it beside a producer that may run, and makes none where there is none. `reached`: the broker was."""
     try:
         async with looking_at(settings) as spool:
             size = await spool.measure()
+            clock = await time_of(spool)
+            late = 0.0 if size.first_due_at is None else max(0.0, clock.now() - size.first_due_at)
     except SpoolNotMade as missing:
         return Finding("spool", Verdict.OK, f"not there yet; the producer makes it when it starts ({missing})")
     except SpoolUnavailable as error:
@@ -115,11 +129,7 @@ async def _spool(settings: Settings) -> Finding:
     if settings.spool_url.startswith("memory:"):
         todo = "leave ML_SPOOL_URL empty for a file, or name a database"
         return Finding("spool", Verdict.WARNING, "in memory: what it holds is lost with the process", todo)
-    share = max(size.tasks / settings.ml_spool_max_tasks, size.bytes / settings.ml_spool_max_bytes)
-    if share >= 1:
-        return Finding("spool", Verdict.FAILED, f"full: {detail}", "see ML_SPOOL_MAX_TASKS and ML_SPOOL_MAX_BYTES")
-    verdict = Verdict.WARNING if size.dead else Verdict.OK
-    return Finding("spool", verdict, f"can be written: {detail}", "mlproducer dlq list")
+    return of_spool(room_of(size, settings, late), detail, reached=reached)
 
 
 def _blobs(settings: Settings) -> Finding:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from mlproducer.core.facts import Facts, LinkFacts, Room, SeenQueue
+from mlproducer.core.verdict import Code, Level, judge, unread
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.settings import Settings
 from mlproducer.status import BrokerFacts, FoundQueue
@@ -32,6 +34,10 @@ class Finding:
     todo: str = ""
 
 
+_VERDICTS: Final = {Level.AMBER: Verdict.WARNING, Level.RED: Verdict.FAILED}
+_OF_SPOOL: Final = frozenset({Code.SPOOL_FULL, Code.SPOOL_FILLS, Code.DEAD})
+
+
 def of_exchange(facts: BrokerFacts, settings: Settings) -> Finding:
     name = settings.ml_exchange
     if facts.exchange_exists and not facts.exchange_problem:
@@ -52,8 +58,9 @@ def of_queues(facts: BrokerFacts, settings: Settings) -> Iterator[Finding]:
     for queue in facts.queues:
         yield _of_queue(queue, needed=queue.named or not some)
         if queue.exists and not queue.consumers and queue.name != settings.ml_dlq_queue:
-            detail = f"nobody reads it: its tasks ({queue.messages:,} now) wait until a worker starts"
-            yield Finding(f"worker of {queue.name}", Verdict.WARNING, detail, "start a Celery worker with this queue")
+            cause = unread(SeenQueue(queue.name, queue.messages))
+            detail = cause.text.removeprefix(f"{queue.name}: ")
+            yield Finding(f"worker of {queue.name}", Verdict.WARNING, detail, cause.todo)
         elif queue.consumers:
             readers = "1 worker reads it" if queue.consumers == 1 else f"{queue.consumers} consumers read it"
             yield Finding(f"worker of {queue.name}", Verdict.OK, f"{readers}, {queue.messages:,} tasks wait")
@@ -92,6 +99,24 @@ def of_size(facts: BrokerFacts, settings: Settings) -> Finding:
         todo = "lower ML_MAX_MESSAGE_BYTES (ML_BLOB_URL takes larger payloads), or raise the broker's max_message_size"
         return Finding("size limit", Verdict.WARNING, f"{detail}: larger ones would be refused by it", todo)
     return Finding("size limit", Verdict.OK, detail)
+
+
+def of_alarm(facts: BrokerFacts) -> Iterator[Finding]:
+    """Whether it would take anything now."""
+    alarm = facts.blocked
+    for cause in judge(Facts(link=LinkFacts(blocked=bool(alarm), alarm=alarm, node=facts.node))).causes:
+        yield Finding("broker alarm", _VERDICTS[cause.level], cause.text, cause.todo)
+
+
+def of_spool(room: Room, detail: str, *, reached: bool) -> Finding:
+    """As a producer with this spool would judge; without a broker that is reached, a full one refuses every task."""
+    link = LinkFacts(connected=reached, error="" if reached else "not reached")
+    causes = [cause for cause in judge(Facts(link=link, room=room)).causes if cause.code in _OF_SPOOL]
+    if not causes:
+        return Finding("spool", Verdict.OK, f"can be written: {detail}")
+    verdict = Verdict.FAILED if any(cause.code is Code.SPOOL_FULL for cause in causes) else Verdict.WARNING
+    words = "; ".join(cause.text for cause in causes)
+    return Finding("spool", verdict, f"{detail}: {words}", causes[0].todo)
 
 
 def of_types(types: TaskTypes) -> Finding:

@@ -7,12 +7,13 @@ from contextlib import asynccontextmanager
 
 from msgspec.structs import replace
 
+from mlproducer.core.facts import Room
 from mlproducer.delivery.replay import Replayer
 from mlproducer.delivery.spool_time import SpoolTime
 from mlproducer.ports import CountingSpool, Spool
-from mlproducer.rows import DeadFilter
+from mlproducer.rows import DeadFilter, SpoolSize
 from mlproducer.settings import Settings
-from mlproducer.wiring import SystemClock, spool_for
+from mlproducer.wiring import SystemClock, gate_for, spool_for
 
 
 @asynccontextmanager
@@ -45,3 +46,11 @@ def in_time(where: DeadFilter, clock: SpoolTime) -> DeadFilter:
     """With its ages, which were counted back from this host's present, counted back from the spool's."""
     moments = {"older_than": where.older_than, "newer_than": where.newer_than}
     return replace(where, **{name: at - clock.apart for name, at in moments.items() if at is not None})
+
+
+def room_of(size: SpoolSize, settings: Settings, late: float) -> Room:
+    """What a spool has that nobody is known to fill; `late`: seconds for which a task has waited untold."""
+    gate = gate_for(settings)
+    limit, fill = gate.nearest(size.tasks, size.bytes, late)
+    closed = gate.refuses(size.tasks, size.bytes, late)
+    return Room(size.tasks, size.bytes, fill, limit, closed=closed, late=late, dead=size.dead)

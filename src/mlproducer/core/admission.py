@@ -92,26 +92,49 @@ class SpoolGate:
         """None admits a task of `adding` bytes to a spool of `tasks` and `size` bytes whose oldest task was first
         due `age` seconds ago; else why not.
         """
-        low = self._low_mark
-        if (
-            self._closed
-            and tasks < self._max_tasks * low
-            and size < self._max_bytes * low
-            and age < self._max_age * low
-        ):
+        if self._closed and self._has_room_again(tasks, size, age):
             self._closed = False
         over = self._over(tasks, size, age, adding)
         if not self._closed and over is None:
             return None
         self._closed = True
         return (
-            f"{over or 'the spool was full'}, and it opens again under {low:.0%} of its limits: is the broker down? "
-            "ML_SPOOL_MAX_TASKS, ML_SPOOL_MAX_BYTES and ML_SPOOL_MAX_AGE are the limits"
+            f"{over or 'the spool was full'}, and it opens again under {self._low_mark:.0%} of its limits: is the "
+            "broker down? ML_SPOOL_MAX_TASKS, ML_SPOOL_MAX_BYTES and ML_SPOOL_MAX_AGE are the limits"
         )
 
-    def fill(self, tasks: int, size: int, age: float) -> float:
-        """How full, as a share of the limit that is nearest; 1 and more refuses."""
-        return max(tasks / self._max_tasks, size / self._max_bytes, age / self._max_age)
+    def refuses(self, tasks: int, size: int, age: float) -> bool:
+        """Whether `check` would refuse the smallest task. Changes nothing."""
+        closed = self._closed and not self._has_room_again(tasks, size, age)
+        return closed or self._over(tasks, size, age, 1) is not None
+
+    def nearest(self, tasks: int, size: int, age: float) -> tuple[str, float]:
+        """The setting whose limit is nearest, and how full by it, as a share; 1 and more refuses."""
+        shares = {
+            "ML_SPOOL_MAX_TASKS": tasks / self._max_tasks,
+            "ML_SPOOL_MAX_BYTES": size / self._max_bytes,
+            "ML_SPOOL_MAX_AGE": age / self._max_age,
+        }
+        return max(shares.items(), key=lambda each: each[1])
+
+    def full_in(self, tasks: int, size: int, age: float, tasks_growth: float, size_growth: float) -> float | None:
+        """Seconds until the first limit is reached, if it grows on by so many tasks and bytes a second; None if it does
+        not grow. A task that is late grows older by a second each second, as long as the spool does not shrink.
+        """
+        left = [
+            (limit - now) / growth
+            for now, limit, growth in (
+                (tasks, self._max_tasks, tasks_growth),
+                (size, self._max_bytes, size_growth),
+                (age, self._max_age, 1.0 if age > 0 and tasks_growth > 0 else 0.0),
+            )
+            if growth > 0
+        ]
+        return max(0.0, min(left)) if left else None
+
+    def _has_room_again(self, tasks: int, size: int, age: float) -> bool:
+        low = self._low_mark
+        return tasks < self._max_tasks * low and size < self._max_bytes * low and age < self._max_age * low
 
     def _over(self, tasks: int, size: int, age: float, adding: int) -> str | None:
         if tasks + 1 > self._max_tasks or size + adding > self._max_bytes:

@@ -12,7 +12,7 @@ from mlproducer.core.routes import Route
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.route_watch import FREE, RouteWatch, Tried, Ways
 from mlproducer.events import AttemptSettled
-from mlproducer.outcome import Confirmed, Failure, NotSent, NotSentCause, Outcome, blocked_text
+from mlproducer.outcome import Confirmed, Failure, NotSent, NotSentCause, Outcome, Unsure, blocked_text
 from mlproducer.ports import Broker, Clock, Listener, Settle
 from mlproducer.task import Envelope
 
@@ -34,6 +34,8 @@ class Attempts:
         # Counted here and not asked of the link: each attempt is settled exactly once, whatever became of its channel.
         self._load = Load()
         self._begun = 0
+        self._heard_at = 0.0
+        """When the broker last answered an attempt, or the first one of those in flight began."""
 
     def start(
         self, envelope: Envelope, settle: Settle, *, deadline: float, alone: bool = False, attempt: int = 1
@@ -64,9 +66,12 @@ class Attempts:
             return
         alone = alone or (way is not FREE and self._routes.goes_alone(route))
         self._begun = turn = self._begun + 1
+        now = self._monotonic()
+        if not load.tasks:
+            self._heard_at = now
         load.add(size)
         route.load.add(size)
-        answer = _Attempt(self, envelope, size, settle, admission, route, way, turn, self._monotonic(), attempt)
+        answer = _Attempt(self, envelope, size, settle, admission, route, way, turn, now, attempt)
         self._broker.publish(envelope, answer, deadline=deadline, alone=alone)
 
     def hopeless(self) -> NotSent | None:
@@ -83,6 +88,10 @@ class Attempts:
         """How many more tasks the window takes."""
         return max(0, self._window.max_tasks - self._load.tasks)
 
+    def silent_for(self) -> float:
+        """Seconds since the broker answered an attempt, while some are in flight; else 0."""
+        return self._monotonic() - self._heard_at if self._load.tasks else 0.0
+
     def settled(self, attempt: _Attempt, outcome: Outcome) -> None:
         """The broker's answer: for route and breaker, for who waits, for the metrics."""
         envelope, size, route = attempt.envelope, attempt.size, attempt.route
@@ -92,7 +101,10 @@ class Attempts:
             self._passed(attempt)
         else:
             outcome = self._failed(attempt, outcome)
-        duration, number = self._monotonic() - attempt.started, attempt.number
+        now = self._monotonic()
+        if type(outcome) is not Unsure:
+            self._heard_at = now
+        duration, number = now - attempt.started, attempt.number
         attempt.settle(outcome)
         self._tell(AttemptSettled(envelope.task_id, envelope.task_type, outcome, duration, attempt.size, number))
 

@@ -1,4 +1,4 @@
-"""The health of each part, from what the engine knows anyway: asking costs the broker nothing, however often.
+"""Health by parts: each check has the causes of the verdict that are its own, or else what is well there.
 
 `failed` is said only of what makes new tasks be refused. What is `degraded` wants a look, and tasks are accepted.
 """
@@ -7,162 +7,97 @@ from __future__ import annotations
 
 from typing import Final
 
+from mlproducer.core.facts import Facts
+from mlproducer.core.verdict import Cause, Code, Verdict
 from mlproducer.delivery.drain import Drain
 from mlproducer.delivery.gauges import Gauges
-from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.health import HealthCheck
-from mlproducer.delivery.intake import Intake
-from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.pipeline import Pipeline
-from mlproducer.delivery.route_watch import RouteWatch
-from mlproducer.delivery.spool_watch import SpoolWatch
-from mlproducer.events import BreakerState
-from mlproducer.outcome import blocked_text
 from mlproducer.ports import Broker
 from mlproducer.status import Check, CheckStatus, Health
 
-FILL_WARNS: Final = 0.8
-"""Share of a limit of the spool: time to act before tasks are refused."""
-DRAIN_STILL: Final = 30.0
-"""Seconds more than a batch may take after which a drain that begins no turn is said to stand still."""
-CONFIRM_LATE: Final = 30.0
-"""Seconds without a confirm, with tasks in flight: six times the confirm timeout's default."""
-
-_OK, _DEGRADED, _FAILED = CheckStatus.OK, CheckStatus.DEGRADED, CheckStatus.FAILED
+PARTS: Final[dict[str, tuple[Code, ...]]] = {
+    "accepting": (Code.NOT_ACCEPTING,),
+    "connection": (Code.NOT_CONNECTED, Code.CONNECTING, Code.BLOCKED),
+    "channel_and_topology": (Code.NOT_CONNECTED, Code.CONNECTING, Code.QUEUE_MISSING),
+    "circuit_breaker": (Code.BREAKER_OPEN, Code.BREAKER_PROBING),
+    "routes": (Code.EXCHANGE_HELD, Code.ROUTE_FAILING, Code.ROUTE_HELD),
+    "workers": (Code.UNREAD,),
+    "spool": (Code.SPOOL_FAILS,),
+    "spool_fill": (Code.SPOOL_FULL, Code.SPOOL_FILLS),
+    "retry_queue": (Code.BACKLOG,),
+    "refusals": (Code.ALL_REFUSED, Code.SOME_REFUSED),
+    "dead_letter_queue": (Code.DEAD,),
+    "drain": (Code.DRAIN_STILL,),
+    "last_confirm": (Code.SILENT,),
+    "blob_store": (Code.BLOBS_FAIL,),
+    "clock": (Code.CLOCK,),
+}
+"""Which causes are whose; a test sees that none is nobody's."""
 
 
 class Checks:
-    """Reads the parts, changes nothing. `batch_limit`: seconds that a batch of the drain may take."""
+    """Reads the parts, changes nothing."""
 
-    def __init__(
-        self,
-        *,
-        broker: Broker,
-        link: LinkKeeper,
-        guard: Guard,
-        routes: RouteWatch,
-        watch: SpoolWatch,
-        health: HealthCheck,
-        gauges: Gauges,
-        intake: Intake,
-        drain: Drain,
-        pipeline: Pipeline,
-        batch_limit: float,
-    ) -> None:
+    def __init__(self, broker: Broker, health: HealthCheck, gauges: Gauges, drain: Drain, pipeline: Pipeline) -> None:
         self._broker = broker
-        self._link = link
-        self._guard = guard
-        self._routes = routes
-        self._watch = watch
         self._health = health
         self._gauges = gauges
-        self._intake = intake
         self._drain = drain
         self._pipeline = pipeline
-        self._batch_limit = batch_limit
 
-    def all(self, confirm_age: float | None) -> Health:
+    def all(self, facts: Facts, verdict: Verdict, confirm_age: float | None) -> Health:
         """`confirm_age`: seconds since the last confirm, None if there was none."""
-        found = [
-            self._accepting(),
-            self._connection(),
-            self._topology(),
-            self._breaker(),
-            self._route(),
-            self._spool(),
-            self._spool_fill(),
-            self._dead(),
-            self._drains(),
-            self._confirms(confirm_age),
+        well = self._well(facts, confirm_age)
+        took = self._took()
+        checks = [
+            _check(part, [cause for cause in verdict.causes if cause.code in codes], well.get(part, ""), took.get(part))
+            for part, codes in PARTS.items()
         ]
-        if self._pipeline.blobs is not None:
-            found.append(self._blob_store(self._pipeline.blobs.error, self._pipeline.blobs.seconds))
-        if note := self._gauges.clock_note():
-            found.append(Check("clock", _DEGRADED, note))
-        return Health(tuple(found))
+        return Health(tuple(check for check in checks if check.detail), verdict)
 
-    def direct(self) -> bool:
-        """New tasks go to the broker at once."""
-        return self._broker.obstacle is None and self._guard.state() is BreakerState.CLOSED
-
-    def _accepting(self) -> Check:
-        if self._pipeline.accepting:
-            return Check("accepting", _OK, "new tasks are taken")
-        return Check("accepting", _FAILED, "the producer is not started, or is stopping")
-
-    def _connection(self) -> Check:
-        view, last = self._broker.view(), self._health.last
-        ms = _ms(last.duration) if last is not None and last.ok else None
-        if not view.connected:
-            why = self._link.last_error or "connecting"
-            return Check("connection", _DEGRADED, f"not connected to {view.node}: {why}", ms)
-        if view.blocked:
-            return Check("connection", _DEGRADED, blocked_text(view.alarm), ms)
-        return Check("connection", _OK, f"connected to {view.node}", ms)
-
-    def _topology(self) -> Check:
-        view = self._broker.view()
-        if not view.connected:
-            return Check("channel_and_topology", _DEGRADED, "no channel is open while there is no connection")
+    def _well(self, facts: Facts, confirm_age: float | None) -> dict[str, str]:
+        """What each part says while nothing is wrong with it. One that is not here is not shown then."""
+        room, batches = facts.room, self._drain.batches
         # Other arguments than ours are how many systems are: their queues are used as they are, and it is said here.
-        told = "; ".join(f"{each.name}: {each.text}" for each in view.differences)
-        if any(each.broken for each in view.differences):
-            return Check("channel_and_topology", _DEGRADED, told)
-        detail = told or "a channel is open, exchange and queues are as expected"
-        return Check("channel_and_topology", _OK, detail)
+        differences = "; ".join(f"{each.name}: {each.text}" for each in self._broker.view().differences)
+        found = {
+            "accepting": "new tasks are taken",
+            "connection": f"connected to {facts.link.node}",
+            "channel_and_topology": differences or "a channel is open, exchange and queues are as expected",
+            "circuit_breaker": "circuit breaker closed",
+            "routes": "all routes are open",
+            "workers": "no queue is known that nobody reads",
+            "spool": f"{room.tasks} tasks wait",
+            "spool_fill": f"{room.fill:.1%} of its nearest limit ({room.limit})",
+            "retry_queue": "nothing waits that was not told to",
+            "refusals": "no call was refused of late",
+            "dead_letter_queue": "no dead letters",
+            "drain": f"{batches} batches under way" if batches else "idle",
+            "last_confirm": "no confirm yet" if confirm_age is None else f"last confirm {confirm_age:.1f} s ago",
+        }
+        if (blobs := self._pipeline.blobs) is not None:
+            found["blob_store"] = "it took the last large payload" if blobs.seconds else "not used yet"
+        return found
 
-    def _breaker(self) -> Check:
-        state = self._guard.state()
-        status = _OK if state is BreakerState.CLOSED else _DEGRADED
-        return Check("circuit_breaker", status, f"circuit breaker {state.name.lower().replace('_', '-')}")
-
-    def _route(self) -> Check:
-        held = self._routes.told()
-        if not held:
-            return Check("routes", _OK, "all routes are open")
-        return Check("routes", _DEGRADED, "; ".join(held))
-
-    def _spool(self) -> Check:
-        gauges = self._gauges
-        error = self._watch.error
-        ms = None if gauges.seconds is None else _ms(gauges.seconds)
-        if error:
-            return Check("spool", _FAILED, error, ms)
-        return Check("spool", _OK, f"{gauges.spooled_tasks} tasks wait", ms)
-
-    def _spool_fill(self) -> Check:
-        fill = self._intake.fill()
-        detail = f"{fill:.1%} of its nearest limit (ML_SPOOL_MAX_TASKS, ML_SPOOL_MAX_BYTES, ML_SPOOL_MAX_AGE)"
-        if fill >= 1.0 and not self.direct():
-            return Check("spool_fill", _FAILED, f"full, and tasks cannot go to the broker: {detail}")
-        return Check("spool_fill", _DEGRADED if fill >= FILL_WARNS else _OK, detail)
-
-    def _dead(self) -> Check:
-        dead = self._gauges.size.dead
-        detail = f"{dead} dead letters to look at" if dead else "no dead letters"
-        return Check("dead_letter_queue", _DEGRADED if dead else _OK, detail)
-
-    def _drains(self) -> Check:
-        still = self._drain.still_for()
-        if self._pipeline.accepting and still > self._batch_limit + DRAIN_STILL:
-            return Check("drain", _DEGRADED, f"it has begun nothing for {still:.0f} s: what waits stays in the spool")
-        batches = self._drain.batches
-        return Check("drain", _OK, f"{batches} batches under way" if batches else "idle")
-
-    def _confirms(self, age: float | None) -> Check:
-        in_flight = self._broker.view().in_flight
-        told = "no confirm yet" if age is None else f"last confirm {age:.1f} s ago"
-        if in_flight and age is not None and age > CONFIRM_LATE:
-            return Check("last_confirm", _DEGRADED, f"{told}, with {in_flight} tasks in flight")
-        return Check("last_confirm", _OK, told)
-
-    def _blob_store(self, error: str, seconds: float | None) -> Check:
-        if error:
-            # Small tasks go on without it.
-            return Check("blob_store", _DEGRADED, f"it did not take the last large payload: {error}")
-        ms = None if seconds is None else _ms(seconds)
-        return Check("blob_store", _OK, "it took the last large payload" if seconds else "not used yet", ms)
+    def _took(self) -> dict[str, float | None]:
+        """Milliseconds of the last active look at a part."""
+        last, blobs = self._health.last, self._pipeline.blobs
+        return {
+            "connection": _ms(last.duration) if last is not None and last.ok else None,
+            "spool": _ms(self._gauges.seconds),
+            "blob_store": None if blobs is None else _ms(blobs.seconds),
+        }
 
 
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+def _check(part: str, causes: list[Cause], well: str, ms: float | None) -> Check:
+    if not causes:
+        return Check(part, CheckStatus.OK, well, ms)
+    status = CheckStatus.FAILED if any(cause.refuses for cause in causes) else CheckStatus.DEGRADED
+    if all(cause.code is Code.QUEUE_MISSING for cause in causes):
+        return Check(part, status, well, ms)  # it has the others that differ, too
+    return Check(part, status, "; ".join(cause.text for cause in causes), ms)
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Final
 
 from mlproducer.delivery.guard import Guard
@@ -18,6 +19,8 @@ GAUGE_INTERVAL: Final = 1.0
 """Seconds. A scraper asks every 5 to 60 s; one second keeps the console honest and costs one indexed read."""
 AUDIT_INTERVAL: Final = 10.0
 """Seconds between two looks for purges that others made: nobody but the loss check waits for them."""
+GROWTH_SPAN: Final = 60
+"""Measurements, about a minute: long enough that a batch more or less is no trend."""
 FORGET_INTERVAL: Final = 60.0
 FORGET_BATCH: Final = 5_000
 """Records removed in one transaction: a few tens of milliseconds, which nobody waits for."""
@@ -42,6 +45,7 @@ class Gauges:
         self._audit_at = 0.0
         self._forget_at = 0.0
         self._measured = asyncio.Event()
+        self._sizes: deque[tuple[float, int, int]] = deque(maxlen=GROWTH_SPAN)
         self.size = SpoolSize(0, 0, None, 0, None)
         self.seconds: float | None = None
         """What the last measurement took."""
@@ -79,6 +83,14 @@ class Gauges:
         """Seconds for which a task has waited that it was not told to wait; 0 if none has. See `SpoolSize`."""
         due = self.size.first_due_at
         return 0.0 if due is None else max(0.0, self._clock.now() - due)
+
+    def growth(self) -> tuple[float, float]:
+        """Tasks and bytes per second by which what waits grew within the last minute; less than 0 where it shrank."""
+        if len(self._sizes) < 2:  # noqa: PLR2004  # a line has two ends
+            return 0.0, 0.0
+        (first, tasks, size), (last, tasks_now, size_now) = self._sizes[0], self._sizes[-1]
+        seconds = max(last - first, 1e-3)
+        return (tasks_now - tasks) / seconds, (size_now - size) / seconds
 
     async def next(self, limit: float) -> None:
         """Wait for the next measurement, at most `limit` seconds."""
@@ -121,6 +133,7 @@ class Gauges:
         self._put_bytes -= over
         self._over_bytes -= over
         size = self.size
+        self._sizes.append((self._clock.monotonic(), size.tasks, size.bytes))
         oldest, overdue = self.oldest_age(), self.overdue()
         self._tell(
             SpoolMeasured(size.tasks, size.bytes, oldest, size.dead, overdue, size.met_others, self._clock.apart)

@@ -48,6 +48,12 @@ class Guard:
     def state(self) -> BreakerState:
         return self._breaker.state(self._clock.monotonic())
 
+    @property
+    def probe_in(self) -> float | None:
+        """Seconds until an open breaker lets a probe pass; None if it is not open."""
+        at = self._breaker.half_opens_at
+        return None if at is None else max(0.0, at - self._clock.monotonic())
+
     def admit(self) -> Admission:
         admission, changes = self._breaker.admit(self._clock.monotonic())
         self._announce(changes)

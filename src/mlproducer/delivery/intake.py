@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 from mlproducer.core.admission import SpoolGate
+from mlproducer.core.facts import Room
 from mlproducer.delivery.claims import receipt_of
 from mlproducer.delivery.deadlines import Deadlines, is_late
 from mlproducer.delivery.gauges import Gauges
@@ -85,10 +86,14 @@ class Intake:
             await self._gauges.next(left)
             full = self._refusal(size)
 
-    def fill(self) -> float:
-        """How full the spool is, as a share of its nearest limit."""
-        gauges = self._gauges
-        return self._gate.fill(gauges.spooled_tasks, gauges.spooled_bytes, gauges.oldest_age())
+    def room(self, error: str) -> Room:
+        """What the spool has; `error` is why it cannot be used."""
+        gauges, gate = self._gauges, self._gate
+        tasks, size, age = gauges.spooled_tasks, gauges.spooled_bytes, gauges.oldest_age()
+        limit, fill = gate.nearest(tasks, size, age)
+        full_in = gate.full_in(tasks, size, age, *gauges.growth())
+        closed = gate.refuses(tasks, size, age)
+        return Room(tasks, size, fill, limit, full_in, closed, error, age, gauges.size.dead)
 
     def _refusal(self, size: int) -> str | None:
         gauges = self._gauges

@@ -83,6 +83,7 @@ class LinkKeeper:
         self._jobs = Jobs(self._broken)
         self._opening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._due: float | None = None
         self._told = ConnectionState.DISCONNECTED
         self._closed = asyncio.Event()
         self.last_error = ""
@@ -101,6 +102,11 @@ class LinkKeeper:
     def promising(self) -> bool:
         """See `Supervisor.promising`."""
         return self._supervisor.promising
+
+    @property
+    def next_attempt(self) -> float | None:
+        """Seconds until the timer begins the next connect; None while none is set."""
+        return None if self._due is None else max(0.0, self._due - self._clock.monotonic())
 
     def start(self) -> None:
         self._on(Started())
@@ -154,13 +160,16 @@ class LinkKeeper:
         # lasts. Else they would all belong to the trace of the request that asked for a reconnect.
         match effect:
             case OpenLink():
+                self._due = None
                 self._opening = self._jobs.spawn(self._open(), Context())
                 self._opening.add_done_callback(self._opened)
             case CloseLink():
                 self._jobs.spawn(self._close(), Context())
             case StartTimer(delay=delay):
                 self._timer = self._jobs.later(delay, self._on, TimerFired())
+                self._due = self._clock.monotonic() + delay
             case StopTimer():
+                self._due = None
                 if self._timer is not None:
                     self._timer.cancel()
                     self._timer = None

@@ -7,37 +7,26 @@ from contextlib import aclosing
 from typing import Final
 
 from mlproducer.core.replay import Chosen
-from mlproducer.core.supervisor import SupervisorState
+from mlproducer.core.verdict import WINDOW
+from mlproducer.delivery.assessor import Assessor
 from mlproducer.delivery.checks import Checks
 from mlproducer.delivery.drain import Drain
 from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.lookup import dead_letter, receipt_of, waiting_task
-from mlproducer.delivery.pipeline import Pipeline
 from mlproducer.delivery.receipts import ReceiptBook
+from mlproducer.delivery.recent import LastConfirm
 from mlproducer.delivery.replay import Replayer, Step
 from mlproducer.errors import NotFound, SpoolUnavailable
-from mlproducer.events import Event, TaskConfirmed, TasksReplayed
-from mlproducer.ports import Broker, Clock, Listener, Spool
+from mlproducer.events import TasksReplayed
+from mlproducer.ports import Clock, Listener, Spool
 from mlproducer.rows import Audit, DeadEntry, DeadFilter, DeadLetter, SpoolRow, WaitingEntry
-from mlproducer.status import CheckStatus, Health, Status
+from mlproducer.status import Health, RefusedRate, Status
 from mlproducer.task import Receipt, TaskState
 
 _SURE: Final = frozenset({TaskState.ACCEPTED, TaskState.IN_FLIGHT, TaskState.CONFIRMED})
 """What this process knows of a task that nobody else can change."""
-
-
-class LastConfirm:
-    """A listener of confirms: remembers when a task was last confirmed (Unix seconds)."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._now = clock.now
-        self.at: float | None = None
-        self.handlers: dict[type[Event], Listener] = {TaskConfirmed: self}
-
-    def __call__(self, _event: Event) -> None:
-        self.at = self._now()
 
 
 class Operations:
@@ -48,31 +37,29 @@ class Operations:
     def __init__(
         self,
         *,
-        broker: Broker,
         spool: Spool,
         clock: Clock,
         tell: Listener,
         link: LinkKeeper,
         guard: Guard,
+        assessor: Assessor,
         checks: Checks,
         gauges: Gauges,
         book: ReceiptBook,
         drain: Drain,
-        pipeline: Pipeline,
         last_confirm: LastConfirm,
         ready_connected: bool,
     ) -> None:
-        self._broker = broker
         self._spool = spool
         self._clock = clock
         self._tell = tell
         self._link = link
         self._guard = guard
+        self._assessor = assessor
         self._checks = checks
         self._gauges = gauges
         self._book = book
         self._drain = drain
-        self._pipeline = pipeline
         self._last_confirm = last_confirm
         self._ready_connected = ready_connected
         self._replayer = Replayer(spool, clock)
@@ -82,40 +69,45 @@ class Operations:
         return self._clock.now()
 
     def status(self) -> Status:
-        view, health = self._broker.view(), self.health()
-        gauges = self._gauges
+        facts, verdict = self._assessor.look()
+        link, room, gauges = facts.link, facts.room, self._gauges
         return Status(
-            accepting=self._pipeline.accepting,
-            ready=self._ready(health, connected=view.connected),
-            reasons=tuple(self._reasons(health)),
+            accepting=facts.accepting,
+            ready=verdict.ready(link, needs_link=self._ready_connected),
+            reasons=tuple(cause.text for cause in verdict.causes),
             connection=self._link.state.value,
-            node=view.node,
-            blocked=view.blocked,
-            alarm=view.alarm,
-            last_error=self._link.last_error,
+            node=link.node,
+            blocked=link.blocked,
+            alarm=link.alarm,
+            last_error=link.error,
             reconnect_attempts=self._link.attempts,
-            breaker=self._guard.state().name.lower(),
-            breaker_failures=self._guard.failures,
-            in_flight=view.in_flight,
-            spool_tasks=gauges.spooled_tasks,
-            spool_bytes=gauges.spooled_bytes,
-            spool_oldest_age=None if gauges.size.first_due_at is None else gauges.oldest_age(),
-            dead=gauges.size.dead,
+            breaker=link.breaker,
+            breaker_failures=link.failures,
+            in_flight=facts.in_flight,
+            spool_tasks=room.tasks,
+            spool_bytes=room.bytes,
+            spool_oldest_age=None if gauges.size.first_due_at is None else room.late,
+            dead=room.dead,
             last_confirm_at=self._last_confirm.at,
             uptime=self._clock.monotonic() - self._started,
+            level=verdict.level,
+            new_tasks=verdict.new_tasks.name.lower(),
+            title=verdict.title,
+            promise=verdict.promise,
+            causes=verdict.causes,
+            next_attempt_in=link.next_attempt,
+            breaker_probe_in=link.probe_in,
+            spool_fill=room.fill,
+            spool_limit=room.limit,
+            spool_full_in=room.full_in,
+            refused=tuple(RefusedRate(reason, count / WINDOW) for reason, count in facts.refused),
+            routes=facts.routes,
+            queues=facts.queues,
         )
 
     def health(self) -> Health:
         """From what is known: costs the broker nothing, however often it is asked."""
-        at = self._last_confirm.at
-        return self._checks.all(None if at is None else max(0.0, self._clock.now() - at))
-
-    def _ready(self, health: Health, *, connected: bool) -> bool:
-        if health.status is CheckStatus.FAILED:
-            return False
-        # Design §3: readiness is false once the reconnect attempts are exhausted, so that an orchestrator prefers an
-        # instance with a broker; tasks that come all the same are still spooled.
-        return connected or not (self._ready_connected or self._link.state is SupervisorState.EXHAUSTED)
+        return self._checks.all(*self._assessor.look(), self._last_confirm.age())
 
     async def receipt(self, task_id: str) -> Receipt:
         """The latest state of a task. The memory knows what is under way here and what is confirmed, which nothing
@@ -193,6 +185,3 @@ class Operations:
     def reset_breaker(self) -> None:
         self._guard.reset()
         self._drain.wake()
-
-    def _reasons(self, health: Health) -> list[str]:
-        return [check.detail for check in health.checks if check.status is not CheckStatus.OK]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from mlproducer.core.breaker import Admission
+from mlproducer.core.facts import HeldRoute
 from mlproducer.core.retry import words_of
 from mlproducer.core.routes import Changes, Route, Routes, Try
 from mlproducer.core.sharing import in_order, most_more
@@ -189,10 +190,10 @@ class RouteWatch:
         now, held = self._clock.monotonic(), [route for route in self._routes.closed() if route.key in due]
         return min((max(0.0, route.until - now) for route in (*self._exchange.closed(), *held)), default=None)
 
-    def told(self) -> list[str]:
-        """Each that is not open, in words."""
+    def closed(self) -> tuple[HeldRoute, ...]:
+        """Those that are not open."""
         now = self._clock.monotonic()
-        return [_in_words(route, now) for route in (*self._exchange.closed(), *self._routes.closed())]
+        return tuple(_held(route, now) for route in (*self._exchange.closed(), *self._routes.closed()))
 
     def _announce(self, changes: Changes) -> None:
         self.calm = self._routes.is_calm and self._exchange.is_calm
@@ -217,13 +218,9 @@ def _why(route: Route) -> str:
     return f"{route.reason} ({route.text})" if route.text else route.reason
 
 
-def _in_words(route: Route, now: float) -> str:
-    name = "all routes of the exchange" if route.key == EVERY_ROUTE else route.key
-    since = f"{name}: {_why(route)} for {now - route.broken_at:.0f} s"
-    match route.state:
-        case RouteState.FAILING:
-            return f"{since}, longer than ML_ROUTE_PATIENCE: its tasks spend their attempts"
-        case RouteState.PROBING:
-            return f"{since}; held, a probe is on its way"
-        case _:
-            return f"{since}; held, the next probe in {max(0.0, route.until - now):.0f} s"
+def _held(route: Route, now: float) -> HeldRoute:
+    every = route.key == EVERY_ROUTE
+    probe_in = max(0.0, route.until - now) if route.state is RouteState.HELD else None
+    failing = route.state is RouteState.FAILING
+    name = "all routes of the exchange" if every else route.key
+    return HeldRoute(name, _why(route), now - route.broken_at, probe_in, failing, every)

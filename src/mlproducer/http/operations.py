@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 
+from mlproducer.core.verdict import Code, Level
 from mlproducer.delivery.views import waiting_view, waiting_whole
 from mlproducer.http.auth import require_caller
 from mlproducer.http.describe import GUARDED, problems, success
@@ -52,13 +53,30 @@ class KnownStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class CauseView:
+    """One thing that is wrong. `since` in seconds; `about` names the route or the queue; `todo` what mends it."""
+
+    code: Code
+    level: Level
+    new_tasks: str
+    title: str
+    text: str
+    todo: str
+    about: str
+    since: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class HealthView:
-    """`Health.as_dict`. `healthy`: new tasks are confirmed directly."""
+    """`Health.as_dict`. `healthy`: new tasks are confirmed directly. `causes`: all that is wrong, the worst first."""
 
     status: CheckStatus
     healthy: bool
     summary: str
+    level: Level
+    new_tasks: str
     checks: tuple[Check, ...]
+    causes: tuple[CauseView, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,10 @@ class StoreMetrics:
             "queue_depth", "Ready messages of a broker queue.", merge="max", queue_name=(*queues, OTHER)
         )
         self._depth = {queue: number for (queue,), number in depth.items()}
+        consumers = board.gauges(
+            "queue_consumers", "Who reads a broker queue.", merge="max", queue_name=(*queues, OTHER)
+        )
+        self._consumers = {queue: number for (queue,), number in consumers.items()}
         routes = board.gauges(
             "route_state",
             "0 open, 1 held (2 while probed), 3 failing past its patience; # is all of the exchange.",
@@ -169,4 +173,6 @@ class StoreMetrics:
         self._routes.get(event.route, self._routes[OTHER]).set(event.state)
 
     def queue(self, event: QueueMeasured) -> None:
+        # Consumers first: a scrape in between must not see a queue that fills and nobody who reads it.
+        self._consumers.get(event.queue, self._consumers[OTHER]).set(event.consumers)
         self._depth.get(event.queue, self._depth[OTHER]).set(event.depth)

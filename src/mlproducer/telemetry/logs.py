@@ -37,6 +37,7 @@ from mlproducer.events import (
     Event,
     FlightMeasured,
     HealthChecked,
+    Judged,
     PartFailed,
     QueueMeasured,
     ReconnectScheduled,
@@ -73,6 +74,7 @@ SILENT: Final[Mapping[type[Event], str]] = MappingProxyType(
         SpoolMeasured: "a metric: ml_producer_retry_queue_size and its like",
         FlightMeasured: "a metric: ml_producer_in_flight and its like",
         QueueMeasured: "a metric: ml_producer_queue_depth",
+        Judged: "a metric: ml_producer_cause, and each cause has events of its own",
     }
 )
 """What makes no line, and why."""

@@ -29,6 +29,7 @@ from mlproducer.events import (
     Event,
     FlightMeasured,
     HealthChecked,
+    Judged,
     PartFailed,
     QueueMeasured,
     ReconnectScheduled,
@@ -53,6 +54,7 @@ from mlproducer.telemetry.books import BookMetrics, SpoolFacts
 from mlproducer.telemetry.cells import Board, Exemplar, Histogram, Number
 from mlproducer.telemetry.collector import BoardCollector, Creation
 from mlproducer.telemetry.exposition import OPENMETRICS, TEXT, Exposition, Scrape, Shown
+from mlproducer.telemetry.judged import VerdictMetrics
 from mlproducer.telemetry.link import LinkMetrics, StoreMetrics
 from mlproducer.telemetry.shared import Shared
 from mlproducer.telemetry.surroundings import Surroundings
@@ -94,6 +96,7 @@ class Metrics:
         self._counts = counts = TaskCounts(task_types, now, board)
         rare = RareTaskMetrics(task_types, board)
         link, store = LinkMetrics(board), StoreMetrics(queues, board)
+        verdict = VerdictMetrics(board)
         books = BookMetrics(board, spool or SpoolFacts(), counts.owed)
         self._around = around = Surroundings(board)
         self._created = Creation()
@@ -105,7 +108,7 @@ class Metrics:
         self.task_totals: Final = partial(task_totals, counts)
         self.registry.register(BoardCollector(self._own, self._created))
         self.handlers: Final[Mapping[type[Event], _Handler]] = MappingProxyType(
-            _handlers(counts, rare, link, store, books, around) | {FlightMeasured: self._measured(link)}
+            _handlers(counts, rare, link, store, verdict, books, around) | {FlightMeasured: self._measured(link)}
         )
 
     def __call__(self, event: Event) -> None:
@@ -210,6 +213,7 @@ def _handlers(
     rare: RareTaskMetrics,
     link: LinkMetrics,
     store: StoreMetrics,
+    verdict: VerdictMetrics,
     books: BookMetrics,
     around: Surroundings,
 ) -> dict[type[Event], _Handler]:
@@ -243,6 +247,7 @@ def _handlers(
         SpoolChanged: store.spool_changed,
         ClockJumped: store.clock_jumped,
         QueueMeasured: store.queue,
+        Judged: verdict.judged,
         RouteChanged: store.route,
         CallbackFailed: around.callback_failed,
         CallbackSlow: around.callback_slow,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from mlproducer.errors import BrokerError, BrokerUnreachable, ConnectionLost
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome, Unsure, UnsureCause
-from mlproducer.ports import LinkView, Settle
+from mlproducer.ports import LinkView, QueueDepth, Settle
 from mlproducer.task import Envelope
 
 
@@ -26,6 +26,8 @@ class FakeBroker:
         self.script: deque[Outcome] = deque()
         self.down = False
         self.blocked = False
+        self.consumers = 1
+        """Of each queue."""
         self.connects = 0
         self.alone: list[str] = []
         self._connected = False
@@ -76,9 +78,9 @@ class FakeBroker:
         if not self._connected:
             raise ConnectionLost("the fake broker is not connected")
 
-    async def queue_depths(self) -> dict[str, int]:
+    async def queue_depths(self) -> dict[str, QueueDepth]:
         await asyncio.sleep(0)
-        return {name: len(messages) for name, messages in self.queues.items()}
+        return {name: QueueDepth(len(messages), self.consumers) for name, messages in self.queues.items()}
 
     def view(self) -> LinkView:
         size = sum(envelope.size for envelope, _ in self._in_flight.values())

@@ -20,6 +20,7 @@ from mlproducer.analytics.results import Results
 from mlproducer.blobs import BlobStore, open_blobs
 from mlproducer.blobs.claim_check import ClaimCheck
 from mlproducer.clock import SystemClock
+from mlproducer.core.admission import SpoolGate
 from mlproducer.core.budget import Limits
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import QueuePlan, TaskTypes
@@ -47,6 +48,13 @@ def encoder_for(types: TaskTypes, max_bytes: int) -> Encoder:
 def spool_for(settings: Settings, *, owner: bool = True, clock: Clock | None = None) -> CountingSpool:
     """The spool of these settings; `owner=False` looks at it beside a running producer."""
     return open_spool(settings.spool_url, owner=owner, clock=clock)
+
+
+def gate_for(settings: Settings) -> SpoolGate:
+    """What a spool of these settings takes."""
+    return SpoolGate(
+        settings.ml_spool_max_tasks, settings.ml_spool_max_bytes, settings.ml_spool_max_age, settings.ml_spool_low_mark
+    )
 
 
 def spool_facts(settings: Settings) -> SpoolFacts:

@@ -15,13 +15,14 @@ from mlproducer.analytics.consumer import CeleryEvents
 from mlproducer.analytics.counting import Counting
 from mlproducer.analytics.results import Results
 from mlproducer.clock import SystemClock
-from mlproducer.core.admission import SpoolGate, Window
+from mlproducer.core.admission import Window
 from mlproducer.core.backoff import Backoff
 from mlproducer.core.breaker import Breaker
 from mlproducer.core.pacing import Pace
 from mlproducer.core.retry import RetryPolicy
 from mlproducer.core.routes import Routes
 from mlproducer.core.supervisor import Supervisor
+from mlproducer.delivery.assessor import Assessor, Sources
 from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.callbacks import Callbacks
 from mlproducer.delivery.checks import Checks
@@ -34,9 +35,10 @@ from mlproducer.delivery.health import HealthCheck
 from mlproducer.delivery.intake import Intake
 from mlproducer.delivery.leaving import Leaving
 from mlproducer.delivery.link import LinkKeeper, Opening
-from mlproducer.delivery.operations import LastConfirm, Operations
+from mlproducer.delivery.operations import Operations
 from mlproducer.delivery.pipeline import Pipeline
 from mlproducer.delivery.receipts import ReceiptBook
+from mlproducer.delivery.recent import LastConfirm, Recent, Refusals
 from mlproducer.delivery.route_watch import RouteWatch
 from mlproducer.delivery.spool_time import SpoolTime
 from mlproducer.delivery.spool_watch import SpoolWatch
@@ -58,6 +60,7 @@ from mlproducer.wiring.choices import (
     analytics_for,
     claim_check_for,
     encoder_for,
+    gate_for,
     queues_of,
     results_of,
     spool_for,
@@ -109,7 +112,7 @@ def assemble(
     host: Clock = overrides.clock or SystemClock()
     clock = SpoolTime(host)
     knot = _Knot()
-    last_confirm = LastConfirm(clock)
+    recent = Recent(LastConfirm(clock), Refusals(clock))
     tracing = tracing_for(
         settings, types, overrides.tracer_provider, metrics, partial(knot.callbacks.failed, "tracing", "OpenTelemetry")
     )
@@ -121,12 +124,16 @@ def assemble(
     counting = Counting(counters, metrics.task_totals, types.names, clock, knot.tell, interval=flush)
     results = results_of(settings, types, counters, clock)
     tell = knot.tells = Announcer(
-        (last_confirm, tracing, metrics, counting), LogListener(), listeners, knot.callbacks, clock.monotonic
+        (recent.last_confirm, recent.refusals, tracing, metrics, counting),
+        LogListener(),
+        listeners,
+        knot.callbacks,
+        clock.monotonic,
     ).tell
     broker = _broker(settings, types, clock, tell, knot, credentials, overrides)
     spool.watch(knot.added)
     out = _Outside(settings, types, clock, tell, tracing, watch, watch.spool, broker, knot, credentials is not None)
-    inner = _inner(out, last_confirm)
+    inner = _inner(out, recent)
     return Parts(
         spool=spool,
         watch=watch,
@@ -136,6 +143,7 @@ def assemble(
         drain=inner.drain,
         health=inner.health,
         gauges=inner.gauges,
+        assessor=inner.assessor,
         operations=inner.operations,
         leaving=inner.leaving,
         counting=counting,
@@ -157,11 +165,12 @@ class _Inner:
     drain: Drain
     health: HealthCheck
     gauges: Gauges
+    assessor: Assessor
     operations: Operations
     leaving: Leaving
 
 
-def _inner(out: _Outside, last_confirm: LastConfirm) -> _Inner:
+def _inner(out: _Outside, recent: Recent) -> _Inner:
     """The parts that publish, drain and answer questions, with their knot tied."""
     settings, clock, tell, broker = out.settings, out.clock, out.tell, out.broker
     guard = Guard(
@@ -183,32 +192,36 @@ def _inner(out: _Outside, last_confirm: LastConfirm) -> _Inner:
     intake = _intake(out, gauges)
     book = ReceiptBook(settings.ml_receipts_kept)
     pipeline = _pipeline(out, attempts, verdicts, intake, book, drain, link.opening)
-    checks = Checks(
+    sources = Sources(
         broker=broker,
         link=link,
         guard=guard,
         routes=routes,
+        attempts=attempts,
         watch=out.watch,
         health=health,
         gauges=gauges,
         intake=intake,
         drain=drain,
         pipeline=pipeline,
+        refusals=recent.refusals,
+        last_confirm=recent.last_confirm,
         batch_limit=settings.ml_confirm_timeout + settings.ml_drain_lease,
+        dlq_queue=settings.ml_dlq_queue,
     )
+    assessor = Assessor(sources, clock, tell)
     operations = Operations(
-        broker=broker,
         spool=out.spool,
         clock=clock,
         tell=tell,
         link=link,
         guard=guard,
-        checks=checks,
+        assessor=assessor,
+        checks=Checks(broker, health, gauges, drain, pipeline),
         gauges=gauges,
         book=book,
         drain=drain,
-        pipeline=pipeline,
-        last_confirm=last_confirm,
+        last_confirm=recent.last_confirm,
         ready_connected=settings.ml_ready_when == "connected",
     )
     leaving = Leaving(
@@ -223,7 +236,7 @@ def _inner(out: _Outside, last_confirm: LastConfirm) -> _Inner:
         durable=not settings.spool_url.startswith("memory:"),
     )
     out.knot.tie(link, drain, pipeline)
-    return _Inner(guard, link, pipeline, drain, health, gauges, operations, leaving)
+    return _Inner(guard, link, pipeline, drain, health, gauges, assessor, operations, leaving)
 
 
 def _drain(out: _Outside, guard: Guard, routes: RouteWatch, attempts: Attempts, verdicts: Verdicts) -> Drain:
@@ -260,10 +273,7 @@ def _drain(out: _Outside, guard: Guard, routes: RouteWatch, attempts: Attempts, 
 
 def _intake(out: _Outside, gauges: Gauges) -> Intake:
     settings = out.settings
-    gate = SpoolGate(
-        settings.ml_spool_max_tasks, settings.ml_spool_max_bytes, settings.ml_spool_max_age, settings.ml_spool_low_mark
-    )
-    return Intake(out.spool, gate, gauges, out.clock, waits=settings.ml_spool_overflow == "wait")
+    return Intake(out.spool, gate_for(settings), gauges, out.clock, waits=settings.ml_spool_overflow == "wait")
 
 
 def _pipeline(

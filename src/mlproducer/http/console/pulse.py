@@ -18,12 +18,12 @@ from msgspec import Struct
 from msgspec.structs import astuple
 from pydantic_core import to_json, to_jsonable_python
 
+from mlproducer.core.verdict import Level
 from mlproducer.delivery.views import dead_view, waiting_view
 from mlproducer.errors import NotAccepting, SpoolUnavailable
-from mlproducer.http.console.verdict import Level, Verdict, verdict
 from mlproducer.loggers import get_logger
 from mlproducer.redact import masked
-from mlproducer.rows import WaitingEntry
+from mlproducer.status import Status
 from mlproducer.wiring import Producer
 
 BEAT: Final = 1.0
@@ -45,7 +45,7 @@ class Sample(Struct, frozen=True):
     """A point of the curves. `at` is Unix seconds, rates are per second, latencies seconds or None."""
 
     at: float
-    level: Level
+    level: str
     accepted: float
     confirmed: float
     p50: float | None
@@ -57,13 +57,15 @@ class Sample(Struct, frozen=True):
 
 
 _FIELDS: Final = Sample.__struct_fields__
+_SHOWN: Final = {Level.GREEN: "ok", Level.AMBER: "warn", Level.RED: "bad"}
+"""The page's names of levels: classes of its style sheet."""
 
 
 class Change(Struct, frozen=True):
     """The verdict from a moment on."""
 
     at: float
-    level: Level
+    level: str
     title: str
     detail: str
 
@@ -102,7 +104,6 @@ class Pulse:
         self._sample, self._waiting, self._dead, self._told = (
             _Channel(name) for name in ("sample", "waiting", "dead", "changes")
         )
-        self._troubled = 0
         self._watchers = 0
         self._news = asyncio.Event()
         self._jobs: list[asyncio.Task[None]] = []
@@ -156,15 +157,15 @@ class Pulse:
     async def _take(self) -> None:
         """One sample. Costs about half a millisecond, whoever looks."""
         producer, moment = self._producer, time.monotonic()
-        status, health, totals = producer.status(), producer.health(), producer.metrics.totals()
+        status, totals = producer.status(), producer.metrics.totals()
         before, last = self._totals[-1]
         seconds = max(moment - before, 1e-3)
         p50, p95, p99 = totals.quantiles(self._totals[0][1], 0.5, 0.95, 0.99)
-        found = verdict(status, health, troubled=self._troubled)
+        level = _SHOWN[status.level]
         at = time.time()
         sample = Sample(
             at,
-            found.level,
+            level,
             (totals.accepted - last.accepted) / seconds,
             (totals.confirmed - last.confirmed) / seconds,
             p50,
@@ -176,14 +177,16 @@ class Pulse:
         )
         self._totals.append((moment, totals))
         self._history.append(sample)
-        self._note(at, found)
-        self._sample.tell({"sample": sample, "verdict": found, "status": status})
+        detail = detail_of(status)
+        self._note(Change(at, level, status.title, detail))
+        verdict = {"level": level, "title": status.title, "detail": detail}
+        self._sample.tell({"sample": sample, "verdict": verdict, "status": status})
         self._wake()
 
-    def _note(self, at: float, found: Verdict) -> None:
+    def _note(self, change: Change) -> None:
         last = self._changes[-1] if self._changes else None
-        if last is None or (last.level, last.title) != (found.level, found.title):
-            self._changes.append(Change(at, found.level, found.title, found.detail))
+        if last is None or (last.level, last.title) != (change.level, change.title):
+            self._changes.append(change)
             self._told.tell(list(self._changes)[::-1])
 
     async def _read(self) -> None:
@@ -191,11 +194,10 @@ class Pulse:
         producer, watched = self._producer, self._watchers > 0
         status = producer.status()
         try:
-            waiting = await producer.waiting(limit=ROWS) if status.spool_tasks else ()
+            waiting = await producer.waiting(limit=ROWS) if status.spool_tasks and watched else ()
             dead = await producer.dead_letters(limit=ROWS) if status.dead and watched else ()
         except SpoolUnavailable:
             return  # the verdict tells
-        self._troubled = status.spool_tasks if any(map(_is_trouble, waiting)) else 0
         if not watched:
             for each in (self._waiting, self._dead):
                 each.clear()  # rather nothing for a second than what was true an hour ago
@@ -219,8 +221,15 @@ async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(seconds)
 
 
-def _is_trouble(row: WaitingEntry) -> bool:
-    return row.cause != "eta"
+def detail_of(status: Status) -> str:
+    """The worst cause, and what becomes of new tasks; how many tasks wait, where some do."""
+    worst = f"{_sentence(status.causes[0].text)} " if status.causes else f"Connected to {status.node}. "
+    waiting = f" {status.spool_tasks:,} task{'s wait' if status.spool_tasks != 1 else ' waits'} in the spool."
+    return f"{worst}{status.promise}{waiting if status.spool_tasks else ''}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}".rstrip(".") + "."
 
 
 def _event(name: str, content: object) -> bytes:

@@ -1,0 +1,29 @@
+"""Metrics of the verdict: alerts ask the same judge as the console."""
+
+from __future__ import annotations
+
+from mlproducer.core.verdict import Code
+from mlproducer.events import Judged
+from mlproducer.telemetry.cells import Board
+
+
+class VerdictMetrics:
+    def __init__(self, board: Board) -> None:
+        self._new_tasks = board.gauge(
+            "new_tasks",
+            "What becomes of a new task: 0 confirmed, 1 some kept in the spool, 2 kept, 3 some refused, 4 refused.",
+            merge="max",
+        )
+        causes = board.gauges(
+            "cause",
+            "What is wrong, as health and console have it: 0 not so, 1 amber, 2 red.",
+            merge="max",
+            cause=tuple(Code),
+        )
+        self._causes = {code: number for (code,), number in causes.items()}
+
+    def judged(self, event: Judged) -> None:
+        found = dict(event.causes)
+        self._new_tasks.set(event.new_tasks)
+        for code, number in self._causes.items():
+            number.set(found.get(code, 0))
