@@ -85,6 +85,7 @@ async def _listen(child: asyncio.subprocess.Process, told: bytes, stage: Stage, 
     # was told nothing.
     for line in (first + await child.stdout.read()).split(b"\n")[:-1]:
         _note(stage.ledger, line.decode())
+    stage.ledger.interrupted()
     stage.book.tick()
     return await child.wait()
 
@@ -94,8 +95,13 @@ def _end_of(log: Path) -> str:
 
 
 def _note(ledger: Ledger, line: str) -> None:
-    task_id, _, state = line.partition(" ")
-    if state == "later":
-        ledger.confirmed_later(task_id)
-    else:
-        ledger.told(task_id, state)
+    task_id, what, *digest = line.split(" ")
+    match what:
+        case "called":
+            ledger.called(task_id, digest[0])
+        case "later":
+            ledger.confirmed_later(task_id)
+        case "unsure":
+            ledger.unsure(task_id)
+        case state:
+            ledger.told(task_id, state)

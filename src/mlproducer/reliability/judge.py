@@ -1,11 +1,19 @@
-"""The judge of lost and duplicated, apart from the engine.
+"""The judge of lost, altered, invented and doubled, apart from the engine.
 
-It knows three things, and has each from somebody else than the engine that is on trial: what the callers were told
-(`Ledger`, written as their receipts arrive), what came out of the queues (through `reader.Reader`), and what lies in
-the spool (the SQLite file, opened read-only by `sqlite3` itself). `judge` compares them and is pure.
+It knows three things, and has each from somebody else than the engine that is on trial: what the callers gave and were
+told (`Ledger`, written by them), what came out of the queues (through `reader.Reader`), and what lies in the spool (the
+SQLite file, opened read-only by `sqlite3` itself). What a message must be is said by `message.expected`. `judge`
+compares them and is pure.
 
-Delivered means read from a queue by a consumer and acknowledged. A task that was told `spooled` and is found in the
-queue as well as in the spool is unsure, as an interrupted publish is; it is not lost.
+    each accepted task is somewhere, whole                                       else it is lost
+    each confirmed one is in a queue, or was consumed from it, whole              else its confirm is false
+    each message anywhere is what its caller gave: body, headers, where it lies   else it is altered
+    each message is of a task that somebody asked for                             else it is a stranger
+    each delivery beyond the first had an attempt of which nobody knew the end    else it is unexplained
+
+Delivered means read from a queue by a consumer and acknowledged. The one thing that the engine itself says is which
+attempts had no answer; so it cannot hide a second copy but by saying that it may be there. A process that is killed
+says nothing: then each task that was not known to be confirmed may have been under way (`Ledger.interrupted`).
 """
 
 from __future__ import annotations
@@ -18,8 +26,9 @@ from collections.abc import Set as AbstractSet
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from mlproducer.reliability.message import Message, kept
 from mlproducer.reliability.reader import Reader
 
 QUEUES: Final = ("ml.embed", "ml.summarize", "ml.transcribe", "ml.summarize_local", "ml.transcribe_local")
@@ -33,11 +42,17 @@ _LOOK: Final = 0.5
 
 
 class Ledger:
-    """What callers were told, in the order in which they were told."""
+    """What callers gave and were told, in the order in which it was."""
 
     def __init__(self) -> None:
+        self._called: dict[str, str] = {}
         self._states: dict[str, str] = {}
         self._confirmed: set[str] = set()
+        self._unsure: Counter[str] = Counter()
+
+    def called(self, task_id: str, digest: str) -> None:
+        """A caller is about to publish it. `digest` as of `message.expected`; of one id it is always the same."""
+        self._called.setdefault(task_id, digest)
 
     def told(self, task_id: str, state: str) -> None:
         """A receipt reached its caller."""
@@ -51,6 +66,14 @@ class Ledger:
         """
         self._confirmed.add(task_id)
 
+    def unsure(self, task_id: str) -> None:
+        """The producer says that an attempt of it had no answer: it may have landed all the same."""
+        self._unsure[task_id] += 1
+
+    def interrupted(self) -> None:
+        """A producer was killed, or lost its store: what is not known as confirmed may have been under way."""
+        self._unsure.update(self._called.keys() - self._confirmed)
+
     @property
     def accepted(self) -> AbstractSet[str]:
         return self._states.keys()
@@ -59,6 +82,18 @@ class Ledger:
     def confirmed(self) -> AbstractSet[str]:
         return self._states.keys() & self._confirmed
 
+    @property
+    def asked_for(self) -> AbstractSet[str]:
+        return self._called.keys()
+
+    def unsure_attempts(self, task_id: str | None = None) -> int:
+        """Of this task, or of all."""
+        return self._unsure.total() if task_id is None else self._unsure[task_id]
+
+    def is_whole(self, message: Message) -> bool:
+        """It is what its caller gave."""
+        return self._called.get(message.task_id) == message.digest
+
     def states(self, task_ids: Iterable[str]) -> set[str]:
         """What was told of these; "" stands for nothing."""
         return {self._states.get(task_id, "") for task_id in task_ids}
@@ -66,16 +101,24 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where tasks were found."""
+    """What was found, and where."""
 
-    delivered: Counter[str]
-    waiting: frozenset[str]
-    dead: frozenset[str]
+    delivered: Counter[Message]
+    waiting: frozenset[Message] = frozenset()
+    dead: frozenset[Message] = frozenset()
+
+    @property
+    def deliveries(self) -> Counter[str]:
+        """By task id, whole or not."""
+        counts: Counter[str] = Counter()
+        for message, count in self.delivered.items():
+            counts[message.task_id] += count
+        return counts
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Counts of accepted tasks; `duplicated` counts deliveries beyond the first of each."""
+    """Counts of accepted tasks that are somewhere whole; `duplicated` counts deliveries beyond the first of each."""
 
     accepted: int
     confirmed: int
@@ -84,48 +127,80 @@ class Verdict:
     in_dlq: int
     lost: int
     duplicated: int
+    unsure: int = 0
+    """Attempts of which nobody knew the end."""
+    altered: int = 0
+    """Messages that are not what their callers gave."""
     strangers: int = 0
-    """Delivered, though no caller was told that they are accepted: their callers died, or gave up, before."""
+    """Messages that nobody asked for."""
+    false_confirms: int = 0
+    """Confirmed tasks that were in no queue, whole."""
+    unexplained: int = 0
+    """Deliveries beyond the first, and beyond one for each unsure attempt of their task."""
+
+    def faults(self) -> list[str]:
+        """In words; empty if all is as it must be."""
+        said = (
+            (self.lost, f"{self.lost:,} accepted tasks are nowhere, or not as they were given"),
+            (self.altered, f"{self.altered:,} messages are not what their callers gave: body, headers or route"),
+            (self.strangers, f"{self.strangers:,} messages are of tasks that nobody asked for"),
+            (self.false_confirms, f"{self.false_confirms:,} tasks were said to be confirmed, and were in no queue"),
+            (self.unexplained, f"{self.unexplained:,} copies came of no attempt that had no answer"),
+        )
+        return [text for count, text in said if count]
 
 
 def judge(ledger: Ledger, places: Places) -> Verdict:
-    accepted = ledger.accepted
+    accepted, confirmed = ledger.accepted, ledger.confirmed
+    all_found = (*places.delivered.elements(), *places.waiting, *places.dead)
+    of_strangers = [message for message in all_found if message.task_id not in ledger.asked_for]
+    whole = [message for message in all_found if ledger.is_whole(message)]
+    delivered, waiting, dead = (
+        {message.task_id for message in place if ledger.is_whole(message)}
+        for place in (places.delivered, places.waiting, places.dead)
+    )
+    extra = {task_id: count - 1 for task_id, count in places.deliveries.items()}
     return Verdict(
         accepted=len(accepted),
-        confirmed=len(ledger.confirmed),
-        delivered=len(accepted & places.delivered.keys()),
-        in_spool=len(accepted & places.waiting),
-        in_dlq=len(accepted & places.dead),
-        lost=len(accepted - places.delivered.keys() - places.waiting - places.dead),
-        duplicated=sum(count - 1 for count in places.delivered.values()),
-        strangers=len(places.delivered.keys() - accepted),
+        confirmed=len(confirmed),
+        delivered=len(accepted & delivered),
+        in_spool=len(accepted & waiting),
+        in_dlq=len(accepted & dead),
+        lost=len(accepted - delivered - waiting - dead),
+        duplicated=sum(extra.values()),
+        unsure=ledger.unsure_attempts(),
+        altered=len(all_found) - len(whole) - len(of_strangers),
+        strangers=len(of_strangers),
+        false_confirms=len(confirmed - delivered),
+        unexplained=sum(max(0, more - ledger.unsure_attempts(task_id)) for task_id, more in extra.items()),
     )
 
 
 class Judge:
     """Reads the queues at `url` and the spool's file `database`. All calls block."""
 
-    def __init__(self, url: str, database: Path, ledger: Ledger) -> None:
+    def __init__(self, url: str, database: Path, ledger: Ledger, queues: Iterable[str] = QUEUES) -> None:
         self._url = url
         self._database = database
         self._ledger = ledger
-        self._delivered: Counter[str] = Counter()
+        self._queues = tuple(queues)
+        self._delivered: Counter[Message] = Counter()
 
     def take(self) -> None:
         """Take all that is in the queues, as their workers would. Raises: ReaderError."""
         with Reader(self._url) as reader:
-            for queue in QUEUES:
+            for queue in self._queues:
                 self._delivered.update(reader.take(queue))
 
     def waiting(self) -> frozenset[str]:
-        return self._in(WAITING)
+        return frozenset(row[0] for row in self._select(f"select task_id from {WAITING}"))  # noqa: S608  # our own name
 
     def dead(self) -> frozenset[str]:
-        return self._in(DEAD)
+        return frozenset(row[0] for row in self._select(f"select task_id from {DEAD}"))  # noqa: S608  # our own name
 
     def places(self) -> Places:
         """The spool first: a task that moves on while we look is then found twice rather than not at all."""
-        waiting, dead = self.waiting(), self.dead()
+        waiting, dead = (frozenset(kept(*row) for row in self._select(rows_of(table))) for table in (WAITING, DEAD))
         self.take()
         return Places(self._delivered.copy(), waiting, dead)
 
@@ -133,14 +208,18 @@ class Judge:
         """Final: what is missing was looked for until `patience` was over. Raises: ReaderError."""
         end = time.monotonic() + patience
         verdict = judge(self._ledger, self.places())
-        while verdict.lost and time.monotonic() < end:
+        while (verdict.lost or verdict.false_confirms) and time.monotonic() < end:
             time.sleep(_LOOK)
             verdict = judge(self._ledger, self.places())
         return verdict
 
-    def _in(self, table: str) -> frozenset[str]:
+    def _select(self, query: str) -> list[tuple[Any, ...]]:
         if not self._database.exists():
-            return frozenset()
+            return []
         with closing(sqlite3.connect(f"{self._database.as_uri()}?mode=ro", uri=True, timeout=5)) as spool:
-            found = spool.execute(f"select task_id from {table}")  # noqa: S608  # a name of our own
-            return frozenset(row[0] for row in found)
+            return spool.execute(query).fetchall()
+
+
+def rows_of(table: str) -> str:
+    """The query for what `message.kept` takes."""
+    return f"select task_id, routing_key, properties, body from {table}"  # noqa: S608  # a name of our own

@@ -11,20 +11,19 @@ import struct
 from typing import Final, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from pamqp import base, commands, frame, header
+from pamqp import base, body, commands, frame, header
 from pamqp.common import FieldTable
 
 from mlproducer.errors import MLProducerError
+from mlproducer.reliability.message import Message, found
 
-_NO_ID: Final = "?"
-"""A message that carries no correlation id: nothing of ours, and so the judge's business."""
 _NOT_FOUND: Final = 404
 _PREFETCH: Final = 1_000
 _SILENCE: Final = 30.0
 """Seconds without a byte after which we give up; a broker that recovers its queues takes a few."""
 _HEAD: Final = struct.Struct(">BHI")
 
-_Answer = TypeVar("_Answer", bound=base.Frame)
+_Answer = TypeVar("_Answer", bound="base.Frame | header.ContentHeader | body.ContentBody")
 
 
 class ReaderError(MLProducerError):
@@ -65,9 +64,9 @@ class Reader:
         self._file.close()
         self._socket.close()
 
-    def take(self, queue: str) -> list[str]:
-        """The task ids of all messages of `queue`, oldest first; they are acknowledged. [] if it does not exist."""
-        taken: list[str] = []
+    def take(self, queue: str) -> list[Message]:
+        """All messages of `queue`, oldest first; they are acknowledged. [] if it does not exist."""
+        taken: list[Message] = []
         while ready := self._ready(queue):
             taken += self._consume(queue, ready)
         return taken
@@ -113,31 +112,42 @@ class Reader:
             return 0
         return found.message_count or 0
 
-    def _consume(self, queue: str, count: int) -> list[str]:
+    def _consume(self, queue: str, count: int) -> list[Message]:
         """`count` messages, and those that come before the cancel takes effect."""
         self._call(commands.Basic.Qos(prefetch_count=_PREFETCH), commands.Basic.QosOk)
         self._send(self._channel, commands.Basic.Consume(queue=queue, consumer_tag="judge"))
-        ids: list[str] = []
+        taken: list[Message] = []
         tag = acked = 0
         ending = False
         while True:
             match self._next():
-                case commands.Basic.Deliver(delivery_tag=delivery):
-                    tag = delivery or 0
-                case header.ContentHeader(properties=properties):
-                    ids.append(str(properties.correlation_id or _NO_ID))
+                case commands.Basic.Deliver() as delivery:
+                    taken.append(self._content(queue, delivery))
+                    tag = delivery.delivery_tag or 0
                 case commands.Basic.CancelOk():
                     break
                 case _:
-                    continue  # ConsumeOk, and the bodies, which are nobody's business here
-            if len(ids) >= count and not ending:
+                    continue  # ConsumeOk
+            if len(taken) >= count and not ending:
                 self._send(self._channel, commands.Basic.Cancel(consumer_tag="judge"))
                 ending = True
             elif tag - acked >= _PREFETCH // 2 and not ending:
                 self._ack(acked := tag)
         if tag > acked:
             self._ack(tag)
-        return ids
+        return taken
+
+    def _content(self, queue: str, delivery: commands.Basic.Deliver) -> Message:
+        """The rest of a message: on a channel nothing comes between its frames."""
+        head = self._expect(header.ContentHeader)
+        parts: list[bytes] = []
+        left = head.body_size or 0
+        while left > 0:
+            part = self._expect(body.ContentBody).value
+            parts.append(part)
+            left -= len(part)
+        where = (queue, delivery.exchange or "", delivery.routing_key or "")
+        return found(*where, head.properties or commands.Basic.Properties(), b"".join(parts))
 
     def _ack(self, tag: int) -> None:
         self._send(self._channel, commands.Basic.Ack(delivery_tag=tag, multiple=True))

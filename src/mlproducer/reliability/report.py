@@ -11,6 +11,8 @@ from pydantic import AliasChoices
 from mlproducer.reliability.judge import Verdict
 from mlproducer.settings import Settings
 
+JUDGED: Final = ("unsure", "altered", "strangers", "false_confirms", "unexplained")
+"""What the judge counts beside `MEASURES`. All but `unsure` must be 0."""
 MEASURES: Final = (
     "accepted",
     "confirmed",
@@ -73,12 +75,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Nothing is lost, and the scenario saw all that it is about."""
-        lost = self.verdict.lost if self.verdict is not None else 0
-        return lost == 0 and bool(self.findings) and all(finding.ok for finding in self.findings)
+        """The judge found no fault, and the scenario saw all that it is about."""
+        faults = self.verdict.faults() if self.verdict is not None else []
+        return not faults and bool(self.findings) and all(finding.ok for finding in self.findings)
 
     def measure(self, name: str) -> int | float | None:
-        """One of `MEASURES`; None where it does not apply."""
+        """One of `MEASURES` or `JUDGED`; None where it does not apply."""
         if name.startswith("time_"):
             seconds: float | None = getattr(self, name)
             return None if seconds is None else round(seconds, 3)
@@ -87,7 +89,7 @@ class Report:
     def as_dict(self) -> dict[str, object]:
         return {
             "scenario": self.scenario,
-            **{name: self.measure(name) for name in MEASURES},
+            **{name: self.measure(name) for name in (*MEASURES, *JUDGED)},
             "ok": self.ok,
             "seconds": round(self.seconds, 3),
             "saw": [{"ok": finding.ok, "text": finding.text} for finding in self.findings],

@@ -183,8 +183,8 @@ class Workshop:
 
 
 def _report(scenario: Scenario, book: Book, began: float, verdict: Verdict | None) -> Report:
-    if verdict is not None and verdict.lost:
-        book.saw("", ok=False, instead=f"{verdict.lost:,} accepted tasks are nowhere")
+    for fault in verdict.faults() if verdict is not None else ():
+        book.saw("", ok=False, instead=fault)
     last = () if book.last is None else (book.last,)
     return Report(
         scenario=scenario.name,

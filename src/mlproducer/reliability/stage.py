@@ -13,14 +13,17 @@ from typing import Any, Final, TypeVar
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from mlproducer.events import AttemptSettled, Event, TaskConfirmed
+from mlproducer.ids import new_task_id
 from mlproducer.jobs import shielded
+from mlproducer.outcome import Unsure
 from mlproducer.reliability.book import Book, NotSeen
 from mlproducer.reliability.judge import Judge, Ledger
+from mlproducer.reliability.message import expected
 from mlproducer.reliability.report import Finding
 from mlproducer.settings import Settings
 from mlproducer.task import Receipt, Task
 from mlproducer.testing.rabbitmq import PrivateRabbit
-from mlproducer.wiring import Producer
+from mlproducer.wiring import Overrides, Producer
 
 PATIENCE: Final = 60.0
 """Seconds after which a scenario gives up on what it waits for."""
@@ -73,7 +76,10 @@ class OwnSettings(Settings):
 
 
 def sample(n: object, task_type: str = "embed_vectors") -> Task:
-    return Task(task_type=task_type, payload={"share_id": f"reliability-{n}", "content": _TEXT})
+    """Its content is its own: one that got another's would be seen."""
+    task_id = new_task_id()
+    payload = {"share_id": f"reliability-{n}", "content": f"{task_id}: {_TEXT}"}
+    return Task(task_type=task_type, payload=payload, id=task_id)
 
 
 async def whole(work: Callable[[], _Done]) -> _Done:
@@ -101,8 +107,8 @@ async def until(true: Callable[[], bool], what: str, seconds: float = PATIENCE) 
 class Trial:
     """One producer whose callers' receipts go into the ledger, and whose events are kept with their moments."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, book: Book) -> None:
-        self.producer = Producer(settings, listeners=[self._hear])
+    def __init__(self, settings: Settings, ledger: Ledger, book: Book, overrides: Overrides | None = None) -> None:
+        self.producer = Producer(settings, listeners=[self._hear], overrides=overrides)
         self.slowest = 0.0
         """Seconds that the slowest publish took, of those since it was last set to 0."""
         self.spooled = 0
@@ -113,6 +119,7 @@ class Trial:
 
     async def publish(self, task: Task) -> Receipt:
         began = time.monotonic()
+        self._ledger.called(task.id, expected(task))
         receipt = await self.producer.publish(task)
         self._ledger.told(receipt.task_id, receipt.state.value)
         self.slowest = max(self.slowest, time.monotonic() - began)
@@ -173,8 +180,13 @@ class Trial:
         return sum(since < moment < before for moment in began)
 
     def _hear(self, event: Event) -> None:
-        if isinstance(event, TaskConfirmed):
-            self._ledger.confirmed_later(event.task_id)
+        match event:
+            case TaskConfirmed(task_id=task_id):
+                self._ledger.confirmed_later(task_id)
+            case AttemptSettled(task_id=task_id, outcome=Unsure()):
+                self._ledger.unsure(task_id)
+            case _:
+                pass
         self._heard.setdefault(type(event), []).append((time.monotonic(), event))
 
 
@@ -196,9 +208,11 @@ class Stage:
         return OwnSettings.load(**{"rabbitmq_url": self.url, "ml_data_dir": self.folder, **given})
 
     @asynccontextmanager
-    async def trial(self, settings: Settings, *, connected: bool = True) -> AsyncGenerator[Trial]:
+    async def trial(
+        self, settings: Settings, *, connected: bool = True, overrides: Overrides | None = None
+    ) -> AsyncGenerator[Trial]:
         """A producer that runs for as long as the block. Raises: NotSeen, if it does not connect."""
-        trial = Trial(settings, self.ledger, self.book)
+        trial = Trial(settings, self.ledger, self.book, overrides)
         async with trial.producer as producer:
             if connected and not await producer.connected(PATIENCE):
                 raise NotSeen(f"the producer did not connect: {producer.status().last_error}")
