@@ -58,8 +58,8 @@ def test_delayed_and_expiring_tasks_outlive_a_killed_producer(
         time.sleep(LATER)
         producers.start({**settings, "rabbitmq_url": url}, wait=True, drain=True).ended()
         where = final_places(url, spool)
-        assert early.accepted.keys() <= where.queues.keys() <= early.called
-        assert late.accepted.keys() <= where.dead <= late.called
+        assert early.accepted.keys() <= where.queues.keys() <= early.called.keys()
+        assert late.accepted.keys() <= where.dead <= late.called.keys()
         assert set(reasons(spool).values()) == {"expired"}
         assert not where.spool
         assert where.duplicates == 0, "no killed one had published any"

@@ -62,7 +62,8 @@ def _with_a_stranger(publish: Publish, before: Envelope, envelope: Envelope, set
 
 ALTERED: Final[dict[str, Break]] = {
     "body-of-another": _altered(lambda before, _: {"body": before.body}),
-    "empty-body": _altered(lambda *_: {"body": b""}),
+    "empty-body": _altered(lambda *_: {"body": b" "}),  # with no byte at all RabbitMQ closes the connection
+    "empty-arguments": _altered(lambda *_: {"body": b"[[],{},{}]"}),
     "half-a-body": _altered(lambda _, envelope: {"body": envelope.body[: len(envelope.body) // 2]}),
     "a-word-of-the-body": _altered(lambda _, envelope: {"body": envelope.body.replace(b"promise", b"premise", 1)}),
     "a-lost-argument": _altered(lambda _, envelope: {"body": envelope.body.replace(b',"metadata":{}', b"", 1)}),

@@ -4,7 +4,7 @@ What a producer's callers do and are told goes into a file, each line by a write
 whatever became of the process:
 
     started                        the producer is open (and connected, if told to wait for that)
-    called ID                      before each publish
+    called ID DIGEST               before each publish; what its message must be, as the judge sees it
     accepted ID STATE TIME         a caller has the receipt
     refused ID ERROR SECONDS WORDS it was refused, how long after the call, and why
     confirmed ID                   an event: confirmed by the broker, perhaps from the spool
@@ -35,7 +35,9 @@ from forking import serve
 from mlproducer import Producer, Receipt, Settings, Task
 from mlproducer.errors import RefusedTask
 from mlproducer.events import AttemptSettled, ConnectionFailed, Event, TaskConfirmed
+from mlproducer.ids import new_task_id
 from mlproducer.outcome import Unsure
+from mlproducer.reliability.message import expected
 from mlproducer.testing.clock import WrongClock
 from mlproducer.wiring import Overrides
 
@@ -51,7 +53,8 @@ class Child:
 
     `callers` call all the time, `rest` seconds after each answer; every third chooses its ids, and first those of
     `again`. `repeat` ids are called once each, and `fill` random ones. `text` is the payload's length.
-    `wait`: for the broker, before the first call. `drain`: end when the spool is empty. `events`: tell those above.
+    `wait`: for the broker, before the first call. `drain`: end when the spool is empty. `events`: tell those above;
+    attempts without an answer are told all the same.
     `ahead`: by how many seconds the clock of the child's host is wrong.
     """
 
@@ -67,10 +70,9 @@ class Child:
     async def run(self) -> None:
         orders = self._orders
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop.set)
-        listeners = [self._hear] if orders.get("events") else []
         clock = WrongClock(orders.get("ahead", 0.0))
         settings, overrides = Settings.load(**orders["settings"]), Overrides(clock=clock)
-        async with Producer(settings, listeners=listeners, overrides=overrides) as producer:
+        async with Producer(settings, listeners=[self._hear], overrides=overrides) as producer:
             if orders.get("wait"):
                 await producer.connected(20)
             self.say("started")
@@ -89,10 +91,12 @@ class Child:
 
     def _hear(self, event: Event) -> None:
         match event:
-            case TaskConfirmed(task_id=task_id):
-                self.say("confirmed", task_id)
             case AttemptSettled(task_id=task_id, outcome=Unsure(cause=cause)):
                 self.say("unsure", task_id, cause.value)
+            case _ if not self._orders.get("events"):
+                pass
+            case TaskConfirmed(task_id=task_id):
+                self.say("confirmed", task_id)
             case ConnectionFailed(text=text):
                 self.say("failed", text)
 
@@ -105,7 +109,7 @@ class Child:
 
     async def _ask(self, producer: Producer, task_id: str | None, *, chosen: bool) -> bool:
         task = self._task(task_id if chosen else None)
-        self.say("called", task.id)
+        self.say("called", task.id, expected(task))
         began = time.monotonic()
         try:
             receipt = await producer.publish(task)
@@ -122,7 +126,7 @@ class Child:
         def tasks() -> Iterator[Task]:
             for _ in range(count):
                 task = self._task()
-                self.say("called", task.id)
+                self.say("called", task.id, expected(task))
                 yield task
 
         if count:
@@ -142,7 +146,9 @@ class Child:
             if when in orders:
                 wrong = orders[when] + orders.get("ahead", 0.0)
                 given[when] = datetime.now(UTC) + timedelta(seconds=wrong)
-        payload = {"share_id": "s", "content": "t" * orders.get("text", 250)}
+        task_id = given.setdefault("id", new_task_id())
+        # Its content is its own, and the same when it is asked for again.
+        payload = {"share_id": "s", "content": f"{task_id} " + "t" * orders.get("text", 250)}
         return Task(task_type="embed_vectors", payload=payload, **given)
 
 

@@ -1,8 +1,7 @@
-"""The judge: where each task is, found without the engine.
+"""Where each task is, found without the engine. What that means is for the judge to say: see `trials`.
 
-It reads the queues through independent clients, and the spool through clients of its own, none of whose code is the
-spool's: SQLite's file with sqlite3, PostgreSQL with psycopg, each read-only, and Redis with plain commands. It compares
-with what the callers were told.
+The queues are read through independent clients, and the spool through clients of its own, none of whose code is the
+spool's: SQLite's file with sqlite3, PostgreSQL with psycopg, each read-only, and Redis with plain commands.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import asyncio
 import sqlite3
 from collections import Counter
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +19,22 @@ import psycopg
 import redis
 from msgspec import msgpack
 
+from mlproducer.reliability.judge import QUEUES
+from mlproducer.reliability.message import Message
 from mlproducer.reliability.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-QUEUES = ("ml.embed", "ml.summarize", "ml.transcribe", "ml.summarize_local", "ml.transcribe_local")
-
 
 @dataclass(frozen=True)
 class Places:
+    """Task ids; `messages` are those of the queues, where they were read whole."""
+
     queues: Counter[str]
     spool: frozenset[str]
     dead: frozenset[str]
+    messages: Counter[Message] = field(default_factory=Counter)
 
     def lost(self, accepted: Iterable[str]) -> set[str]:
         return set(accepted) - set(self.queues) - self.spool - self.dead
@@ -80,8 +82,13 @@ async def in_queues(url: str, names: Iterable[str] = QUEUES) -> Counter[str]:
 
 def taken(url: str, names: Iterable[str] = QUEUES) -> Counter[str]:
     """As `in_queues`, and out of them: any number, through the judge's own AMQP client. Blocks."""
+    return Counter(message.task_id for message in taken_whole(url, names).elements())
+
+
+def taken_whole(url: str, names: Iterable[str] = QUEUES) -> Counter[Message]:
+    """As `taken`, each with its digest."""
     with Reader(url) as reader:
-        return Counter(task_id for name in names for task_id in reader.take(name))
+        return Counter(message for name in names for message in reader.take(name))
 
 
 def in_spool(spool: Path | str) -> tuple[frozenset[str], frozenset[str]]:
@@ -141,4 +148,5 @@ async def places(url: str, spool: Path | str, names: Iterable[str] = QUEUES) -> 
 
 def final_places(url: str, spool: Path | str, names: Iterable[str] = QUEUES) -> Places:
     """As `places`, but the queues are empty after it. Blocks."""
-    return Places(taken(url, names), *in_spool(spool))
+    messages = taken_whole(url, names)
+    return Places(Counter(message.task_id for message in messages.elements()), *in_spool(spool), messages)

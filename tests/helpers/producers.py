@@ -36,7 +36,8 @@ class Refusal(NamedTuple):
 class Told:
     """What callers of one producer, or of several, did and were told."""
 
-    called: set[str] = field(default_factory=set)
+    called: dict[str, str] = field(default_factory=dict)
+    """Task id → the digest of its message, as `message.expected` gives it."""
     accepted: dict[str, str] = field(default_factory=dict)
     """Task id → state of the receipt."""
     accepted_at: dict[str, float] = field(default_factory=dict)
@@ -45,8 +46,12 @@ class Told:
     """State → how many."""
     refused: list[Refusal] = field(default_factory=list)
     confirmed: list[str] = field(default_factory=list)
-    unsure: dict[str, str] = field(default_factory=dict)
-    """Task id → why the broker gave no answer to an attempt."""
+    doubtful: set[str] = field(default_factory=set)
+    """Ids that waited in the spool, or that a caller got no answer for: a kill may have met an attempt of theirs."""
+    unsure: Counter[str] = field(default_factory=Counter)
+    """Task id → to how many attempts the broker gave no answer."""
+    causes: Counter[str] = field(default_factory=Counter)
+    """Why it did not, and how often."""
     failures: list[str] = field(default_factory=list)
     """Of the connection, in words."""
     marks: set[str] = field(default_factory=set)
@@ -55,12 +60,15 @@ class Told:
         what, _, rest = line.partition(" ")
         match what:
             case "called":
-                self.called.add(rest)
+                task_id, digest = rest.split()
+                self.called[task_id] = digest
             case "accepted":
                 task_id, state, at = rest.split()
                 self.accepted[task_id] = state
                 self.accepted_at[task_id] = float(at)
                 self.receipts[state] += 1
+                if state != "confirmed":
+                    self.doubtful.add(task_id)
             case "refused":
                 task_id, error, seconds, words = rest.split(" ", 3)
                 self.refused.append(Refusal(task_id, error, float(seconds), words))
@@ -68,7 +76,8 @@ class Told:
                 self.confirmed.append(rest)
             case "unsure":
                 task_id, cause = rest.split()
-                self.unsure[task_id] = cause
+                self.unsure[task_id] += 1
+                self.causes[cause] += 1
             case "failed":
                 self.failures.append(rest)
             case _:
@@ -81,13 +90,15 @@ class Told:
         self.receipts += other.receipts
         self.refused += other.refused
         self.confirmed += other.confirmed
-        self.unsure |= other.unsure
+        self.doubtful |= other.doubtful | other.unanswered
+        self.unsure += other.unsure
+        self.causes += other.causes
         self.failures += other.failures
 
     @property
     def unanswered(self) -> set[str]:
         """Called, and told nothing good: their callers would ask again if the ids are theirs."""
-        return self.called - self.accepted.keys()
+        return self.called.keys() - self.accepted.keys()
 
 
 class Running:

@@ -250,6 +250,12 @@ def test_each_property_is_missed(name: str, value: object) -> None:
     assert found(queue, exchange, key, properties, body).digest != expected(a_task("1"))
 
 
+@pytest.mark.parametrize("content", [b"", b"[[]", b"[[], {}, {}]", "[[],…".encode()[:-1]])
+def test_a_body_that_is_empty_or_cut_off_is_not_its_tasks(content: bytes) -> None:
+    queue, exchange, key, properties, _ = on_the_wire(a_task("1"))
+    assert found(queue, exchange, key, properties, content).digest != expected(a_task("1"))
+
+
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_where_it_lies_counts(place: int) -> None:
     """Queue, exchange, routing key: a queue that is bound to what is not its own takes other queues' tasks."""
