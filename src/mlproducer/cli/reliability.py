@@ -21,7 +21,7 @@ from rich.text import Text
 
 from mlproducer.cli.output import ExitCode, JsonOption, Output, output, plural
 from mlproducer.cli.quickstart.broker import NoBroker, install_server
-from mlproducer.reliability import MEASURES, NAMES, Moment, Report, Scenario, Workshop, chosen, workshop
+from mlproducer.reliability import GROUPS, MEASURES, NAMES, Moment, Report, Scenario, Workshop, chosen, workshop
 from mlproducer.reliability.book import Show
 from mlproducer.testing.rabbitmq import installed
 
@@ -51,14 +51,20 @@ _HEADS: Final = dict(
 
 def _known(name: str) -> str:
     if not chosen(name):
-        raise typer.BadParameter(f"there is no scenario {name}; choose one of {', '.join(NAMES)}, or all")
+        raise typer.BadParameter(
+            f"there is no scenario {name}; choose one of {', '.join(NAMES)}, or {' or '.join(GROUPS)}"
+        )
     return name
 
 
 def reliability(
     scenario: Annotated[
         str,
-        typer.Argument(metavar="SCENARIO|all", parser=_known, help=f"One of {', '.join(NAMES)}; or all."),
+        typer.Argument(
+            metavar="SCENARIO|all|cluster",
+            parser=_known,
+            help=f"One of {', '.join(NAMES)}; or cluster for those of a cluster, all for the others.",
+        ),
     ] = "all",
     *,
     as_json: JsonOption = False,

@@ -2,6 +2,6 @@
 
 from mlproducer.reliability.book import Moment
 from mlproducer.reliability.report import MEASURES, Report
-from mlproducer.reliability.scenarios import NAMES, Scenario, Workshop, chosen, workshop
+from mlproducer.reliability.scenarios import GROUPS, NAMES, Scenario, Workshop, chosen, workshop
 
-__all__ = ["MEASURES", "NAMES", "Moment", "Report", "Scenario", "Workshop", "chosen", "workshop"]
+__all__ = ["GROUPS", "MEASURES", "NAMES", "Moment", "Report", "Scenario", "Workshop", "chosen", "workshop"]

@@ -12,13 +12,14 @@ from typing import ClassVar, Final, assert_never
 from uuid import uuid4
 
 from mlproducer.errors import MLProducerError
-from mlproducer.reliability import faults, gone, messages, silence
+from mlproducer.reliability import clusters, faults, gone, messages, silence
 from mlproducer.reliability.book import Book, Show
 from mlproducer.reliability.crash import crash_recovery
 from mlproducer.reliability.herd import thundering_herd
 from mlproducer.reliability.judge import PATIENCE, Verdict
 from mlproducer.reliability.report import Changed, Report
 from mlproducer.reliability.stage import Scale, Stage, whole
+from mlproducer.testing.cluster import PrivateCluster
 from mlproducer.testing.rabbitmq import PrivateRabbit
 
 
@@ -56,7 +57,20 @@ class InThought:
         return ()
 
 
-Scenario = OnBroker | InThought
+@dataclass(frozen=True, slots=True)
+class OnCluster:
+    """Breaks a cluster of three nodes, with the default settings. They take minutes: `all` is without them."""
+
+    name: str
+    what: str
+    steps: int
+    act: Callable[[clusters.Field], Awaitable[None]]
+
+    needs_broker: ClassVar[bool] = True
+    changed: ClassVar[tuple[Changed, ...]] = ()
+
+
+Scenario = OnBroker | OnCluster | InThought
 
 SCENARIOS: Final[tuple[Scenario, ...]] = (
     OnBroker(
@@ -120,12 +134,33 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         thundering_herd,
     ),
 )
-NAMES: Final = tuple(each.name for each in SCENARIOS)
+CLUSTERS: Final[tuple[Scenario, ...]] = (
+    OnCluster(
+        "cluster-partition",
+        "The node that leads the queue is cut off for 20 s: once from the producer's side, once with it.",
+        8,
+        clusters.partition,
+    ),
+    OnCluster(
+        "cluster-hung-node",
+        "The node that the producer is connected to, and that leads the queue, stops answering (SIGSTOP).",
+        4,
+        clusters.hung_node,
+    ),
+    OnCluster(
+        "cluster-rolling-restart",
+        "Each of the three nodes is restarted in turn, under load.",
+        5,
+        clusters.rolling_restart,
+    ),
+)
+GROUPS: Final[Mapping[str, tuple[Scenario, ...]]] = {"all": SCENARIOS, "cluster": CLUSTERS}
+NAMES: Final = tuple(each.name for each in (*SCENARIOS, *CLUSTERS))
 
 
 def chosen(name: str) -> Sequence[Scenario]:
-    """The scenario of this name, or `all` of them; empty if there is none."""
-    return SCENARIOS if name == "all" else [each for each in SCENARIOS if each.name == name]
+    """The scenario of this name, or those of a group; empty if there is none."""
+    return GROUPS.get(name) or [each for each in (*SCENARIOS, *CLUSTERS) if each.name == name]
 
 
 @asynccontextmanager
@@ -136,13 +171,16 @@ async def workshop(scenarios: Sequence[Scenario]) -> AsyncIterator[Workshop]:
     """
     with tempfile.TemporaryDirectory(prefix="mlproducer-reliability-") as name:
         folder = Path(name)
-        rabbit = PrivateRabbit(folder / "rabbitmq")
+        rabbit, cluster = PrivateRabbit(folder / "rabbitmq"), PrivateCluster(folder / "cluster")
         try:
-            rooms = sum(each.needs_broker for each in scenarios)
+            rooms = sum(isinstance(each, OnBroker) for each in scenarios)
             if rooms:
                 await whole(rabbit.start)
-            yield Workshop(rabbit, folder, await whole(lambda: make_rooms(rabbit, rooms)))
+            if any(isinstance(each, OnCluster) for each in scenarios):
+                await whole(cluster.start)
+            yield Workshop(rabbit, folder, await whole(lambda: make_rooms(rabbit, rooms)), cluster=cluster)
         finally:
+            await whole(cluster.stop)
             await whole(rabbit.stop)
 
 
@@ -160,6 +198,8 @@ class Workshop:
     scale: Scale = field(default_factory=Scale)
     patience: float = PATIENCE
     """Seconds that the judge looks for what is missing."""
+    cluster: PrivateCluster | None = None
+    """Runs if a scenario needs one."""
 
     async def run(self, scenario: Scenario, show: Show) -> Report:
         """What it came to. A scenario that does not see what it is about is a report too, and no error."""
@@ -178,8 +218,24 @@ class Workshop:
                     book.saw("", ok=False, instead=str(exc))
                 await stage.mend()
                 return _report(scenario, book, began, await whole(lambda: stage.judge.verdict(self.patience)))
+            case OnCluster():
+                return await self._on_cluster(scenario, Book(scenario.steps, show), began)
             case _:
                 assert_never(scenario)
+
+    async def _on_cluster(self, scenario: OnCluster, book: Book, began: float) -> Report:
+        cluster = self.cluster
+        if cluster is None:
+            raise ValueError(f"{scenario.name} needs a cluster")
+        await whole(cluster.mend)
+        (url,) = await whole(lambda: make_rooms(cluster.nodes[0], 1))
+        stage = Stage(cluster.nodes[0], url, self.folder / scenario.name, self.scale, book)
+        try:
+            await scenario.act(clusters.Field(stage, cluster))
+        except MLProducerError as exc:
+            book.saw("", ok=False, instead=str(exc))
+        await whole(cluster.mend)
+        return _report(scenario, book, began, await whole(lambda: stage.judge.verdict(self.patience)))
 
 
 def _report(scenario: Scenario, book: Book, began: float, verdict: Verdict | None) -> Report:

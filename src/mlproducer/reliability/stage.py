@@ -46,6 +46,8 @@ class Scale:
     load: float = 1.0
     """Seconds of load before and during a fault."""
     kills: int = 5
+    cut: float = 20.0
+    """Seconds for which a node is cut off."""
     producers: int = 1_000
 
     @property
@@ -115,6 +117,8 @@ class Trial:
         """Calls that were told `spooled`."""
         self._ledger = ledger
         self._book = book
+        self._calls: list[tuple[float, float]] = []
+        """When each confirmed call began, and how many seconds it took."""
         self._heard: dict[type[Event], list[tuple[float, Any]]] = {}
 
     async def publish(self, task: Task) -> Receipt:
@@ -122,8 +126,11 @@ class Trial:
         self._ledger.called(task.id, expected(task))
         receipt = await self.producer.publish(task)
         self._ledger.told(receipt.task_id, receipt.state.value)
-        self.slowest = max(self.slowest, time.monotonic() - began)
+        took = time.monotonic() - began
+        self.slowest = max(self.slowest, took)
         self.spooled += not receipt.confirmed
+        if receipt.confirmed:
+            self._calls.append((began, took))
         self._book.tick()
         return receipt
 
@@ -158,19 +165,32 @@ class Trial:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
 
+    def calls(self, since: float, before: float) -> list[float]:
+        """How many seconds each call took that began between two moments and was confirmed."""
+        return [took for began, took in self._calls if since <= began < before]
+
+    def moments(self, kind: type[Event], since: float) -> list[tuple[float, Any]]:
+        """As `told`, each with its moment."""
+        return [(at, event) for at, event in self._heard.get(kind, ()) if at >= since]
+
     def told(self, kind: type[Event], since: float = 0.0) -> list[Any]:
         """The events of this kind, from the moment `since` on."""
-        return [event for at, event in self._heard.get(kind, ()) if at >= since]
+        return [event for _, event in self.moments(kind, since)]
 
     def first(self, kind: type[Event], since: float, which: Callable[[Any], bool] = lambda _: True) -> float | None:
         """The moment of the first such event from `since` on."""
         return next((at for at, event in self._heard.get(kind, ()) if at >= since and which(event)), None)
 
     async def heard(
-        self, kind: type[Event], since: float, what: str, which: Callable[[Any], bool] = lambda _: True
+        self,
+        kind: type[Event],
+        since: float,
+        what: str,
+        which: Callable[[Any], bool] = lambda _: True,
+        seconds: float = PATIENCE,
     ) -> float:
         """Wait for the first such event; returns its moment. Raises: NotSeen."""
-        await until(lambda: self.first(kind, since, which) is not None, what)
+        await until(lambda: self.first(kind, since, which) is not None, what, seconds)
         at = self.first(kind, since, which)
         return since if at is None else at
 
@@ -218,14 +238,14 @@ class Stage:
                 raise NotSeen(f"the producer did not connect: {producer.status().last_error}")
             yield trial
 
-    async def drained(self, trial: Trial) -> float:
+    async def drained(self, trial: Trial, seconds: float = PATIENCE) -> float:
         """Wait until the spool is empty and the producer is healthy; returns the moment. Raises: NotSeen."""
 
         def is_so() -> bool:
             self.book.tick()
             return trial.producer.is_healthy() and not self.judge.waiting()
 
-        return await until(is_so, "the spool to be empty and the producer to be healthy")
+        return await until(is_so, "the spool to be empty and the producer to be healthy", seconds)
 
     async def mend(self) -> None:
         """The broker runs again, whatever the scenario did to it."""

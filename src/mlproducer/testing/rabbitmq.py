@@ -23,6 +23,7 @@ from typing import Final, Self
 from urllib.parse import quote
 
 from mlproducer.errors import MLProducerError
+from mlproducer.testing.port_mapper import PortMapper
 from mlproducer.testing.release import inside
 
 ROOT: Final = "PRIVATE_RABBIT_ROOT"
@@ -36,8 +37,6 @@ _LIBRARIES: Final = "usr/lib/rabbitmq/lib"
 """Debian's RabbitMQ: `rabbitmq_server-<version>/plugins` holds the broker's own libraries and its plugins."""
 
 _ERLANG: Final = "usr/lib/erlang/lib"
-
-_EPMD: Final = "/usr/bin/epmd"
 
 _START_SECONDS: Final = 120.0  # RabbitMQ 4.3 on a loaded machine
 _STOP_SECONDS: Final = 30.0
@@ -91,6 +90,7 @@ class PrivateRabbit:
     `tls` holds the broker's own options for a TLS listener, such as `cacertfile`, `certfile`, `keyfile`, `verify`;
     `config` holds more lines of rabbitmq.conf; `plugins` names plugins to enable. `root` is the folder of another
     Debian release whose RabbitMQ is started instead of the machine's; PRIVATE_RABBIT_ROOT names one for all.
+    `mapper` is one that somebody else stops, for nodes that are to know each other: see `cluster`.
     """
 
     def __init__(
@@ -105,6 +105,7 @@ class PrivateRabbit:
         config: Mapping[str, str] | None = None,
         plugins: tuple[str, ...] = (),
         root: Path | None = None,
+        mapper: PortMapper | None = None,
     ) -> None:
         self.folder = folder
         self.root = root or _named_root()
@@ -116,9 +117,9 @@ class PrivateRabbit:
         self._config = dict(config or {})
         self._plugins = plugins
         self._node = name or f"mlproducer-{secrets.token_hex(4)}@localhost"
-        self._epmd_port = free_port()
+        self._mapper = mapper or PortMapper(free_port(), self.root)
+        self._owns_mapper = mapper is None
         self._dist_port = free_port()
-        self._epmd: subprocess.Popen[bytes] | None = None
         self._beam: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -132,6 +133,11 @@ class PrivateRabbit:
     def url(self) -> str:
         """With user and password, for the default virtual host."""
         return self.url_of("/")
+
+    @property
+    def name(self) -> str:
+        """As Erlang knows it."""
+        return self._node
 
     @property
     def log(self) -> Path:
@@ -158,7 +164,7 @@ class PrivateRabbit:
             raise PrivateRabbitError(f"{where} has no rabbitmq-server: apt-get install rabbitmq-server")
         self._write_config()
         try:
-            self._start_epmd()
+            self._mapper.start()
             self._start_beam()
         except BaseException:
             self.stop()
@@ -186,10 +192,8 @@ class PrivateRabbit:
     def stop(self) -> None:
         """End both processes. The folder stays: it is the caller's."""
         self._end_beam()
-        if self._epmd is not None:
-            self._epmd.kill()
-            self._epmd.wait()
-            self._epmd = None
+        if self._owns_mapper:
+            self._mapper.stop()
 
     def ctl(self, *words: str) -> str:
         """Run rabbitmqctl against this node (1 to 2 s: it starts an Erlang VM). Raises: PrivateRabbitError."""
@@ -317,7 +321,7 @@ class PrivateRabbit:
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
             "LANG": "C.UTF-8",
             "HOME": str(folder / "home"),  # the cookie
-            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_PORT": str(self._mapper.port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": self._node,
             "RABBITMQ_DIST_PORT": str(self._dist_port),
@@ -338,16 +342,6 @@ class PrivateRabbit:
                 "-noinput -kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
             ),
         }
-
-    def _start_epmd(self) -> None:
-        if self._epmd is None or self._epmd.poll() is not None:
-            self._epmd = subprocess.Popen(  # noqa: S603  # our own arguments
-                inside(self.root, [_EPMD, "-port", str(self._epmd_port), "-address", "127.0.0.1"]),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,  # a Ctrl-C at the terminal is for us, who stop it in order
-            )
 
     def _start_beam(self) -> None:
         with (self.folder / "startup.log").open("wb") as out:
