@@ -21,8 +21,8 @@ _JOIN_SECONDS: Final = 60.0
 class PrivateCluster:
     """A context manager: started on entry, stopped on exit. `root` as of `PrivateRabbit`.
 
-    In a partition both sides go on, and when they meet again the smaller one starts anew (`autoheal`). RabbitMQ's default
-    leaves that to a person.
+    In a partition both sides go on, and when they meet again the smaller one starts anew (`autoheal`); RabbitMQ leaves
+    that to a person by default.
     """
 
     def __init__(self, folder: Path, *, root: Path | None = None) -> None:
