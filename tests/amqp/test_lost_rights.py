@@ -64,7 +64,7 @@ async def load(p: Producer) -> list[Receipt]:
 def ids_in_queues(node: PrivateRabbit) -> Counter[str]:
     """Takes all that is in the queues."""
     with Reader(node.url) as reader:
-        return Counter(task_id for queue in QUEUES for task_id in reader.take(queue))
+        return Counter(message.task_id for queue in QUEUES for message in reader.take(queue))
 
 
 def of_routes(events: list[Event]) -> list[tuple[str, RouteState]]:
