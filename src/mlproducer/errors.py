@@ -51,6 +51,8 @@ class ErrorType(StrEnum):
     DNS = "dns"
     AUTH = "auth"
     VHOST = "vhost"
+    LIMIT = "limit"
+    """A limit of the broker's: of connections or channels."""
     TLS = "tls"
     PROTOCOL = "protocol"
     HEARTBEAT = "heartbeat"

@@ -78,6 +78,8 @@ class Settings(BaseSettings):
     rabbitmq_verify_peer: bool = Field(True, validation_alias=_env("RABBITMQ_VERIFY_PEER"))
     rabbitmq_auth: Literal["plain", "external"] = Field("plain", validation_alias=_env("RABBITMQ_AUTH"))
     """`external` takes the identity from the client certificate."""
+    ml_connection_name: Annotated[str, Field(max_length=255)] = Field("", validation_alias=_env("ML_CONNECTION_NAME"))
+    """What RabbitMQ's list of connections calls ours; empty is the program, the host and the process id."""
     ml_exchange: Annotated[str, Field(min_length=1, max_length=127)] = Field(
         "ml.tasks", validation_alias=_env("ML_EXCHANGE")
     )

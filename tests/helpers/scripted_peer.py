@@ -45,6 +45,8 @@ class Peer:
 
     tune: commands.Connection.Tune = field(default_factory=lambda: commands.Connection.Tune(2047, 131072, 0))
     mechanisms: str = "PLAIN EXTERNAL"
+    client: dict[str, object] = field(default_factory=dict)
+    """What the client says of itself."""
     logins: list[tuple[str, str]] = field(default_factory=list)
     published: list[Published] = field(default_factory=list)
     frames: list[int] = field(default_factory=list)
@@ -122,7 +124,8 @@ class Peer:
         match value:
             case heartbeat.Heartbeat():
                 self.heartbeats += 1
-            case commands.Connection.StartOk(mechanism=mechanism, response=response):
+            case commands.Connection.StartOk(client_properties=client, mechanism=mechanism, response=response):
+                self.client = dict(client or {})
                 self.logins.append((mechanism, response))
                 self.send(0, self.refuse or self.tune)
             case commands.Connection.TuneOk() | commands.Connection.CloseOk() | commands.Channel.CloseOk():

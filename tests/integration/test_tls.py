@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from certificates import DAY, Authority
 from mlproducer import Producer, Settings, SettingsError, Task
+from mlproducer.events import ConnectionFailed, Event
 from mlproducer.testing.rabbitmq import PrivateRabbit
 
 
@@ -160,6 +162,49 @@ async def test_tls_to_a_plain_port_guesses_the_cause(secured: Secured, tmp_path:
 async def test_an_expired_certificate_is_refused_and_said_to_be(secured: Secured, tmp_path: Path) -> None:
     with secured.showing(*secured.authority.sign("expired", "localhost", until=-DAY)):
         assert "expired" in await _error(secured.settings(folder=tmp_path))
+
+
+async def test_files_that_are_renewed_while_we_run_are_read_at_the_next_connect(
+    secured: Secured, tmp_path: Path
+) -> None:
+    trusted, certificate, key = tmp_path / "trusted.pem", tmp_path / "ours.pem", tmp_path / "ours.key"
+    new = Authority(tmp_path, "next-authority")
+
+    def put(authority: Authority) -> None:
+        trusted.write_bytes(authority.file.read_bytes())
+        for file, made in zip((certificate, key), secured.authority.sign("ml"), strict=True):
+            file.write_bytes(made.read_bytes())
+
+    put(secured.authority)
+    events: list[Event] = []
+    settings = secured.settings(
+        folder=tmp_path,
+        rabbitmq_auth="external",
+        ml_reconnect_cap=0.5,
+        rabbitmq_ssl_cacert=trusted,
+        rabbitmq_ssl_certfile=certificate,
+        rabbitmq_ssl_keyfile=key,
+    )
+    async with Producer(settings, listeners=[events.append]) as producer:
+        assert await producer.connected(10), producer.status().last_error
+        with secured.showing(*new.sign("server", "localhost")):
+            key.write_text("half of a k")  # somebody is about it
+            producer.reconnect()
+            await _until(lambda: any("RABBITMQ_SSL_KEYFILE" in told for told in _failures(events)))
+            put(new)
+            await _until(producer.is_healthy)
+            task = Task(task_type="embed_vectors", payload={"share_id": "1", "content": "secret"})
+            assert (await producer.publish(task)).confirmed
+
+
+def _failures(events: list[Event]) -> list[str]:
+    return [event.text for event in events if isinstance(event, ConnectionFailed)]
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not true():  # noqa: ASYNC110  # what is awaited has no event
+            await asyncio.sleep(0.02)
 
 
 def test_a_certificate_file_that_is_not_there_is_an_error_of_the_setting(secured: Secured, tmp_path: Path) -> None:

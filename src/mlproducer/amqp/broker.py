@@ -8,6 +8,7 @@ import math
 import secrets
 from collections.abc import Callable, Coroutine
 
+from mlproducer.amqp.addresses import Addresses
 from mlproducer.amqp.alone import Alone
 from mlproducer.amqp.config import AmqpConfig, Credentials, Endpoint
 from mlproducer.amqp.connection import Connection
@@ -36,6 +37,7 @@ class AmqpBroker:
         self._nonce = secrets.token_hex(6)
         self._epoch = 0
         self._turn = -1
+        self._addresses = Addresses()
         self._connection: Connection | None = None
         self._publishing: PublishingChannel | None = None
         self._retired: set[PublishingChannel] = set()
@@ -56,12 +58,15 @@ class AmqpBroker:
         self._turn = (self._turn + 1) % len(self._config.endpoints)
         endpoint = self._endpoint
         connection: Connection | None = None
+        address: tuple[object, ...] | None = None
         try:
             config = self._config.of(endpoint)
             async with asyncio.timeout(config.connection_timeout):
                 login = await self._credentials(endpoint)
+                sock = await self._addresses.connect(endpoint.host, endpoint.port)
+                address = sock.getpeername()
                 connection = await Connection.open(
-                    endpoint, config, login, self._ended, self._blocked_changed, self._failed
+                    endpoint, config, sock, login, self._ended, self._blocked_changed, self._failed
                 )
                 self._first_use.ready = await self._topology.verify(connection)
                 channel = await self._open_publishing(connection)
@@ -69,11 +74,14 @@ class AmqpBroker:
             error = connect_failed(endpoint.node, exc, tls=endpoint.tls is not None)
             if connection is not None:
                 connection.abort(error)
+            if address is not None:
+                self._addresses.failed(endpoint.host, address)
             self._forget_link()  # an alarm that this connection told of is nobody's any more
             if error is exc or not isinstance(exc, Exception):  # the latter is a cancellation
                 raise
             raise error from exc
         # No await since the channel was found open: the link is established from here, and its end is told.
+        self._addresses.worked(endpoint.host)
         self._connection, self._publishing = connection, channel
 
     async def close(self) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import socket
 import ssl
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from mlproducer.amqp.certificates import load_client, trust
 from mlproducer.envelope.queues import QueuePlan
+from mlproducer.errors import SettingsError, TlsFailed
 from mlproducer.redact import remember
 from mlproducer.settings import Settings
 from mlproducer.urls.brokers import PLAIN_PORT, TLS_PORT, Broker
@@ -39,14 +45,29 @@ class Endpoint:
     vhost: str
     credentials: Credentials
     tls: ssl.SSLContext | None = field(repr=False)
+    """As the files were when the settings were read. For a connect, see `fresh_tls`."""
     server_name: str | None = None
     """What to ask for in TLS and to find in the certificate, where that is not the host."""
     own: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `AmqpConfig` that are otherwise for this broker, from its URL."""
+    read_tls: Callable[[], ssl.SSLContext] | None = field(default=None, repr=False)
+    """Reads the files again."""
 
     @property
     def node(self) -> str:
         return Host(self.host, self.port).shown(self.port)
+
+    async def fresh_tls(self) -> ssl.SSLContext | None:
+        """With the certificates and the key that the files hold now: they are renewed while we run.
+
+        Raises: TlsFailed, if one of them cannot be used, such as while somebody puts new ones in their place.
+        """
+        if self.read_tls is None:
+            return self.tls
+        try:
+            return await asyncio.to_thread(self.read_tls)
+        except SettingsError as error:
+            raise TlsFailed(f"{self.node}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +85,14 @@ class AmqpConfig:
     frame_max: int = 131_072
     channel_max: int = 65_535
     """A channel number is two octets on the wire."""
+    connection_name: str = ""
     get_credentials: GetCredentials | None = field(default=None, repr=False)
+
+    def name(self) -> str:
+        """What the broker is to call this connection, for people who look at its list. A child that was forked has a
+        process id of its own.
+        """
+        return self.connection_name or f"{_program()} {socket.gethostname()} {os.getpid()}"
 
     def of(self, endpoint: Endpoint) -> AmqpConfig:
         """With what the endpoint's own URL says."""
@@ -84,8 +112,15 @@ class AmqpConfig:
             heartbeat=settings.rabbitmq_heartbeat,
             connection_timeout=settings.rabbitmq_connection_timeout / 1000,
             check_timeout=settings.ml_health_timeout,
+            connection_name=settings.ml_connection_name,
             get_credentials=credentials,
         )
+
+
+def _program() -> str:
+    """Of this process, as somebody started it: `python -m shop` is shop."""
+    path = Path(sys.argv[0] if sys.argv else "")
+    return (path.parent.name if path.stem == "__main__" else path.stem) or "python"
 
 
 def _endpoint(broker: Broker, settings: Settings) -> Endpoint:
@@ -97,14 +132,16 @@ def _endpoint(broker: Broker, settings: Settings) -> Endpoint:
         own["connection_timeout"] = broker.numbers["connection_timeout"] / 1000
     if "auth_mechanism" in given:
         own["mechanism"] = given["auth_mechanism"].upper()
+    read_tls = partial(_tls, settings, given) if secure else None
     return Endpoint(
         host=login.host.name,
         port=login.host.port or (TLS_PORT if secure else PLAIN_PORT),
         vhost=broker.vhost,
         credentials=Credentials(user, password),
-        tls=_tls(settings, given) if secure else None,
+        tls=read_tls() if read_tls is not None else None,
         server_name=given.get("server_name_indication"),
         own=own,
+        read_tls=read_tls,
     )
 
 

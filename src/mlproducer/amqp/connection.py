@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from importlib.metadata import version
@@ -85,24 +86,29 @@ class Connection:
         cls,
         endpoint: Endpoint,
         config: AmqpConfig,
+        sock: socket.socket,
         credentials: Credentials,
         lost: Callable[[Connection, BrokerError], None],
         blocked: Callable[[bool, str], None],
         failed: Callable[[Exception], None],
     ) -> Self:
-        """TCP, TLS and the handshake. The caller bounds the time. Raises: OSError, BrokerError."""
+        """TLS and the handshake, over TCP that is connected. The caller bounds the time.
+
+        Raises: OSError, BrokerError.
+        """
         connection = cls(endpoint, config, lost, blocked, failed)
         try:
+            tls = await endpoint.fresh_tls()
             await asyncio.get_running_loop().create_connection(
                 lambda: connection._wire,
-                endpoint.host,
-                endpoint.port,
-                ssl=endpoint.tls,
-                server_hostname=(endpoint.server_name or endpoint.host) if endpoint.tls is not None else None,
+                sock=sock,
+                ssl=tls,
+                server_hostname=(endpoint.server_name or endpoint.host) if tls is not None else None,
             )
             await connection._handshake(credentials)
         except BaseException:
             connection.abort(ConnectionLost(f"{endpoint.node}: the connect was given up"))
+            sock.close()  # if no transport has it yet
             raise
         return connection
 
@@ -295,7 +301,10 @@ class Connection:
         response = "" if mechanism == "EXTERNAL" else f"\0{credentials.user}\0{credentials.password}"
         self._control.send(
             commands.Connection.StartOk(
-                client_properties=dict(CLIENT), mechanism=mechanism, response=response, locale="en_US"
+                client_properties={**CLIENT, "connection_name": self._config.name()},
+                mechanism=mechanism,
+                response=response,
+                locale="en_US",
             )
         )
         try:

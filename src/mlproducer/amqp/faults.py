@@ -7,6 +7,7 @@ import socket
 import ssl
 from typing import Final, Literal
 
+from mlproducer.amqp.not_allowed import not_allowed
 from mlproducer.core.certificates import CertificateFault, certificate_fault
 from mlproducer.errors import BrokerError, BrokerRefused, BrokerUnreachable, ConnectionLost, ErrorType, TlsFailed
 
@@ -98,10 +99,7 @@ def closed_by_broker(node: str, code: int, text: str) -> BrokerError:
     if code == ACCESS_REFUSED:
         return BrokerRefused(f"{node}: the broker refuses the login ({text}): see user and password in RABBITMQ_URL")
     if code == NOT_ALLOWED:
-        return BrokerRefused(
-            f"{node}: the virtual host is not there or not open to this user ({text}): see the path of RABBITMQ_URL",
-            error_type=ErrorType.VHOST,
-        )
+        return not_allowed(node, text)
     kind = ErrorType.CLOSED_BY_BROKER if code == CONNECTION_FORCED else ErrorType.PROTOCOL
     return ConnectionLost(f"{node}: the broker closed the connection: {code} {text}", error_type=kind)
 

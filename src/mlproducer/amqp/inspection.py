@@ -15,6 +15,7 @@ from typing import Final
 from pamqp import commands
 
 from mlproducer.amqp import faults
+from mlproducer.amqp.addresses import Addresses
 from mlproducer.amqp.config import AmqpConfig, Credentials
 from mlproducer.amqp.connection import Connection
 from mlproducer.amqp.faults import ChannelClosed, connect_failed
@@ -46,7 +47,8 @@ async def inspect(config: AmqpConfig, *, compare: bool) -> BrokerFacts:
             own = config.of(endpoint)
             async with asyncio.timeout(own.connection_timeout):
                 login = await _login(config, endpoint.credentials)
-                connection = await Connection.open(endpoint, own, login, _ignored, alarm, _ignored)
+                sock = await Addresses().connect(endpoint.host, endpoint.port)
+                connection = await Connection.open(endpoint, own, sock, login, _ignored, alarm, _ignored)
                 facts = await _look(connection, config, compare=compare)
                 return replace(facts, blocked=blocked)
         except Exception as exc:  # noqa: BLE001  # `connect_failed` has words for each kind

@@ -43,8 +43,8 @@ def reader(config: AmqpConfig) -> Callable[[int], Awaitable[AbstractConnection]]
             ssl=endpoint.tls is not None,
             auth=own.mechanism.lower(),
             heartbeat=own.heartbeat,
-            name="mlproducer events",
+            name=f"{own.name()} events",
         )
-        return await connect(url, ssl_context=endpoint.tls, timeout=own.connection_timeout)
+        return await connect(url, ssl_context=await endpoint.fresh_tls(), timeout=own.connection_timeout)
 
     return connected

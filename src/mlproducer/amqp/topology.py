@@ -204,10 +204,15 @@ class Topology:
             # One node of a cluster hangs. The queue is there, and its binding was mostly there before; if not, the task
             # comes back, and the next one asks again.
             return
-        if refused is not None:
+        if refused is not None and not self._cannot_be(queue):
             why = f"the queue could not be bound to {self._config.exchange} by its name"
             self._differs(queue, why, refused, broken=refused.code != faults.ACCESS_REFUSED)
         self._settled.add(queue)
+
+    def _cannot_be(self, queue: str) -> bool:
+        """It could not be made, so of course it could not be bound either."""
+        difference = self._differences.get(queue)
+        return difference is not None and difference.broken
 
     def _is_ours(self, queue: str) -> bool:
         """To declare and to bind. A row of the spool may lead to a queue that no task type leads to any more: how to
@@ -233,6 +238,8 @@ class Topology:
             case faults.NOT_FOUND:
                 why, broken = "it is not there", True
                 self._missing.add(name)
+            case _ if "limit" in refused.text:
+                why, broken = "it cannot be made, because of a limit of the virtual host (see set_vhost_limits)", True
             case _:
                 why = what
         differs = TopologyDiffers(name, f"{why}. The broker says: {refused}. Publishing goes on", broken)
