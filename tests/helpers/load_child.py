@@ -35,7 +35,6 @@ from forking import serve
 from mlproducer import Producer, Receipt, Settings, Task
 from mlproducer.errors import RefusedTask
 from mlproducer.events import AttemptSettled, ConnectionFailed, Event, TaskConfirmed
-from mlproducer.ids import new_task_id
 from mlproducer.outcome import Unsure
 from mlproducer.reliability.message import expected
 from mlproducer.testing.clock import WrongClock
@@ -146,9 +145,9 @@ class Child:
             if when in orders:
                 wrong = orders[when] + orders.get("ahead", 0.0)
                 given[when] = datetime.now(UTC) + timedelta(seconds=wrong)
-        task_id = given.setdefault("id", new_task_id())
         # Its content is its own, and the same when it is asked for again.
-        payload = {"share_id": "s", "content": f"{task_id} " + "t" * orders.get("text", 250)}
+        own = task_id or uuid4().hex
+        payload = {"share_id": "s", "content": f"{own} " + "t" * orders.get("text", 250)}
         return Task(task_type="embed_vectors", payload=payload, **given)
 
 

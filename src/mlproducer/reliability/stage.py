@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from uuid import uuid4
 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from mlproducer.events import AttemptSettled, Event, TaskConfirmed
-from mlproducer.ids import new_task_id
 from mlproducer.jobs import shielded
 from mlproducer.outcome import Unsure
 from mlproducer.reliability.book import Book, NotSeen
@@ -78,10 +78,9 @@ class OwnSettings(Settings):
 
 
 def sample(n: object, task_type: str = "embed_vectors") -> Task:
-    """Its content is its own: one that got another's would be seen."""
-    task_id = new_task_id()
-    payload = {"share_id": f"reliability-{n}", "content": f"{task_id}: {_TEXT}"}
-    return Task(task_type=task_type, payload=payload, id=task_id)
+    """Its content is its own: one that got another's would be seen. Its id is nobody's choice, so it needs no claim."""
+    payload = {"share_id": f"reliability-{n}", "content": f"{uuid4().hex}: {_TEXT}"}
+    return Task(task_type=task_type, payload=payload)
 
 
 async def whole(work: Callable[[], _Done]) -> _Done:
