@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # What the tests start, kill and pause, and the browser that they look with, from Debian.
 SERVERS := rabbitmq-server redis-server postgresql pgbouncer faketime prometheus chromium curl
 
-.PHONY: help run test lint types imports core unit chaos matrix bench docs dashboards pictures lock clean
+.PHONY: help run test lint types imports core unit chaos mutants matrix bench docs dashboards pictures lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -49,6 +49,10 @@ chaos: $(VENV)/.installed-dev ## The long fault suite
 	TEST_DEPTH=10 $(BIN)/pytest --timeout 1800 tests/core
 	TEST_DEPTH=10 $(BIN)/pytest --timeout 1800 -m "not chaos" -k "machine or history or two_instances" tests/contract
 	TEST_DEPTH=10 $(BIN)/python -m pytest --timeout 1800 -m "not chaos" -k "thousands" tests/integration/test_faults.py
+
+mutants: $(VENV)/.installed-dev ## Wrong versions of the code: the tests see each of them (ARGS="redis --jobs 4")
+	scripts/apt-install $(SERVERS)
+	PYTHONPATH=scripts $(BIN)/python -m mutants $(ARGS)
 
 matrix: $(VENV)/.installed-dev ## Each RabbitMQ, Python, Celery and set of versions (ARGS="--broker 4.3 --python 3.14")
 	scripts/apt-install $(SERVERS)

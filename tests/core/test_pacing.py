@@ -62,6 +62,18 @@ def test_the_rate_holds_over_any_second() -> None:
     assert abs(after_the_first_second - 900) <= 1
 
 
+@given(st.floats(0.1, 500), st.lists(st.floats(0, 1_000), max_size=20))
+def test_a_pause_is_not_made_up_for_however_long(rate: float, pauses: list[float]) -> None:
+    """At most one second's worth at once, and one task at least."""
+    paced, now = pace(rate=rate, batch=10_000, most=10_000), 0.0
+    for pause in pauses:
+        now += pause
+        count = paced.take(now)
+        assert count <= max(1.0, rate)
+        paced.started(count)
+        paced.ended(count, well=True)
+
+
 def test_the_wait_is_until_the_rate_admits_one_more() -> None:
     paced = pace(rate=10.0)
     assert paced.wait(0.0) == 0.0

@@ -27,7 +27,7 @@ FAST: dict[str, object] = {
     "ml_health_interval": 0.1,
     "ml_route_patience": 0,
 }
-"""Without patience, as each fault is its task's own then. What is patient: test_routes."""
+"""Without patience, as each fault is its task's own then. What is patient: test_held_routes."""
 
 
 def embed(n: object = 1, **fields: Any) -> Task:

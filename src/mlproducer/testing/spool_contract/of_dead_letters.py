@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from mlproducer.ports import Spool
-from mlproducer.rows import (
-    DeadFilter,
-    SpoolRow,
-)
+from mlproducer.rows import Again, Bury, DeadFilter, SpoolRow, Verdict
 from mlproducer.testing.spool_contract.examples import HISTORY, NOW, StoreClock, audit, buried, dead_entry, row
+
+MANY = 2_001
+"""More than any store does in one step, and no multiple of such a step."""
 
 
 class OfDeadLetters:
@@ -79,3 +81,25 @@ class OfDeadLetters:
         kept = [audit("c", at=NOW + 2, action="purge"), audit("b", "a", at=NOW + 1)]
         assert list(await spool.audits(limit=10)) == kept
         assert list(await spool.audits(limit=1, offset=1)) == kept[1:]
+
+    async def test_of_many_none_is_left_out_wherever_a_step_ends(self, spool: Spool, clock: StoreClock) -> None:
+        ids = [f"t{n:04}" for n in range(MANY)]
+        assert all(await asyncio.gather(*(spool.put(row(task_id)) for task_id in ids)))
+
+        async def settle_all(verdict: Verdict) -> None:
+            leases = await spool.lease(MANY, hold=60)
+            assert sorted(lease.row.envelope.task_id for lease in leases) == ids
+            assert all(await spool.settle([(lease, verdict) for lease in leases]))
+
+        bury = Bury(NOW, 3, "nacked", None, "why", HISTORY)
+        await settle_all(Again(1, 2, "nacked", "", alone=False))
+        clock.advance(1)
+        await settle_all(bury)
+        assert [letter.task_id for letter in await spool.dead(DeadFilter(), limit=MANY)] == ids
+        assert await spool.replay(audit(*ids)) == MANY
+        assert [each.task_id for each in await spool.waiting(limit=MANY)] == ids
+        await settle_all(bury)
+        assert await spool.count_dead(DeadFilter(reason="nacked")) == MANY
+        assert await spool.purge(audit(*ids, action="purge")) == MANY
+        size = await spool.measure()
+        assert (size.tasks, size.bytes, size.dead) == (0, 0, 0)

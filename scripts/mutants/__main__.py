@@ -1,0 +1,79 @@
+"""`python -m mutants [WORD ...]`: try each wrong version whose name has one of the words; without words, all of them.
+
+Exit code 0 if the tests see each of them; 1 if one survives, or could not be tried; 2 if the tests fail without them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+
+from mutants.patches import FOLDER, BadPatch, Mutant, chosen
+from mutants.running import Result, Verdict, try_mutant, try_unpatched
+
+Results = dict[str, Result]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    asked = _arguments(words)
+    try:
+        mutants = chosen(FOLDER, asked.words)
+    except BadPatch as error:
+        print(error, flush=True)
+        return 1
+    if asked.list:
+        print("\n".join(f"{each.name}: {each.wrong}" for each in mutants))
+        return 0
+    if not mutants:
+        print(f"no patch in {FOLDER} has such a name")
+        return 1
+    tests = list(dict.fromkeys(test for each in mutants for test in each.tests))
+    print(f"{len(tests)} tests on the code as it is ...", flush=True)
+    # All of them in one run, where a mutant's are a few.
+    failed = try_unpatched(tests, asked.limit * len(mutants))
+    if failed:
+        print(f"{failed}\nThe tests fail on the code as it is, so that they tell nothing of wrong versions")
+        return 2
+    results = _try_all(mutants, asked.jobs, asked.limit)
+    return _conclude(mutants, results)
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("make mutants ARGS=...", description=__doc__)
+    parser.add_argument("words", nargs="*", metavar="WORD", help="of the names of patches in tests/mutants")
+    parser.add_argument("--jobs", type=int, default=2, help="tried at one time")
+    parser.add_argument("--limit", type=float, default=240.0, help="seconds that the tests of one may take")
+    parser.add_argument("--list", action="store_true", help="only say what is wrong in each")
+    return parser.parse_args(words)
+
+
+def _try_all(mutants: Sequence[Mutant], jobs: int, limit: float) -> Results:
+    results: Results = {}
+    began = time.monotonic()
+    with ThreadPoolExecutor(jobs) as pool:
+        tried = {pool.submit(partial(try_mutant, each, limit)): each for each in mutants}
+        for future in as_completed(tried):
+            name, result = tried[future].name, future.result()
+            results[name] = result
+            at = f"[{len(results)}/{len(mutants)}, {time.monotonic() - began:.0f} s]"
+            print(f"{at} {name}: {result.verdict} ({result.said})", flush=True)
+    return results
+
+
+def _conclude(mutants: Sequence[Mutant], results: Results) -> int:
+    width = max(len(each.name) for each in mutants)
+    print("\nwrong versions:")
+    for each in mutants:
+        result = results[each.name]
+        print(f"  {each.name:{width}}  {result.seconds:4.0f} s  {result.verdict}: {each.wrong}")
+    bad = [result for result in results.values() if result.verdict in {Verdict.SURVIVED, Verdict.BROKEN}]
+    print(f"{len(results) - len(bad)} of {len(results)} are seen")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
