@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any, TypeVar
 
 import pytest
+import redis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import asdict, replace
@@ -145,7 +146,9 @@ class Machine(RuleBasedStateMachine):
         self.clock.now = 0.0
         self.clocks: tuple[StoreClock, StoreClock] = (mine, self.clock)
         self.model = MemorySpool(mine)
-        self.spool = RedisSpool(self.server.url(), prefix=secrets.token_hex(6))
+        self.prefix = secrets.token_hex(6)
+        self.spool = RedisSpool(self.server.url(), prefix=self.prefix)
+        self.client = redis.Redis.from_url(self.server.url().partition("?")[0])
         self.run(self.spool.open())
         self.leases: list[tuple[Lease, Lease]] = []
         self.now = 0.0
@@ -246,9 +249,43 @@ class Machine(RuleBasedStateMachine):
         known = self.run(found())
         assert known[::2] == known[1::2]
 
+    @invariant()
+    def each_index_holds_what_it_is_of_and_nothing_else(self) -> None:
+        """What one call leaves behind would hold up another: the first of a list that stands for nothing."""
+        keys = Keys(self.client, self.prefix)
+        rows, dead, records = (keys.of_hash(name) for name in ("rows", "dead", "records"))
+        assert keys.of_hash("bodies") == rows | dead
+        assert keys.of_hash("tokens") <= rows
+        assert [keys.of_zset(name) for name in ("leasable", "due", "accepted")] == [rows] * 3
+        assert {member[2 + member[1] + 8 :] for member in keys.of_zset("lanes")} == rows
+        assert len(keys.of_zset("lanes")) == len(rows), "each in one lane, once"
+        assert keys.of_zset("expires") == self.that_expire()
+        assert keys.of_zset("died") == dead
+        assert keys.of_zset("kept") == records
+        assert keys.of_hash("claims") <= records
+
+    def that_expire(self) -> set[bytes]:
+        rows = ((each, held.row.envelope) for each, held in self.model._rows.items())
+        return {task_id.encode() for task_id, envelope in rows if envelope.expires_at is not None}
+
     def teardown(self) -> None:
         self.run(self.spool.close())
+        self.client.close()
         self.runner.close()
+
+
+class Keys:
+    """What a spool has in Redis: see `spool.redis.lua`."""
+
+    def __init__(self, client: redis.Redis, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+
+    def of_hash(self, name: str) -> set[bytes]:
+        return set(self._client.hkeys(f"{{{self._prefix}}}:{name}"))  # type: ignore[arg-type]  # it answers at once
+
+    def of_zset(self, name: str) -> set[bytes]:
+        return set(self._client.zrange(f"{{{self._prefix}}}:{name}", 0, -1))  # type: ignore[arg-type]  # as above
 
 
 def test_any_history_of_calls_leaves_what_it_leaves_in_memory(

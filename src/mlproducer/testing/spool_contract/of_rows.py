@@ -187,3 +187,19 @@ class OfRows:
             taken.append("|")
             clock.advance(5)
         assert "".join(taken) == "c|a|b|"
+
+    async def test_a_row_that_is_put_back_still_expires_at_its_time(self, spool: Spool, clock: StoreClock) -> None:
+        await spool.put(row("a"))  # row() expires at NOW + 60
+        (lease,) = await spool.lease(1, hold=100)
+        assert await settle(spool, lease, Again(9_000, 2, "nacked", "", alone=False))
+        clock.advance(60)
+        assert len(await spool.lease(9, hold=60, expired=True)) == 1, "and not when its lease would have ended"
+
+    async def test_what_is_settled_holds_up_nothing_that_expires(self, spool: Spool, clock: StoreClock) -> None:
+        for task_id in "abc":
+            await spool.put(row(task_id))
+        a, b, _ = await spool.lease(3, hold=30)
+        assert all(await spool.settle([(a, DONE), (b, Bury(NOW, 3, "nacked", None, "why"))]))
+        clock.advance(60)
+        assert [each.row.envelope.task_id for each in await spool.lease(1, hold=60, expired=True)] == ["c"]
+        assert not await spool.lease(9, hold=60, expired=True)
