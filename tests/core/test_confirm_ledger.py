@@ -151,6 +151,27 @@ def test_one_slow_attempt_does_not_keep_the_deadlines_of_all_that_were_settled_b
     assert names(ledger.expire(300.0)) == ["slow"]
 
 
+WAYS: dict[str, Callable[[ConfirmLedger[int]], object]] = {
+    "ack": lambda ledger: ledger.ack(1, multiple=False),
+    "ack of many": lambda ledger: ledger.ack(1, multiple=True),
+    "nack": lambda ledger: ledger.nack(1, multiple=False),
+    "nack of many": lambda ledger: ledger.nack(1, multiple=True),
+    "expire": lambda ledger: ledger.expire(99.0),
+    "lose": lambda ledger: ledger.lose(LOST),
+}
+
+
+@pytest.mark.parametrize("settle", WAYS.values(), ids=WAYS)
+def test_however_a_returned_tag_is_settled_nothing_is_kept_of_it(
+    settle: Callable[[ConfirmLedger[int]], object],
+) -> None:
+    ledger: ConfirmLedger[int] = ConfirmLedger()
+    ledger.add(1, 5.0)
+    assert ledger.returned(1, 312, "NO_ROUTE")
+    assert settle(ledger)
+    assert (ledger.outstanding, ledger._returned, ledger.next_deadline()) == (0, {}, None)
+
+
 class LedgerAgainstAPlainDict(RuleBasedStateMachine):
     """The model scans all tags where the ledger must not, and so shows what `multiple` means."""
 

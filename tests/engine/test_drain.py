@@ -13,9 +13,10 @@ from pamqp.commands import Basic
 
 from engine_bench import bench, embed, until
 from mlproducer import SpoolUnavailable, Task, TaskState
+from mlproducer.core.retry import cause_of
 from mlproducer.envelope.encode import attempt_properties
 from mlproducer.events import SpoolFailed, TaskDeadLettered, TaskRetried
-from mlproducer.outcome import Nacked, NotSent, Outcome, Returned, Unsure, UnsureCause
+from mlproducer.outcome import Nacked, NotSent, NotSentCause, Outcome, Returned, Unsure, UnsureCause
 from mlproducer.rows import DeadLetter, Lease, Settlement, SpoolRow
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.task import Envelope
@@ -212,11 +213,18 @@ async def test_without_the_setting_there_is_no_copy() -> None:
         assert "ml.dlq" not in b.broker.queues
 
 
-async def test_a_copy_that_the_broker_did_not_answer_for_puts_the_burial_off() -> None:
+NO_ANSWER: list[Outcome] = [
+    *(Unsure(cause) for cause in UnsureCause),
+    *(NotSent(cause) for cause in NotSentCause if cause is not NotSentCause.TOO_LARGE),
+]
+
+
+@pytest.mark.parametrize("outcome", NO_ANSWER, ids=cause_of)
+async def test_a_copy_that_the_broker_did_not_answer_for_puts_the_burial_off(outcome: Outcome) -> None:
     b = bench(ml_dlq_publish=True, ml_confirm_timeout=0.2)
     async with b.producer as p:
         await p.connected(1)
-        b.broker.script.extend([*[Nacked()] * 3, Unsure(UnsureCause.CONNECTION_LOST)])
+        b.broker.script.extend([*[Nacked()] * 3, outcome])
         receipt = await p.publish(embed())
         await until(lambda: bool(b.told(TaskDeadLettered)))
         assert len(b.broker.queues["ml.dlq"]) == 1

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from places import in_queues
 from producers import NOWHERE, SOON
 
 COUNT = 300
-SLOW = "20"
+SLOW = "1"
 """Tasks a second of the service's own drain: it gets to a few of them, so that both have their part."""
 
 
@@ -56,21 +56,27 @@ async def served(env: Mapping[str, str]) -> AsyncIterator[httpx.AsyncClient]:
             await process.wait()
 
 
+async def until(service: httpx.AsyncClient, true: Callable[[int], bool]) -> None:
+    """Of what it says that its spool holds."""
+    while not true((await service.get("/api/ml/status")).json()["spool_tasks"]):  # noqa: ASYNC110  # it tells no event
+        await asyncio.sleep(0.1)
+
+
 async def test_a_drain_beside_a_service_publishes_what_waits_once_and_the_service_knows_it(
     vhost_url: str, tmp_path: Path
 ) -> None:
     ids = await left_by_an_outage(tmp_path)
     assert len(ids) == COUNT
     env = {"ML_DATA_DIR": str(tmp_path), "RABBITMQ_URL": vhost_url, "ML_LOG_FORMAT": "json"}
-    async with asyncio.timeout(3 * SOON), served({**env, "ML_DRAIN_RATE": SLOW}) as service:
+    async with asyncio.timeout(100), served({**env, "ML_DRAIN_RATE": SLOW}) as service:
+        await until(service, lambda tasks: tasks < COUNT)
         drain = await command(env, "drain", "--json", "--timeout", str(2 * SOON))
         out, log = await drain.communicate()
         assert drain.returncode == 0, (out, log)
         told = json.loads(out)
         assert (told["complete"], told["dead"], told["interrupted"]) == (True, 0, False)
-        assert told["published"] > COUNT / 2, "the service alone would take a quarter of a minute"
-        while (await service.get("/api/ml/status")).json()["spool_tasks"]:  # noqa: ASYNC110  # a service tells no event
-            await asyncio.sleep(0.1)
+        assert told["published"] > COUNT / 2, "the service alone would take five minutes"
+        await until(service, lambda tasks: not tasks)
         queued = await in_queues(vhost_url)
         assert sorted(queued.elements()) == ids, "each once, whoever published it"
         for task_id in ids[:: COUNT // 10]:

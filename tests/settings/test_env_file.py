@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from typer.testing import CliRunner
 
-from mlproducer import Producer, Settings, SettingsError
+from mlproducer import Producer, Settings, SettingsError, envfile
 from mlproducer.cli.app import app
 from mlproducer.envelope.toml import read_task_types
 
@@ -46,6 +46,12 @@ def refusal() -> str:
 def test_a_file_of_utf8_is_read_with_a_byte_order_mark_or_without(raw: bytes) -> None:
     write(raw)
     assert Settings.load().broker_nodes == ("host:5672",)
+
+
+def test_the_byte_order_mark_is_no_part_of_what_is_read() -> None:
+    """The newest python-dotenv drops it by itself, older ones take it for the beginning of the first name."""
+    write(b"\xef\xbb\xbf" + URL.encode())
+    assert envfile._text(Path(".env")) == URL
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mlproducer.core.admission import Load, Window
 from mlproducer.core.backoff import Backoff
 from mlproducer.core.breaker import Breaker
+from mlproducer.core.retry import cause_of
 from mlproducer.core.routes import Routes, Try
 from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.guard import Guard
@@ -104,13 +105,30 @@ class Desk:
 
 
 @pytest.mark.parametrize("patience", PATIENCES)
-@pytest.mark.parametrize("outcome", EVERY, ids=repr)
+@pytest.mark.parametrize("outcome", EVERY, ids=cause_of)
 async def test_an_attempt_gives_back_its_place_whatever_it_comes_to(outcome: Outcome, patience: float) -> None:
     desk = Desk(patience, Window(10, 1_000))
     desk.start("ml.embed", 7)
     assert (desk.attempts.room(), desk.attempts._load.bytes) == (9, 7)
     for settle in desk.take():
         settle(outcome)
+    desk.check_nothing_is_kept()
+    desk.check_a_probe_may_go()
+    desk.guard.stop()
+
+
+@pytest.mark.parametrize("outcome", EVERY, ids=cause_of)
+async def test_a_probe_of_the_breaker_and_of_a_route_is_given_back_whatever_it_comes_to(outcome: Outcome) -> None:
+    desk = Desk(300.0, Window(10, 1_000))
+    for _ in range(desk.threshold):
+        desk.guard.failure()
+    desk.machine.failed(desk.machine.of("ml.embed"), Try("other", 0), Nacked(), desk.clock.monotonic(), 0.0)
+    desk.clock.advance(60)
+    desk.start("ml.embed", 7)
+    (probe,) = desk.take()
+    desk.start("ml.embed", 7)
+    assert not desk.take(), "one at a time"
+    probe(outcome)
     desk.check_nothing_is_kept()
     desk.check_a_probe_may_go()
     desk.guard.stop()
@@ -156,7 +174,7 @@ async def test_an_attempt_that_a_full_window_turns_away_keeps_no_probe_of_breake
     (held,) = desk.take()  # in flight, and the window is full of it
     for _ in range(3):
         desk.guard.failure()
-    desk.machine.failed(desk.machine.of("ml.summarize"), Try("other", 1), Nacked(), desk.clock.monotonic(), 0.0)
+    desk.machine.failed(desk.machine.of("ml.summarize"), Try("other", 0), Nacked(), desk.clock.monotonic(), 0.0)
     desk.clock.advance(60)
     assert desk.guard.state() is BreakerState.HALF_OPEN
     desk.start("ml.summarize", 5)
