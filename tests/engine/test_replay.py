@@ -238,6 +238,22 @@ async def test_without_a_rate_chunks_are_large_and_follow_at_once() -> None:
     assert [len(audit.task_ids) for audit in await d.audits()] == [1, CHUNK, CHUNK]
 
 
+@pytest.mark.parametrize("count", [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 1])
+@pytest.mark.parametrize("rate", [None, 7.0, 499.0, 1_000.0])
+@pytest.mark.parametrize("way", ["by id", "by filter"])
+async def test_wherever_a_chunk_ends_each_is_taken_once_and_none_is_left(
+    count: int, rate: float | None, way: str
+) -> None:
+    d = Dead()
+    await d.die_many(count)
+    ids = sorted(await d.dead())
+    steps = await d.replay(ids if way == "by id" else DeadFilter(), rate=rate)
+    assert sorted(task_id for step in steps for task_id in step.task_ids) == ids
+    assert (steps[-1].taken, steps[-1].done, steps[-1].total) == (count, count, count)
+    assert (await d.dead(), await d.waits()) == (set(), set(ids))
+    assert sorted(task_id for audit in await d.audits() for task_id in audit.task_ids) == ids
+
+
 # stopping in the middle -----------------------------------------------------------------------------------------------
 
 

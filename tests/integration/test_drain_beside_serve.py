@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from mlproducer import Producer, Settings, Task
+from mlproducer import Producer, Receipt, Settings, Task
 from places import in_queues
 from producers import NOWHERE, SOON
 
@@ -29,7 +29,7 @@ def task(n: object) -> Task:
 async def left_by_an_outage(folder: Path) -> list[str]:
     async with Producer(Settings.load(ml_data_dir=folder, rabbitmq_url=NOWHERE, ml_shutdown_timeout=0.1)) as producer:
         receipts = [receipt async for receipt in producer.publish_many(task(n) for n in range(COUNT))]
-    return sorted(receipt.task_id for receipt in receipts if receipt.task_id)
+    return sorted(receipt.task_id for receipt in receipts if isinstance(receipt, Receipt))
 
 
 async def command(env: Mapping[str, str], *words: str) -> Process:

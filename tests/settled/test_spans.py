@@ -74,3 +74,27 @@ async def test_each_span_that_the_store_is_told_is_that_of_its_setting(given: fl
     (claim,) = spool.spans["claim"]
     # It outlasts the attempt and its commit, lest another publish the id meanwhile; and the call, if that is shorter.
     assert claim == pytest.approx(min(given, direct + COMMIT) + MARGIN, abs=1.0)
+
+
+@pytest.mark.parametrize("given", [0.01, 0.5, 1.0, 3.9, 4.0, 5.0, 30.0, 3_600.0])
+def test_a_call_keeps_a_fifth_of_its_time_or_a_second_for_its_commit(given: float) -> None:
+    pipeline = bench(ml_confirm_timeout=CONFIRM).producer._parts.pipeline
+    direct, whole = pipeline._spans_of(given)
+    assert whole == given
+    assert whole - direct >= min(1.0, given / 5) - 1e-9
+    assert direct == pytest.approx(min(CONFIRM, given - min(1.0, given / 5)))
+
+
+class Forgetful(MemorySpool):
+    """The answer to its first claim is lost, and the second one finds the first."""
+
+    async def claim(self, claim: Claim, *, hold: float) -> Known | None:
+        await super().claim(claim, hold=hold)
+        return await super().claim(claim, hold=hold)
+
+
+async def test_a_claim_whose_answer_was_lost_is_known_as_ours() -> None:
+    b = bench(spool=Forgetful())
+    async with asyncio.timeout(20), b.producer as p:
+        await p.connected(5)
+        assert (await p.publish(embed(1, id="a"), timeout=10)).confirmed
