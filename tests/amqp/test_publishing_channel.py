@@ -43,7 +43,7 @@ class Desk:
         self.emptied = 0
         self.sent: list[Attempt] = []
         jobs = Jobs(self.errors.append)
-        hears = Hears(lambda *_: None, self._emptied, lambda *_: None, lambda _: None, jobs)
+        hears = Hears(lambda *_: None, self._emptied, lambda *_: None, lambda _: None, lambda: None, jobs)
         self.channel = PublishingChannel(
             1, lambda _: None, prefix=PREFIX, exchange="x", frame_max=4_096, clock=self.clock, jobs=jobs, hears=hears
         )

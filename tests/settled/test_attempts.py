@@ -15,12 +15,22 @@ from mlproducer.core.admission import Load, Window
 from mlproducer.core.backoff import Backoff
 from mlproducer.core.breaker import Breaker
 from mlproducer.core.retry import cause_of
-from mlproducer.core.routes import Routes, Try
+from mlproducer.core.routes import Routes
 from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.guard import Guard
-from mlproducer.delivery.route_watch import RouteWatch
+from mlproducer.delivery.route_watch import FREE, RouteWatch, Tried
 from mlproducer.events import AttemptSettled, BreakerState, Event, RouteState
-from mlproducer.outcome import Confirmed, Nacked, NotSent, NotSentCause, Outcome, Returned, Unsure, UnsureCause
+from mlproducer.outcome import (
+    EVERY_ROUTE,
+    Confirmed,
+    Nacked,
+    NotSent,
+    NotSentCause,
+    Outcome,
+    Returned,
+    Unsure,
+    UnsureCause,
+)
 from mlproducer.ports import Settle
 from mlproducer.task import Envelope
 from mlproducer.testing.broker import FakeBroker
@@ -32,6 +42,7 @@ EVERY: list[Outcome] = [
     Returned(312, "NO_ROUTE"),
     *(Unsure(cause) for cause in UnsureCause),
     *(NotSent(cause) for cause in NotSentCause),
+    NotSent(NotSentCause.CHANNEL_REFUSED, 403, "no right to write", route=EVERY_ROUTE),
 ]
 """Each kind, so that a new one is tried too."""
 KEYS = ("ml.embed", "ml.summarize", "ml.transcribe")
@@ -71,7 +82,8 @@ class Desk:
     def __post_init__(self) -> None:
         self.guard = Guard(Breaker(self.threshold, 30.0), self.clock, self.events.append, lambda: None)
         self.machine = Routes(Backoff(1.0, 10.0, 0.0), self.patience)
-        self.routes = RouteWatch(self.machine, self.clock, self.events.append)
+        self.exchange = Routes(Backoff(1.0, 10.0, 0.0), self.patience)
+        self.routes = RouteWatch(self.machine, self.exchange, self.clock, self.events.append, None)
         self.attempts = Attempts(self.broker, self.guard, self.routes, self.clock, self.events.append, self.window)
 
     def start(self, key: str, size: int) -> None:
@@ -87,7 +99,8 @@ class Desk:
         assert [len(answers) for answers in self.answers] == [1] * len(self.answers), "each is told its outcome once"
         assert [(load.tasks, load.bytes) for load in self.loads()] == [(0, 0)] * len(self.loads())
         assert self.attempts.room() == self.window.max_tasks
-        assert not any(self.machine.of(key).state is RouteState.PROBING for key in KEYS), "its permit came back"
+        routes = [self.exchange.of(EVERY_ROUTE), *map(self.machine.of, KEYS)]
+        assert not any(route.state is RouteState.PROBING for route in routes), "its permit came back"
 
     def check_a_probe_may_go(self) -> None:
         """After whatever wait, the next attempt of each route is let through: nobody sits on a permit."""
@@ -122,7 +135,7 @@ async def test_a_probe_of_the_breaker_and_of_a_route_is_given_back_whatever_it_c
     desk = Desk(300.0, Window(10, 1_000))
     for _ in range(desk.threshold):
         desk.guard.failure()
-    desk.machine.failed(desk.machine.of("ml.embed"), Try("other", 0), Nacked(), desk.clock.monotonic(), 0.0)
+    desk.routes.judge(desk.machine.of("ml.embed"), Tried("other", 0, FREE), Nacked())
     desk.clock.advance(60)
     desk.start("ml.embed", 7)
     (probe,) = desk.take()
@@ -174,7 +187,7 @@ async def test_an_attempt_that_a_full_window_turns_away_keeps_no_probe_of_breake
     (held,) = desk.take()  # in flight, and the window is full of it
     for _ in range(3):
         desk.guard.failure()
-    desk.machine.failed(desk.machine.of("ml.summarize"), Try("other", 0), Nacked(), desk.clock.monotonic(), 0.0)
+    desk.routes.judge(desk.machine.of("ml.summarize"), Tried("other", 0, FREE), Nacked())
     desk.clock.advance(60)
     assert desk.guard.state() is BreakerState.HALF_OPEN
     desk.start("ml.summarize", 5)

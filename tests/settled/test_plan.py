@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mlproducer.core.backoff import Backoff
 from mlproducer.core.routes import Routes, Try
-from mlproducer.delivery.route_watch import RouteWatch
+from mlproducer.delivery.route_watch import FREE, RouteWatch, Tried
 from mlproducer.events import RouteState
 from mlproducer.outcome import Nacked
 from mlproducer.testing.clock import ManualClock
@@ -18,8 +18,9 @@ KEYS = ["a", "b", "c", "d"]
 
 
 def watch() -> tuple[RouteWatch, Routes, ManualClock]:
-    routes, clock = Routes(Backoff(1.0, 10.0, 0.0), 300.0), ManualClock()
-    return RouteWatch(routes, clock, lambda _: None), routes, clock
+    routes, exchange = (Routes(Backoff(1.0, 10.0, 0.0), 300.0) for _ in range(2))
+    clock = ManualClock()
+    return RouteWatch(routes, exchange, clock, lambda _: None, None), routes, clock
 
 
 @given(st.sets(st.sampled_from(KEYS)), st.integers(1, 500), st.integers(0, 500), st.floats(0, 3))
@@ -52,13 +53,12 @@ def test_each_route_is_the_first_in_its_turn() -> None:
 
 def test_it_is_calm_again_when_the_last_held_route_is_open() -> None:
     watched, routes, clock = watch()
-    route = routes.of("a")
-    assert watched.calm
-    watched.judge(route, Try("t", 1), Nacked())
-    assert not watched.calm
+    route, calm = routes.of("a"), [watched.calm]
+    watched.judge(route, Tried("t", 1, FREE), Nacked())
+    calm.append(watched.calm)
     clock.advance(2)
-    watched.admit(route)
-    watched.confirmed(route, Try("u", 2, probe=True))
+    watched.confirmed(route, Tried("u", 2, watched.admit(route)))
+    watched.confirmed(route, Tried("t", 3, FREE))  # its name is cleared
+    calm.append(watched.calm)
+    assert calm == [True, False, True]
     assert route.state is RouteState.OPEN
-    watched.confirmed(route, Try("t", 3))  # its name is cleared
-    assert watched.calm
