@@ -40,7 +40,13 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
 }
-ON_EACH_LOOP = ("amqp", "engine", "integration/test_faults.py", "integration/test_tls.py")
+ON_EACH_LOOP = (
+    "amqp",
+    "engine",
+    "integration/test_faults.py",
+    "integration/test_late_broker.py",
+    "integration/test_tls.py",
+)
 """Their tests run on each event loop: sockets, TLS and timers are what a loop has of its own. The other integration
 tests wait for Celery workers, or for child processes with loops of their own.
 """

@@ -41,7 +41,7 @@ class RouteState(IntEnum):
     FAILING = 3
 
 
-Part = Literal["connection", "settle", "link", "breaker", "drain", "health", "gauges", "analytics", "claims"]
+Part = Literal["connection", "settle", "link", "breaker", "drain", "health", "gauges", "analytics", "claims", "late"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 
@@ -178,6 +178,23 @@ class BreakerChanged(Struct, frozen=True, gc=False):
 
 class ConfirmsTimedOut(Struct, frozen=True, gc=False):
     count: int
+
+
+class AnsweredLate(Struct, frozen=True, gc=False):
+    """The broker answered an attempt that was given up as unsure. `duration` is seconds from its write."""
+
+    task_id: str
+    task_type: str
+    outcome: Outcome
+    duration: float
+
+
+class ConfirmWaitChanged(Struct, frozen=True, gc=False):
+    """A route's answers come `late`, or do so no more; `wait` is for how many seconds one is waited for from now on."""
+
+    route: str
+    wait: float
+    late: bool
 
 
 class HealthChecked(Struct, frozen=True, gc=False):
@@ -318,6 +335,8 @@ Event = (
     | BlockedChanged
     | BreakerChanged
     | ConfirmsTimedOut
+    | AnsweredLate
+    | ConfirmWaitChanged
     | HealthChecked
     | SpoolFailed
     | SpoolChanged

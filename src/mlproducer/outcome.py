@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -78,6 +79,8 @@ class Unsure:
     """Whom the broker blames for a channel that it closed: a routing key, or EVERY_ROUTE. None: one message, and it
     does not say which one. Here and below.
     """
+    late: LateAnswer | None = field(default=None, compare=False, repr=False)
+    """Not None: the broker may still answer, and is listened to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +94,26 @@ class NotSent:
 
 Failure = Nacked | Returned | Unsure | NotSent
 Outcome = Confirmed | Failure
+
+
+class LateAnswer:
+    """How an attempt ended after all whose time was over: what the broker said, or another `Unsure` if it will say
+    nothing any more. Told once, to one listener, who may come after it. `window` is for how many seconds it may come.
+    """
+
+    __slots__ = ("_answer", "_listener", "window")
+
+    def __init__(self, window: float) -> None:
+        self.window = window
+        self._answer: Outcome | None = None
+        self._listener: Callable[[Outcome], None] | None = None
+
+    def listen(self, listener: Callable[[Outcome], None]) -> None:
+        self._listener = listener
+        if self._answer is not None:
+            listener(self._answer)
+
+    def tell(self, outcome: Outcome) -> None:
+        self._answer = outcome
+        if self._listener is not None:
+            self._listener(outcome)

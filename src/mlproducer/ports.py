@@ -198,6 +198,9 @@ class Spool(Protocol):
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
         """Commit the verdicts, in one transaction. For each, False if its lease was lost meanwhile; then that row
         was not changed.
+
+        A lease with no token holds as long as the id waits and has no lease at all, be it due or not. Of several
+        settlements of one id in a call, the first that holds is the one that counts.
         """
         ...
 

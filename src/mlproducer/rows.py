@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mlproducer.task import Envelope
 
@@ -149,7 +150,10 @@ LEASE_BYTES: Final = 32 * 1024 * 1024
 
 
 class Lease(Struct, frozen=True):
-    """A row that is ours until the lease ends; `token` proves it. After the end another drain may take it."""
+    """A row that is ours until the lease ends; `token` proves it. After the end another drain may take it.
+
+    One without a token, which no store gives, is for a row that waits and that nobody holds: see `ports.Spool.settle`.
+    """
 
     row: SpoolRow
     token: str
@@ -186,6 +190,20 @@ class Bury(Struct, frozen=True):
 
 Verdict = Done | Again | Bury
 Settlement = tuple[Lease, Verdict]
+
+
+def put_back(row: SpoolRow, verdict: Verdict) -> SpoolRow:
+    """The row as it waits after the verdict, if it waits; its `due_at` is what it was."""
+    if not isinstance(verdict, Again):
+        return row
+    return replace(
+        row,
+        attempts=verdict.attempts,
+        cause=verdict.cause,
+        text=verdict.text,
+        alone=verdict.alone,
+        history=verdict.history,
+    )
 
 
 class SpoolSize(Struct, frozen=True, gc=False):

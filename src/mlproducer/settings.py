@@ -99,6 +99,9 @@ class Settings(BaseSettings):
     # Publishing
     ml_confirm_timeout: Annotated[float, Field(gt=0, le=300)] = Field(5.0, validation_alias=_env("ML_CONFIRM_TIMEOUT"))
     """Seconds for the whole direct publish, from the call."""
+    ml_confirm_cap: Annotated[float, Field(gt=0, le=600)] = Field(30.0, validation_alias=_env("ML_CONFIRM_CAP"))
+    """Seconds for which an answer is listened for after its time, and to which the wait for confirms grows on a route
+    whose answers come late; the latter to half of ML_DRAIN_LEASE at most."""
     ml_accept_timeout: Annotated[float, Field(gt=0, le=3600)] = Field(10.0, validation_alias=_env("ML_ACCEPT_TIMEOUT"))
     """Seconds for a whole `publish` that names no `timeout` of its own: the direct attempt, then the spool."""
     ml_max_in_flight: Annotated[int, Field(ge=1)] = Field(5_000, validation_alias=_env("ML_MAX_IN_FLIGHT"))
@@ -343,6 +346,13 @@ class Settings(BaseSettings):
     def brokers(self) -> tuple[Broker, ...]:
         """Each URL of `RABBITMQ_URL`, with its password: for the AMQP shell, never for a log."""
         return read_brokers(self.rabbitmq_url.get_secret_value(), secure=self.rabbitmq_use_ssl)
+
+    @property
+    def longest_confirm(self) -> float:
+        """The most seconds for a confirm on any route. A lease must not end before what it is held for is answered, and
+        half of it is left for a store that is slow.
+        """
+        return max(self.ml_confirm_timeout, min(self.ml_confirm_cap, self.ml_drain_lease / 2))
 
     @property
     def broker_nodes(self) -> tuple[str, ...]:

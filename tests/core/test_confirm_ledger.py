@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from depth import histories
 from mlproducer.core import confirms
 from mlproducer.core.confirms import ConfirmLedger, ProtocolViolation
-from mlproducer.outcome import Confirmed, Nacked, Outcome, Returned, Unsure, UnsureCause
+from mlproducer.outcome import Confirmed, LateAnswer, Nacked, Outcome, Returned, Unsure, UnsureCause
 
 LOST = Unsure(UnsureCause.CONNECTION_LOST, "reset by peer")
 NO_ROUTE = Returned(312, "NO_ROUTE")
@@ -80,7 +80,7 @@ def test_a_return_for_a_settled_tag_marks_nothing() -> None:
 
 
 def test_deadlines_need_not_rise_with_the_tags() -> None:
-    ledger: ConfirmLedger[str] = ConfirmLedger()
+    ledger: ConfirmLedger[str] = ConfirmLedger(window=30.0)
     for name, deadline in (("slow", 9.0), ("quick", 2.0), ("middle", 5.0)):
         ledger.add(name, deadline)
     assert ledger.next_deadline() == 2.0
@@ -172,6 +172,68 @@ def test_however_a_returned_tag_is_settled_nothing_is_kept_of_it(
     assert (ledger.outstanding, ledger._returned, ledger.next_deadline()) == (0, {}, None)
 
 
+def late(settled: list[tuple[str, Outcome]]) -> LateAnswer:
+    ((_, outcome),) = settled
+    assert isinstance(outcome, Unsure)
+    assert outcome.late is not None
+    return outcome.late
+
+
+def test_what_comes_late_is_told_of_its_own_attempt_once() -> None:
+    ledger: ConfirmLedger[str] = ConfirmLedger(window=30.0)
+    for n in range(1, 4):
+        ledger.add(str(n), float(n))
+    first, second = late(ledger.expire(1.0)), late(ledger.expire(2.0))
+    assert [first.window, ledger.outstanding, ledger.late] == [30.0, 1, 2]
+    assert ledger.returned(2, 312, "NO_ROUTE") is True
+    ledger.ack(2, multiple=True)
+    assert ledger.answered_late(2, multiple=True, taken=True) == [(first, Confirmed()), (second, NO_ROUTE)]
+    assert ledger.answered_late(2, multiple=True, taken=True) == []
+    assert ledger.late == 0
+
+
+def test_a_late_nack_of_all_there_is() -> None:
+    ledger: ConfirmLedger[str] = ConfirmLedger(window=30.0)
+    ledger.add("1", 1.0)
+    answer = late(ledger.expire(1.0))
+    ledger.nack(0, multiple=True)
+    assert ledger.answered_late(0, multiple=True, taken=False) == [(answer, Nacked())]
+
+
+def test_who_is_not_answered_within_the_window_hears_that_nobody_knows() -> None:
+    ledger: ConfirmLedger[str] = ConfirmLedger(window=30.0)
+    ledger.add("1", 1.0)
+    answer = late(ledger.expire(2.0))
+    assert ledger.next_deadline() == 32.0
+    assert ledger.give_up(31.9) == []
+    ((heard, outcome),) = ledger.give_up(32.0)
+    assert heard is answer
+    assert isinstance(outcome, Unsure)
+    assert outcome.late is None
+    assert "ML_CONFIRM_CAP" in outcome.text
+    ledger.ack(1, multiple=False)
+    assert ledger.answered_late(1, multiple=False, taken=True) == []
+    assert ledger.next_deadline() is None
+
+
+def test_of_too_many_the_oldest_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confirms, "MOST_LATE", 2)
+    ledger: ConfirmLedger[str] = ConfirmLedger(window=30.0)
+    for n in range(1, 5):
+        ledger.add(str(n), float(n))
+    answers = [outcome.late for _, outcome in ledger.expire(4.0) if isinstance(outcome, Unsure)]
+    assert [answer for answer, _ in ledger.give_up(4.0)] == answers[:2]
+    ledger.ack(4, multiple=True)
+    assert [answer for answer, _ in ledger.answered_late(4, multiple=True, taken=True)] == answers[2:]
+
+
+def test_an_answer_that_nobody_listens_for_yet_is_kept_for_who_will() -> None:
+    answer, heard = LateAnswer(1.0), list[Outcome]()
+    answer.tell(Nacked())
+    answer.listen(heard.append)
+    assert heard == [Nacked()]
+
+
 class LedgerAgainstAPlainDict(RuleBasedStateMachine):
     """The model scans all tags where the ledger must not, and so shows what `multiple` means."""
 
@@ -179,7 +241,9 @@ class LedgerAgainstAPlainDict(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(confirms, "_SLACK", 2)  # so that a few steps are enough to sweep
-        self.ledger: ConfirmLedger[int] = ConfirmLedger()
+        self.ledger: ConfirmLedger[int] = ConfirmLedger(window=3.0)
+        self.late: dict[int, tuple[LateAnswer, float]] = {}
+        self.heard: list[LateAnswer] = []
         self.deadlines: dict[int, float] = {}
         self.returned: dict[int, Returned] = {}
         self.settled: set[int] = set()
@@ -197,12 +261,22 @@ class LedgerAgainstAPlainDict(RuleBasedStateMachine):
             assert tag not in self.settled, "a tag settled twice"
             self.settled.add(tag)
             del self.deadlines[tag]
+            if tag not in self.late:
+                self.returned.pop(tag, None)
+
+    def check_late(self, told: list[tuple[LateAnswer, Outcome]], expected: list[tuple[int, Outcome]]) -> None:
+        assert told == [(self.late[tag][0], outcome) for tag, outcome in expected]
+        for tag, _ in expected:
+            answer, _ = self.late.pop(tag)
+            assert answer not in self.heard, "told twice"
+            self.heard.append(answer)
             self.returned.pop(tag, None)
 
-    def up_to(self, tag: int, *, multiple: bool) -> list[int]:
+    def up_to(self, tag: int, *, multiple: bool, late: bool = False) -> list[int]:
+        tags = self.late if late else self.deadlines
         if multiple:
-            return sorted(t for t in self.deadlines if tag in {0, t} or t < tag)
-        return [tag] if tag in self.deadlines else []
+            return sorted(t for t in tags if tag in {0, t} or t < tag)
+        return [tag] if tag in tags else []
 
     @rule(waits=st.lists(st.integers(-3, 6), min_size=1, max_size=5))
     def add(self, waits: list[int]) -> None:
@@ -213,7 +287,7 @@ class LedgerAgainstAPlainDict(RuleBasedStateMachine):
 
     @rule(tag=tags)
     def return_it(self, tag: int) -> None:
-        outstanding = tag in self.deadlines
+        outstanding = tag in self.deadlines or tag in self.late
         assert self.ledger.returned(tag, 312, "NO_ROUTE") is outstanding
         if outstanding:
             self.returned[tag] = NO_ROUTE
@@ -224,12 +298,18 @@ class LedgerAgainstAPlainDict(RuleBasedStateMachine):
         expected: list[tuple[int, Outcome]] = [
             (t, self.returned.get(t, Confirmed())) for t in self.up_to(tag, multiple=multiple)
         ]
+        late: list[tuple[int, Outcome]] = [
+            (t, self.returned.get(t, Confirmed())) for t in self.up_to(tag, multiple=multiple, late=True)
+        ]
         self.check(self.ledger.ack(tag, multiple), expected)
+        self.check_late(self.ledger.answered_late(tag, multiple, taken=True), late)
 
     @rule(tag=tags, multiple=st.booleans())
     def nack(self, tag: int, multiple: bool) -> None:  # noqa: FBT001  # drawn by Hypothesis
         multiple = multiple or tag == 0
+        late: list[tuple[int, Outcome]] = [(t, Nacked()) for t in self.up_to(tag, multiple=multiple, late=True)]
         self.check(self.ledger.nack(tag, multiple), [(t, Nacked()) for t in self.up_to(tag, multiple=multiple)])
+        self.check_late(self.ledger.answered_late(tag, multiple, taken=False), late)
 
     @rule(beyond=st.integers(1, 5), multiple=st.booleans())
     def violate(self, beyond: int, multiple: bool) -> None:  # noqa: FBT001  # drawn by Hypothesis
@@ -242,17 +322,30 @@ class LedgerAgainstAPlainDict(RuleBasedStateMachine):
         due = sorted((deadline, tag) for tag, deadline in self.deadlines.items() if deadline <= self.now)
         answer = self.ledger.expire(self.now)
         assert all(isinstance(o, Unsure) and o.cause is UnsureCause.CONFIRM_TIMEOUT for _, o in answer)
+        for tag, outcome in answer:
+            assert isinstance(outcome, Unsure)
+            assert outcome.late is not None
+            self.late[tag] = (outcome.late, self.now + 3.0)
         self.check(answer, [(tag, answer[0][1]) for _, tag in due])
+
+    @rule()
+    def give_up(self) -> None:
+        over = [tag for tag, (_, until) in self.late.items() if until <= self.now]
+        told = self.ledger.give_up(self.now)
+        assert all(isinstance(outcome, Unsure) and outcome.late is None for _, outcome in told)
+        self.check_late(told, [(tag, told[0][1]) for tag in over])
 
     @precondition(lambda self: self.last > 5)
     @rule()
     def lose(self) -> None:
         self.check(self.ledger.lose(LOST), [(tag, LOST) for tag in sorted(self.deadlines)])
+        self.check_late(self.ledger.lose_late(LOST), [(tag, LOST) for tag in self.late])
         assert not self.ledger._deadlines
 
     @invariant()
     def every_tag_is_outstanding_or_settled_and_never_both(self) -> None:
         assert self.ledger.outstanding == len(self.deadlines)
+        assert self.ledger.late == len(self.late)
         assert self.settled.isdisjoint(self.deadlines)
         assert len(self.settled) + len(self.deadlines) == self.last
 
@@ -262,7 +355,8 @@ class LedgerAgainstAPlainDict(RuleBasedStateMachine):
 
     @rule()
     def ask_for_the_next_deadline(self) -> None:
-        assert self.ledger.next_deadline() == min(self.deadlines.values(), default=None)
+        moments = [*self.deadlines.values(), *(until for _, until in self.late.values())]
+        assert self.ledger.next_deadline() == min(moments, default=None)
 
 
 TestTheLedgerAgreesWithAPlainDict = LedgerAgainstAPlainDict.TestCase

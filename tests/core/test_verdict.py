@@ -64,6 +64,7 @@ ROWS: list[tuple[Facts, Code, Level, NewTasks, str]] = [
     (Facts(refused=(("NotInTime", 5),)), C.SOME_REFUSED, Level.AMBER, N.SOME_REFUSED, "NotInTime 0.5/s"),
     (Facts(blobs_error="no bucket"), C.BLOBS_FAIL, Level.AMBER, N.SOME_REFUSED, "no bucket"),
     (Facts(in_flight=66, silent=SILENT), C.SILENT, Level.AMBER, N.SOME_KEPT, "66 tasks are in flight"),
+    (Facts(late=(("ml.embed", 12.0),)), C.ANSWERS_LATE, Level.AMBER, N.SOME_KEPT, "ml.embed: its confirms come late"),
     (Facts(routes=(HELD,)), C.ROUTE_HELD, Level.AMBER, N.SOME_KEPT, "ml.embed: returned for 12 s; held, the next"),
     (
         Facts(routes=(replace(HELD, probe_in=None),)),

@@ -196,6 +196,7 @@ async def linked(
     connect: bool = True,
     named: bool = True,
     queues: tuple[str, ...] = ("ml.embed",),
+    late_for: float = 30.0,
 ) -> AsyncIterator[Link]:
     servers = []
     for peer in peers:
@@ -210,6 +211,7 @@ async def linked(
         heartbeat=heartbeat,
         connection_timeout=2.0,
         check_timeout=check_timeout,
+        late_for=late_for,
         mechanism=mechanism,
         get_credentials=credentials,
     )

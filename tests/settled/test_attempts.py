@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mlproducer.core.admission import Load, Window
 from mlproducer.core.backoff import Backoff
 from mlproducer.core.breaker import Breaker
+from mlproducer.core.confirm_waits import ConfirmWaits
 from mlproducer.core.retry import cause_of
 from mlproducer.core.routes import Routes
 from mlproducer.delivery.attempts import Attempts
@@ -84,7 +85,10 @@ class Desk:
         self.machine = Routes(Backoff(1.0, 10.0, 0.0), self.patience)
         self.exchange = Routes(Backoff(1.0, 10.0, 0.0), self.patience)
         self.routes = RouteWatch(self.machine, self.exchange, self.clock, self.events.append, None)
-        self.attempts = Attempts(self.broker, self.guard, self.routes, self.clock, self.events.append, self.window)
+        waits = ConfirmWaits(5.0, 30.0)
+        self.attempts = Attempts(
+            self.broker, self.guard, self.routes, self.clock, self.events.append, self.window, waits
+        )
 
     def start(self, key: str, size: int) -> None:
         answers: list[Outcome] = []

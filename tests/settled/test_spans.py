@@ -10,6 +10,7 @@ import pytest
 
 from engine_bench import bench, embed, until
 from mlproducer.delivery.claims import COMMIT, MARGIN
+from mlproducer.delivery.pipeline import spans
 from mlproducer.outcome import Nacked
 from mlproducer.rows import Again, Claim, Done, Known, Lease, NewRow, Settlement
 from mlproducer.spool.memory import MemorySpool
@@ -78,8 +79,7 @@ async def test_each_span_that_the_store_is_told_is_that_of_its_setting(given: fl
 
 @pytest.mark.parametrize("given", [0.01, 0.5, 1.0, 3.9, 4.0, 5.0, 30.0, 3_600.0])
 def test_a_call_keeps_a_fifth_of_its_time_or_a_second_for_its_commit(given: float) -> None:
-    pipeline = bench(ml_confirm_timeout=CONFIRM).producer._parts.pipeline
-    direct, whole = pipeline._spans_of(given)
+    direct, whole = spans(given, CONFIRM)
     assert whole == given
     assert whole - direct >= min(1.0, given / 5) - 1e-9
     assert direct == pytest.approx(min(CONFIRM, given - min(1.0, given / 5)))

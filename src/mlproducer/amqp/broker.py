@@ -7,6 +7,7 @@ import contextlib
 import math
 import secrets
 from collections.abc import Callable, Coroutine
+from typing import Final
 
 from mlproducer.amqp.addresses import Addresses
 from mlproducer.amqp.alone import Alone
@@ -25,6 +26,9 @@ from mlproducer.outcome import EVERY_ROUTE, NotSent, NotSentCause, blocked_text
 from mlproducer.ports import Clock, LinkView, Listener, QueueDepth, Settle
 from mlproducer.task import Envelope
 
+MOST_RETIRED: Final = 8
+"""Channels that are kept open for late answers: as many timeouts, one after the other, as answers are listened for."""
+
 
 class AmqpBroker:
     """See `ports.Broker`. `lost` is called once for each established link that ends without `close`."""
@@ -40,7 +44,8 @@ class AmqpBroker:
         self._addresses = Addresses()
         self._connection: Connection | None = None
         self._publishing: PublishingChannel | None = None
-        self._retired: set[PublishingChannel] = set()
+        self._retired: dict[PublishingChannel, None] = {}
+        """The oldest first."""
         settled = Jobs(lambda error: tell(PartFailed("settle", error)))
         self._hears = Hears(
             self._timed_out, self._emptied, self._channel_closed, self._unroutable, self._alarmed, settled
@@ -236,6 +241,7 @@ class AmqpBroker:
                 clock=self._clock,
                 jobs=connection.jobs,
                 hears=self._hears,
+                late_for=self._config.late_for if connection.room_for(1) else 0.0,
             )
 
         channel = connection.add(make)
@@ -252,12 +258,20 @@ class AmqpBroker:
     # What channels and connection report
 
     def _timed_out(self, channel: PublishingChannel, count: int) -> None:
-        """A late ack must not settle another task: nothing new goes onto this channel."""
+        """It has lost the broker's attention: nothing new goes onto it, and late answers are listened for."""
         if not channel.retired:
             channel.retired = True
-            self._retired.add(channel)
+            self._retired[channel] = None
+            self._make_room(channel)
             self._replace(channel, topology=False)
         self._tell(ConfirmsTimedOut(count))
+
+    def _make_room(self, newest: PublishingChannel) -> None:
+        """A broker that is late for long would have us keep ever more channels. The oldest listens no more."""
+        room = MOST_RETIRED if self._connection is None else self._connection.room_for(MOST_RETIRED)
+        quiet = [channel for channel in self._retired if not channel.in_flight and channel is not newest]
+        for channel in quiet[: max(0, len(self._retired) - room)]:
+            channel.give_up()
 
     def _alarmed(self) -> NotSent | None:
         """Under an alarm, what becomes of what was not written yet."""
@@ -268,12 +282,12 @@ class AmqpBroker:
         self._first_use.ready.discard(queue)
 
     def _emptied(self, channel: PublishingChannel) -> None:
-        self._retired.discard(channel)
+        self._retired.pop(channel, None)
         if self._connection is not None:
             self._connection.release(channel)
 
     def _channel_closed(self, channel: PublishingChannel, why: ChannelClosed) -> None:
-        self._retired.discard(channel)
+        self._retired.pop(channel, None)
         if self._connection is not None:
             self._connection.forget(channel)
         refused = blamed_route(why.code, why.text, self._config.exchange) == EVERY_ROUTE

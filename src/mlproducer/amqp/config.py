@@ -82,6 +82,8 @@ class AmqpConfig:
     heartbeat: int = 60
     connection_timeout: float = 10.0
     check_timeout: float = 5.0
+    late_for: float = 0.0
+    """For how long after its time an attempt is listened for."""
     frame_max: int = 131_072
     channel_max: int = 65_535
     """A channel number is two octets on the wire."""
@@ -113,6 +115,7 @@ class AmqpConfig:
             connection_timeout=settings.rabbitmq_connection_timeout / 1000,
             check_timeout=settings.ml_health_timeout,
             connection_name=settings.ml_connection_name,
+            late_for=settings.ml_confirm_cap,
             get_credentials=credentials,
         )
 

@@ -154,6 +154,10 @@ class Connection:
         self._channels[number] = channel
         return channel
 
+    def room_for(self, channels: int) -> int:
+        """How many of so many channels may stay open, and leave the broker's limit three for other uses."""
+        return max(0, min(channels, self._channel_max - 3))
+
     async def for_question(self) -> Channel:
         """A channel to ask something on; the caller releases it. Waits while as many others are open as may be, and it
         counts until the broker has closed it: one that does not answer takes no more than its share.

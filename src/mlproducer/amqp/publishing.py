@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pamqp import commands, frame, header
 from mlproducer.amqp.channel import Channel, Send
 from mlproducer.amqp.faults import ACCESS_REFUSED, NOT_FOUND, PRECONDITION_FAILED, ChannelClosed
 from mlproducer.amqp.wire import OVERHEAD
-from mlproducer.core.confirms import ConfirmLedger, ProtocolViolation
+from mlproducer.core.confirms import ConfirmLedger, Late, ProtocolViolation
 from mlproducer.core.refusals import blamed_route
 from mlproducer.envelope.encode import attempt_properties
 from mlproducer.errors import BrokerError, ConnectionLost, ErrorType
@@ -42,7 +43,7 @@ class Hears:
     timed_out: Callable[[PublishingChannel, int], None]
     """Called with how many attempts expired."""
     emptied: Callable[[PublishingChannel], None]
-    """It is retired, and nothing on it is outstanding any more."""
+    """It is retired, and nothing on it is outstanding any more, nor may be answered late."""
     closed: Callable[[PublishingChannel, ChannelClosed], None]
     """By the broker."""
     returned: Callable[[str], None]
@@ -56,7 +57,8 @@ class PublishingChannel(Channel):
     """One channel in confirm mode.
 
     `prefix` makes this channel's message ids unique: a return is matched to the very attempt it belongs to by
-    `<prefix><tag>`. `jobs` are its connection's.
+    `<prefix><tag>`. `jobs` are its connection's. `late_for`: for how many seconds after its time an attempt is listened
+    for.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class PublishingChannel(Channel):
         clock: Clock,
         jobs: Jobs,
         hears: Hears,
+        late_for: float = 0.0,
     ) -> None:
         super().__init__(number, send)
         self._prefix = prefix.encode()
@@ -79,7 +82,7 @@ class PublishingChannel(Channel):
         self._jobs = jobs
         self._hears = hears
         self._methods: dict[str, bytes] = {}
-        self._ledger: ConfirmLedger[tuple[Settle, int]] = ConfirmLedger()
+        self._ledger: ConfirmLedger[tuple[Settle, int]] = ConfirmLedger(late_for)
         self._returning: tuple[int, str] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -115,15 +118,23 @@ class PublishingChannel(Channel):
 
     def acked(self, tag: int, multiple: bool) -> None:  # noqa: FBT001  # the protocol's own flag
         try:
-            self._settle(self._ledger.ack(tag, multiple))
+            settled = self._ledger.ack(tag, multiple)
         except ProtocolViolation as exc:
             raise ConnectionLost(str(exc), error_type=ErrorType.PROTOCOL) from exc
+        late = self._ledger.answered_late(tag, multiple, taken=True) if self.retired else None
+        self._settle(settled, late)
 
     def nacked(self, tag: int, multiple: bool) -> None:  # noqa: FBT001  # the protocol's own flag
         try:
-            self._settle(self._ledger.nack(tag, multiple))
+            settled = self._ledger.nack(tag, multiple)
         except ProtocolViolation as exc:
             raise ConnectionLost(str(exc), error_type=ErrorType.PROTOCOL) from exc
+        late = self._ledger.answered_late(tag, multiple, taken=False) if self.retired else None
+        self._settle(settled, late)
+
+    def give_up(self) -> None:
+        """Listen for late answers no more: the channel is wanted for something else."""
+        self._settle([], self._ledger.give_up(math.inf))
 
     def received(self, value: frame.FrameTypes) -> None:
         match value:
@@ -145,7 +156,7 @@ class PublishingChannel(Channel):
     def lost(self, error: BrokerError) -> None:
         super().lost(error)
         self._stop_timer()
-        self._settle(self._ledger.lose(Unsure(UnsureCause.CONNECTION_LOST, str(error))))
+        self._lose(Unsure(UnsureCause.CONNECTION_LOST, str(error)))
 
     def _refused(self, why: ChannelClosed) -> None:
         """The broker closed the channel without saying because of which message (docs/adr/0004), but perhaps for which
@@ -156,11 +167,14 @@ class PublishingChannel(Channel):
         route = blamed_route(why.code, why.text, self._exchange)
         if why.code not in REFUSALS:
             outcome = Unsure(UnsureCause.CHANNEL_LOST, str(why))
-        elif self.in_flight == 1:
+        elif self.in_flight + self._ledger.late == 1:
             outcome = NotSent(NotSentCause.CHANNEL_REFUSED, why.code, why.text, route=route)
         else:
             outcome = Unsure(UnsureCause.CHANNEL_REFUSED, str(why), route=route)
-        self._settle(self._ledger.lose(outcome))
+        self._lose(outcome)
+
+    def _lose(self, outcome: Outcome) -> None:
+        self._settle(self._ledger.lose(outcome), self._ledger.lose_late(outcome))
 
     def _mark_returned(self, message_id: str, code: int, text: str) -> None:
         tag = message_id.removeprefix(self._prefix.decode())
@@ -168,11 +182,13 @@ class PublishingChannel(Channel):
         if tag != message_id and tag.isdecimal():
             self._ledger.returned(int(tag), code, text)
 
-    def _settle(self, settled: Settled) -> None:
+    def _settle(self, settled: Settled, late: Late | None = None) -> None:
         for (settle, size), outcome in settled:
             self.bytes_in_flight -= size
             self._hears.settled.run(settle, outcome)
-        if self.retired and settled and not self.in_flight:
+        for answer, outcome in late or ():
+            self._hears.settled.run(answer.tell, outcome)
+        if self.retired and (settled or late) and not self.in_flight and not self._ledger.late:
             self._stop_timer()
             self._hears.emptied(self)
 
@@ -208,19 +224,25 @@ class PublishingChannel(Channel):
         # One timer serves all: it was set for a deadline whose attempt has mostly been settled since. Then nothing
         # expires and it is set again for the earliest that is left.
         self._timer = None
-        expired = self._ledger.expire(self._clock.monotonic())
+        now = self._clock.monotonic()
+        given_up = self._ledger.give_up(now)
+        expired = self._ledger.expire(now)
         earliest = self._ledger.next_deadline()
         if earliest is not None:
             self._set_timer(earliest)
-        if expired:
-            alarm = self._hears.alarmed()
-            if alarm is not None:  # then the time says nothing of the queues
-                blocked = Unsure(UnsureCause.BLOCKED, alarm.text)
-                expired = [(entry, blocked) for entry, _ in expired]
-            try:
+        alarm = self._hears.alarmed() if expired else None
+        if alarm is not None:  # then the time says nothing of the queues
+            expired = [(entry, _blocked(alarm.text, outcome)) for entry, outcome in expired]
+        try:
+            if expired:
                 self._hears.timed_out(self, len(expired))
-            finally:
-                self._settle(expired)  # nobody else knows of them any more
+        finally:
+            self._settle(expired, given_up)  # nobody else knows of them any more
+
+
+def _blocked(text: str, outcome: Outcome) -> Outcome:
+    """An attempt that was given up under an alarm; it may be answered after that."""
+    return Unsure(UnsureCause.BLOCKED, text, late=outcome.late if isinstance(outcome, Unsure) else None)
 
 
 HEADER_TOO_LARGE: Final = "its headers do not fit into one frame of the broker (frame_max)"

@@ -8,7 +8,8 @@
                                                                                                       then REFUSED
 
 A new connection answers anew, so an open breaker waits no longer for the old one's fault to pass: else a broker that
-came back in a second would be left alone for thirty.
+came back in a second would be left alone for thirty. A late answer, of an attempt that was given up, counts as
+`connected`, for the same reason: the broker is slow, and answers.
 
 In HALF_OPEN one probe at a time is admitted. A probe that never reached the broker gives its permit back
 (`abandon_probe`), or the breaker would wait for ever for an answer that nobody asked for. A success or failure that

@@ -96,6 +96,8 @@ class Facts:
     in_flight: int = 0
     silent: float = 0.0
     """Since the broker last answered an attempt, while some are in flight."""
+    late: tuple[tuple[str, float], ...] = ()
+    """Routes whose confirms come late, and for how many seconds each is waited for."""
     drain_still: float = 0.0
     """Since the drain last began a turn."""
     drain_limit: float = 0.0

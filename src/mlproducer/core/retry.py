@@ -10,6 +10,7 @@
 | NotSent(too_large)                         | yes               | wait, then DLQ                           |
 | Unsure(channel_refused)                    | no                | at once, alone, to find who is to blame, |
 |                                            |                   | unless the broker named all or a route   |
+| Unsure, and its answer may come late       | no                | as it says; else when it cannot any more |
 | Unsure (timeout, alarm, link, channel)     | no                | at once, when the link is up             |
 | NotSent (any other)                        | no                | at once, when the link is up             |
 
@@ -72,6 +73,8 @@ class _Failure(Struct, frozen=True, gc=False):
     closed_its_channel: bool
     """It did (NotSent) or may have done (Unsure: one of several), and would do so again: no held route's."""
     held_for: float | None
+    open_for: float = 0.0
+    """Seconds in which its answer may still come: a copy meanwhile would be one too many."""
 
 
 def decide(
@@ -97,6 +100,7 @@ def decide(
         if spent >= policy.max_attempts:
             return Dead(failure.cause, failure.code, failure.text, spent)
         delay = policy.backoff.delay(spent, rand)
+    delay = max(delay, failure.open_for)
     return Wait(delay, spent, failure.cause, failure.text, failure.closed_its_channel)
 
 
@@ -119,9 +123,10 @@ def _failure(outcome: Outcome) -> _Failure | None:
             said = text or cause if at_fault else text
             closed = not_sent is NotSentCause.CHANNEL_REFUSED and (route is None or held_for is None)
             return _Failure(cause, said, code, at_fault, closed, held_for)
-        case Unsure(cause=unsure, text=text, held_for=held_for, route=route):
+        case Unsure(cause=unsure, text=text, held_for=held_for, route=route, late=late):
             closed = unsure is UnsureCause.CHANNEL_REFUSED and (route is None or held_for is None)
-            return _Failure(str(unsure), text, None, False, closed, held_for)
+            open_for = 0.0 if late is None else late.window
+            return _Failure(str(unsure), text, None, False, closed, held_for, open_for)
         case Nacked(held_for=held_for):
             text = "the broker refused it: the queue is full or could not take it (basic.nack)"
             return _Failure("nacked", text, None, True, False, held_for)

@@ -25,6 +25,10 @@ A held route's tasks wait in the spool. One probe at a time goes, after a wait t
 that was not answered (the link was lost) gives its permit back. A pass counts only if its attempt began after the last
 fault: what was taken before that says nothing about now.
 
+**Late answers.** A pass that comes after the attempt's time was over takes its fault back: the queue did take it. If no
+later attempt met a fault, the route is open; else it may be probed at once. A late fault counts as it would have in
+time; what its attempt was when it began (a probe, perhaps) was judged when its time was over.
+
 **Conviction.** A bad message on a quiet route has no neighbours in flight, so its first fault holds the route. If then
 the very first probe, another message, passes, and nothing else failed meanwhile, that message is to blame: its next
 fault is its own, and holds up nobody. Were it the route's, a wait later the probe would have failed as well, or other
@@ -185,6 +189,14 @@ class Routes:
         route.state = TABLE[route.state, Signal.PASSED]
         del self._closed[route.key]
         return (RouteChanged(route.key, route.state),)
+
+    def confirmed_late(self, route: Route, tried: Try, now: float) -> Changes:
+        """The attempt passed, after it had `failed` because its time was over."""
+        if route.reason == UnsureCause.CONFIRM_TIMEOUT:
+            if tried.number >= route.fault:
+                route.fault = 0
+            route.until = min(route.until, now)
+        return self.confirmed(route, tried, now)
 
     def failed(self, route: Route, tried: Try, outcome: Failure, now: float, rand: float) -> tuple[Failure, Changes]:
         """The attempt came to something else: the outcome as it is, or with `held_for` if the fault is the route's."""

@@ -20,6 +20,7 @@ tasks, then what is red, then the order of the rows.
     some_refused      amber   some refused      calls within the window, for a reason that is not the caller's
     blobs_fail        amber   some refused      the store of large payloads did not take the last one
     silent            amber   some kept         attempts are in flight, and the broker has answered none for a while
+    answers_late      amber   some kept         confirms of a route come late, and are waited for longer
     route_failing     amber   some kept         a route has failed for longer than its patience
     route_held        amber   some kept         a route takes nothing at present
     queue_missing     amber   some kept         a queue or an exchange is not there, or not bound
@@ -93,6 +94,7 @@ class Code(StrEnum):
     SOME_REFUSED = "some_refused"
     BLOBS_FAIL = "blobs_fail"
     SILENT = "silent"
+    ANSWERS_LATE = "answers_late"
     ROUTE_FAILING = "route_failing"
     ROUTE_HELD = "route_held"
     QUEUE_MISSING = "queue_missing"
@@ -249,6 +251,10 @@ def _of_broker(facts: Facts) -> Iterator[Cause]:
         text = f"{facts.in_flight:,} tasks are in flight, and the broker has answered nothing for {facts.silent:.0f} s"
         todo = "look at the broker's disk and load; see ML_CONFIRM_TIMEOUT"
         yield Cause(Code.SILENT, Level.AMBER, some, "The broker does not answer", text, todo, since=facts.silent)
+    for key, wait in facts.late:
+        text = f"{key}: its confirms come late, and are waited for up to {wait:.1f} s"
+        todo = "look at the broker's disk and load; see ML_CONFIRM_TIMEOUT and ML_CONFIRM_CAP"
+        yield _amber(Code.ANSWERS_LATE, some, "The broker answers late", text, todo, key)
     for route in facts.routes:
         yield _held(route)
     for queue in facts.queues:

@@ -59,6 +59,7 @@ class Sources:
             accepted=self.refusals.spooled() or self.last_confirm.within(WINDOW),
             in_flight=self.broker.view().in_flight,
             silent=self.attempts.silent_for(),
+            late=tuple(self.attempts.late_routes().items()),
             drain_still=self.drain.still_for(),
             drain_limit=self.batch_limit,
             blobs_error="" if blobs is None else blobs.error,

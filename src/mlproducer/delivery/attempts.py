@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from msgspec import Struct
 
 from mlproducer.core.admission import Load, Window, obstacle_to
 from mlproducer.core.breaker import Admission
+from mlproducer.core.confirm_waits import ConfirmWaits
 from mlproducer.core.routes import Route
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.route_watch import FREE, RouteWatch, Tried, Ways
-from mlproducer.events import AttemptSettled
-from mlproducer.outcome import Confirmed, Failure, NotSent, NotSentCause, Outcome, Unsure, blocked_text
+from mlproducer.events import AnsweredLate, AttemptSettled, ConfirmWaitChanged
+from mlproducer.outcome import (
+    Confirmed,
+    Failure,
+    LateAnswer,
+    NotSent,
+    NotSentCause,
+    Outcome,
+    Unsure,
+    blocked_text,
+)
 from mlproducer.ports import Broker, Clock, Listener, Settle
 from mlproducer.task import Envelope
 
@@ -23,7 +36,14 @@ class Attempts:
     """Starts attempts on the broker as far as link, breaker, route and window admit them."""
 
     def __init__(
-        self, broker: Broker, guard: Guard, routes: RouteWatch, clock: Clock, tell: Listener, window: Window
+        self,
+        broker: Broker,
+        guard: Guard,
+        routes: RouteWatch,
+        clock: Clock,
+        tell: Listener,
+        window: Window,
+        waits: ConfirmWaits,
     ) -> None:
         self._broker = broker
         self._guard = guard
@@ -31,6 +51,9 @@ class Attempts:
         self._monotonic = clock.monotonic
         self._tell = tell
         self._window = window
+        self._waits = waits
+        self.on_time = True
+        """No route's answers come late, so that `wait_for` is the same for all."""
         # Counted here and not asked of the link: each attempt is settled exactly once, whatever became of its channel.
         self._load = Load()
         self._begun = 0
@@ -74,6 +97,14 @@ class Attempts:
         answer = _Attempt(self, envelope, size, settle, admission, route, way, turn, now, attempt)
         self._broker.publish(envelope, answer, deadline=deadline, alone=alone)
 
+    def wait_for(self, route: str) -> float:
+        """Seconds for which an attempt on it waits for its confirm."""
+        return self._waits.of(route)
+
+    def late_routes(self) -> dict[str, float]:
+        """Those whose answers come late, and how many seconds each is waited for."""
+        return self._waits.late_routes()
+
     def hopeless(self) -> NotSent | None:
         """What an attempt would come to if nothing can be published now, whatever it is."""
         obstacle = self._broker.obstacle
@@ -97,14 +128,16 @@ class Attempts:
         envelope, size, route = attempt.envelope, attempt.size, attempt.route
         self._load.remove(size)
         route.load.remove(size)
-        if isinstance(outcome, Confirmed):
-            self._passed(attempt)
-        else:
-            outcome = self._failed(attempt, outcome)
         now = self._monotonic()
         if type(outcome) is not Unsure:
             self._heard_at = now
         duration, number = now - attempt.started, attempt.number
+        if isinstance(outcome, Confirmed):
+            self._passed(attempt)
+            if not self.on_time:
+                self._waited(self._waits.answered(route.key, duration))
+        else:
+            outcome = self._failed(attempt, outcome)
         attempt.settle(outcome)
         self._tell(AttemptSettled(envelope.task_id, envelope.task_type, outcome, duration, attempt.size, number))
 
@@ -118,7 +151,36 @@ class Attempts:
     def _failed(self, attempt: _Attempt, outcome: Failure) -> Failure:
         others_pass = self._routes.passed > attempt.turn
         self._guard.judge(outcome, attempt.admission, others_pass=others_pass)
-        return self._routes.judge(attempt.route, attempt.tried, outcome)
+        outcome = self._routes.judge(attempt.route, attempt.tried, outcome)
+        if isinstance(outcome, Unsure) and outcome.late is not None:
+            heard, told = outcome.late, LateAnswer(outcome.late.window)
+            heard.listen(partial(self._late, attempt, told))
+            return replace(outcome, late=told)
+        return outcome
+
+    def _late(self, attempt: _Attempt, told: LateAnswer, outcome: Outcome) -> None:
+        """How an attempt that was given up ended after all: judged as any, and told to who has its task."""
+        if not isinstance(outcome, Unsure):
+            self._heard_at = self._monotonic()
+            outcome = self._judged_late(attempt, outcome)
+            duration = self._heard_at - attempt.started
+            self._waited(self._waits.answered_late(attempt.route.key, duration))
+            self._tell(AnsweredLate(attempt.envelope.task_id, attempt.envelope.task_type, outcome, duration))
+        told.tell(outcome)
+
+    def _judged_late(self, attempt: _Attempt, outcome: Outcome) -> Outcome:
+        # As no probe, whatever it was: that was judged when its time was over.
+        tried = Tried(attempt.envelope.task_id, attempt.turn, FREE)
+        self._guard.answered_late()
+        if not isinstance(outcome, Confirmed):
+            return self._routes.judge(attempt.route, tried, outcome)
+        self._routes.confirmed_late(attempt.route, tried)
+        return outcome
+
+    def _waited(self, changes: Iterable[ConfirmWaitChanged]) -> None:
+        self.on_time = self._waits.calm
+        for change in changes:
+            self._tell(change)
 
 
 class _Attempt(Struct, eq=False):

@@ -29,7 +29,7 @@ PARTS: Final[dict[str, tuple[Code, ...]]] = {
     "refusals": (Code.ALL_REFUSED, Code.SOME_REFUSED),
     "dead_letter_queue": (Code.DEAD,),
     "drain": (Code.DRAIN_STILL,),
-    "last_confirm": (Code.SILENT,),
+    "last_confirm": (Code.SILENT, Code.ANSWERS_LATE),
     "blob_store": (Code.BLOBS_FAIL,),
     "clock": (Code.CLOCK,),
 }

@@ -7,14 +7,20 @@ goes first and the burial second, so that no copy is missing; a crash between th
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
+from typing import Final
 
 from mlproducer.delivery.guard import Guard
 from mlproducer.envelope.dead import dead_copy
 from mlproducer.events import BreakerState
-from mlproducer.outcome import Confirmed, Nacked, NotSent, NotSentCause, Outcome, Returned
+from mlproducer.outcome import Confirmed, Nacked, NotSent, NotSentCause, Outcome, Returned, Unsure
 from mlproducer.ports import Broker, Clock
 from mlproducer.rows import Again, Bury, Lease, Settlement
+
+MOST_SENT: Final = 10_000
+"""Copies that were confirmed late, of tasks that are not buried yet; the oldest are forgotten first."""
 
 
 class Copies:
@@ -29,6 +35,8 @@ class Copies:
         self._queue = queue
         self._exchange = exchange
         self._confirm_timeout = confirm_timeout
+        self._sent: OrderedDict[str, None] = OrderedDict()
+        """Whose copy was answered after its burial was put off: no second one is sent."""
 
     def ready(self) -> bool:
         """A burial may go ahead now: its copy can be sent, or none is wanted. An open breaker spares the broker."""
@@ -37,19 +45,24 @@ class Copies:
     async def publish(self, settlements: list[Settlement], until: float) -> None:
         """Send a copy for each burial among them. One that the broker did not answer for is put off: its row goes back,
         with its attempts as spent as they are, and is buried the next time. So is one that could not be answered for
-        before the leases end, `until` on the monotonic clock. One that the broker refuses (there is no such queue) does
+        before the leases end, `until` on the monotonic clock. One whose answer may come late is put off for as long; if
+        it comes, the burial needs no other copy. One that the broker refuses (there is no such queue) does
         not keep the task from being buried.
         """
         if self._queue is None:
             return
         deadline = self._clock.monotonic() + self._confirm_timeout
-        burials = [(n, lease, verdict) for n, (lease, verdict) in enumerate(settlements) if isinstance(verdict, Bury)]
+        burials = [
+            (n, lease, verdict)
+            for n, (lease, verdict) in enumerate(settlements)
+            if isinstance(verdict, Bury) and self._sent.pop(lease.row.envelope.task_id, self) is self
+        ]
         outcomes: Sequence[Outcome] = [NotSent(NotSentCause.DEADLINE)] * len(burials)
         if deadline <= until and self.ready():
             outcomes = await asyncio.gather(*(self._copy(self._queue, *each[1:], deadline) for each in burials))
         for (n, lease, bury), outcome in zip(burials, outcomes, strict=True):
             if not _answered(outcome):
-                settlements[n] = (lease, self._put_off(bury))
+                settlements[n] = (lease, self._put_off(lease.row.envelope.task_id, bury, outcome))
 
     async def _copy(self, queue: str, lease: Lease, bury: Bury, deadline: float) -> Outcome:
         copy = dead_copy(
@@ -71,8 +84,18 @@ class Copies:
         self._broker.publish(copy, settle, deadline=deadline)
         return await answer
 
-    def _put_off(self, bury: Bury) -> Again:
-        return Again(self._confirm_timeout, bury.attempts, bury.reason, bury.text, False, bury.history)
+    def _put_off(self, task_id: str, bury: Bury, outcome: Outcome) -> Again:
+        delay = self._confirm_timeout
+        if isinstance(outcome, Unsure) and outcome.late is not None:
+            delay = outcome.late.window
+            outcome.late.listen(partial(self._late, task_id))
+        return Again(delay, bury.attempts, bury.reason, bury.text, False, bury.history)
+
+    def _late(self, task_id: str, outcome: Outcome) -> None:
+        if _answered(outcome):
+            self._sent[task_id] = None
+            if len(self._sent) > MOST_SENT:
+                self._sent.popitem(last=False)
 
 
 def _answered(outcome: Outcome) -> bool:

@@ -14,10 +14,10 @@ its lane: a queue that confirms nothing keeps its own rows waiting, and no other
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, assert_never
+from typing import Final
 
 from msgspec import Struct
 
@@ -25,17 +25,17 @@ from mlproducer.core.pacing import Pace
 from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.copies import Copies
 from mlproducer.delivery.guard import Guard
+from mlproducer.delivery.late import LateAnswers
 from mlproducer.delivery.route_watch import RouteWatch
+from mlproducer.delivery.told import Told
 from mlproducer.delivery.traces import BatchTrace, Tracer
 from mlproducer.delivery.verdicts import NO_ATTEMPT, Verdicts
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.events import BreakerState, PartFailed, TaskConfirmed, TaskDeadLettered, TaskRetried
+from mlproducer.events import BreakerState, PartFailed, TaskRetried
 from mlproducer.jobs import Jobs, heard
-from mlproducer.outcome import NotSent, NotSentCause, Outcome
+from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome
 from mlproducer.ports import Broker, Clock, Listener, Settle, Spool
-from mlproducer.rows import Again, Bury, Done, Lease, Settlement, SpoolRow, Verdict
-
-Told = Callable[[SpoolRow, Verdict], None]
+from mlproducer.rows import Bury, Lease, Settlement, Verdict, put_back
 
 LANES: Final = 3
 """Batches under way at once: one being leased, one at the broker, one being settled."""
@@ -47,11 +47,10 @@ NO_ROOM_WAIT: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class DrainTimes:
-    """In seconds: how long a lease lasts, how long an idle drain sleeps, how long a batch may wait for confirms."""
+    """In seconds: how long a lease lasts, how long an idle drain sleeps."""
 
     lease: float
     poll: float
-    confirm: float
 
 
 @dataclass(slots=True)
@@ -99,16 +98,28 @@ class _Row(Struct, eq=False):
     batch: _Batch
     lease: Lease
     verdicts: Verdicts
+    late: LateAnswers
     tell: Listener
+    confirmed: bool = False
+    """By the late answer to an earlier attempt: what this one comes to changes nothing."""
 
     def __call__(self, outcome: Outcome) -> None:
         try:
-            self._settled(outcome)
+            if not self.confirmed:
+                self._settled(outcome)
         except Exception as error:  # noqa: BLE001  # whatever it is, the batch would wait for this row for ever
             self.batch.failed(error)
 
+    def confirmed_before(self) -> None:
+        self.confirmed = True
+        self.batch.settled(self.lease, self.verdicts.after(self.lease.row, Confirmed()))
+
     def _settled(self, outcome: Outcome) -> None:
         row = self.lease.row
+        if type(outcome) is not Confirmed:
+            self.late.ended(row, outcome)
+        elif self.late:
+            self.late.done(row.envelope.task_id)
         attempted = not (isinstance(outcome, NotSent) and outcome.cause in NO_ATTEMPT)
         if not attempted:
             self.batch.answered = False
@@ -118,7 +129,7 @@ class _Row(Struct, eq=False):
 
 
 class Drain:
-    """One loop over the spool. `verdict_told` hears of each committed verdict."""
+    """One loop over the spool. `told` hears of each committed verdict."""
 
     def __init__(
         self,
@@ -130,11 +141,12 @@ class Drain:
         attempts: Attempts,
         verdicts: Verdicts,
         copies: Copies,
+        late: LateAnswers,
         pace: Pace,
         clock: Clock,
         tell: Listener,
         tracer: Tracer,
-        verdict_told: Told,
+        told: Told,
         times: DrainTimes,
     ) -> None:
         self._spool = spool
@@ -144,11 +156,12 @@ class Drain:
         self._attempts = attempts
         self._verdicts = verdicts
         self._copies = copies
+        self._late = late
         self._pace = pace
         self._clock = clock
         self._tell = tell
         self._tracer = tracer
-        self._verdict_told = verdict_told
+        self._told = told
         self._times = times
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -305,21 +318,23 @@ class Drain:
             await self._settle(settlements, batch.until)
 
     async def _publish(self, batch: _Batch, trace: BatchTrace | None) -> None:
-        deadline = self._clock.monotonic() + self._times.confirm
-        # Race: the store was slow, and gave us rows whose leases are nearly over. Before the broker answered another
-        # drain would publish them too, so they go back.
-        late = deadline > batch.until
+        began = self._clock.monotonic()
         for lease in batch.leases:
             row = lease.row
             verdict = self._verdicts.before(row)
-            if verdict is not None:
+            if verdict is not None and not self._late.noted(row.envelope.task_id):
                 batch.settled(lease, verdict)
                 continue
-            settle: Settle = _Row(batch, lease, self._verdicts, self._tell)
-            if trace is not None:
-                settle = trace.attempt(row, settle)
+            deadline = began + self._attempts.wait_for(row.envelope.routing_key)
+            # Race: the store was slow, and gave us rows whose leases are nearly over. Before the broker answered
+            # another drain would publish them too, so they go back.
+            late = deadline > batch.until
+            waiting = _Row(batch, lease, self._verdicts, self._late, self._tell)
+            settle: Settle = waiting if trace is None else trace.attempt(row, waiting)
             if late or (self._broker.paused and not await self._broker.writable(deadline)):
                 settle(NotSent(NotSentCause.DEADLINE))
+            elif self._late and not self._late.taken(row.envelope.task_id, waiting):
+                waiting.confirmed_before()  # between the lease and here, or while another held the row
             else:
                 number = row.attempts + 1
                 self._attempts.start(row.envelope, settle, deadline=deadline, alone=row.alone, attempt=number)
@@ -331,18 +346,21 @@ class Drain:
         Race: the store commits and dies before it answers. The next try finds the rows gone, so nobody is told that
         they were confirmed; whoever asks for their receipts is.
         """
+        held: Sequence[bool]
         while True:
             try:
                 held = await self._spool.settle(settlements)
                 break
             except SpoolUnavailable:
                 if self._clock.monotonic() + self._times.poll >= until or self._stopping.is_set():
-                    return
+                    held = [False] * len(settlements)
+                    break
                 await asyncio.sleep(self._times.poll)
         for (lease, verdict), was_ours in zip(settlements, held, strict=True):
             if was_ours:
-                self._verdict_told(lease.row, verdict)
-                self._say(lease.row, verdict)
+                self._told(lease.row, verdict)
+            if self._late:
+                self._late.written(put_back(lease.row, verdict))
 
     async def _sweep(self) -> bool:
         """Bury what expired while it waited, link or no link; once a poll, or at once again if there may be more."""
@@ -361,16 +379,3 @@ class Drain:
             return False  # what is put off would be found again at once
         self._sweep_at = now
         return True
-
-    def _say(self, row: SpoolRow, verdict: Verdict) -> None:
-        task_id, task_type = row.envelope.task_id, row.envelope.task_type
-        match verdict:
-            case Done():
-                since = max(0.0, self._clock.now() - row.accepted_at)
-                self._tell(TaskConfirmed(task_id, task_type, since, row.attempts + 1))
-            case Bury(reason=reason, text=text, attempts=attempts):
-                self._tell(TaskDeadLettered(task_id, task_type, reason, text, attempts))
-            case Again():
-                pass
-            case _:
-                assert_never(verdict)

@@ -105,6 +105,13 @@ class Guard:
         """The handshake, the channels and the topology were answered: that is a definite answer of the broker."""
         self._announce(self._breaker.connected(self._clock.monotonic()))
 
+    def answered_late(self) -> None:
+        """A definite answer to an attempt that was given up: slow as it is, the broker answers now."""
+        was = self.state()
+        self.connected()
+        if was is BreakerState.OPEN:
+            self._half_opened()
+
     def reset(self) -> None:
         self._announce(self._breaker.reset(self._clock.monotonic()))
 

@@ -3,7 +3,8 @@
 A script publishes and ends. What it had to spool (its deadline was short, the connection broke) should not wait for a
 producer that may never come. So the drain goes on for as long as it may get somewhere:
 
-    nothing of ours is due any more            done; a task with an eta of next week is not waited for
+    nothing of ours is due any more, and no    done; a task with an eta of next week is not waited for
+    late answer may still come
     the drain looked and found nothing due     done; another process of the same spool has the rest
     what is due is of held routes              they are tried once a wait, and nobody knows when they are well
     no link that promises to come, the broker  it cannot get anywhere. A link that was just lost has one attempt; a
@@ -18,6 +19,7 @@ from typing import Final
 
 from mlproducer.delivery.drain import Drain
 from mlproducer.delivery.guard import Guard
+from mlproducer.delivery.late import LateAnswers
 from mlproducer.delivery.link import LinkKeeper
 from mlproducer.delivery.receipts import ReceiptBook
 from mlproducer.errors import SpoolUnavailable
@@ -39,6 +41,7 @@ class Leaving:
         link: LinkKeeper,
         guard: Guard,
         drain: Drain,
+        late: LateAnswers,
         spool: Spool,
         book: ReceiptBook,
         clock: Clock,
@@ -49,6 +52,7 @@ class Leaving:
         self._link = link
         self._guard = guard
         self._drain = drain
+        self._late = late
         self._spool = spool
         self._book = book
         self._clock = clock
@@ -57,14 +61,14 @@ class Leaving:
 
     async def drain(self, limit: float, *, ours: bool) -> bool:
         """Let the drain publish what is due, for at most `limit` seconds. With `ours` only for as long as something
-        that this process spooled is due. True if nothing is, any more; without `ours`, nothing of this process becomes
-        due within `limit` either, such as a retry in a second.
+        that this process spooled is due, or an attempt may be answered late. True if nothing is, any more; without
+        `ours`, nothing of this process becomes due within `limit` either, such as a retry in a second.
         """
         self._drain.wake()
         end = self._clock.monotonic() + limit
-        while not ours or self._due():
+        while not ours or self._due() or self._late.open:
             left = end - self._clock.monotonic()
-            if self._drain.dry and (ours or not self._due(within=left)):
+            if self._drain.dry and not self._late.open and (ours or not self._due(within=left)):
                 return True
             if self.obstacle() or (ours and self._drain.held) or left <= 0:
                 return False

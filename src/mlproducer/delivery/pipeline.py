@@ -11,23 +11,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol, assert_never
 
-from msgspec import Struct
-
 from mlproducer.core.lifecycle import Move, advance
+from mlproducer.delivery.answer import Answer
 from mlproducer.delivery.attempts import Attempts
+from mlproducer.delivery.blob_use import BlobUse, ClaimCheck
 from mlproducer.delivery.claims import Claims
 from mlproducer.delivery.drain import Drain
 from mlproducer.delivery.intake import Intake
+from mlproducer.delivery.late import LateAnswers
 from mlproducer.delivery.link import Opening
 from mlproducer.delivery.receipts import Accepting, ReceiptBook
 from mlproducer.delivery.traces import CallTrace, Tracer
 from mlproducer.delivery.verdicts import Verdicts
 from mlproducer.errors import BlobStoreUnavailable, InvalidTask, NotAccepting, NotInTime, RefusedTask
 from mlproducer.events import TaskAccepted, TaskConfirmed, TaskRefused, TaskSpooled
-from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Outcome, Unsure, UnsureCause
+from mlproducer.outcome import Confirmed, LateAnswer, NotSent, NotSentCause, Outcome, Unsure, UnsureCause
 from mlproducer.ports import Broker, Clock, Listener, Settle
 from mlproducer.rows import Again, Bury, Done, NewRow, SpoolRow, Verdict
 from mlproducer.task import Envelope, Receipt, Task, TaskState
@@ -37,27 +38,6 @@ class Encode(Protocol):
     """See `envelope.encode.Encoder.encode`."""
 
     def __call__(self, task: Task, carried: Mapping[str, str] | None = None, /) -> Envelope: ...
-
-
-class ClaimCheck(Protocol):
-    """Takes large payloads to the blob store. See `blobs.claim_check`."""
-
-    @property
-    def threshold(self) -> int:
-        """Bytes of an envelope; what is larger is checked in."""
-        ...
-
-    async def apply(self, envelope: Envelope) -> Envelope: ...
-
-    def close(self) -> None: ...
-
-
-@dataclass(slots=True)
-class BlobUse:
-    """How the last large payload fared: seconds that the store took, or its error."""
-
-    seconds: float | None = None
-    error: str = ""
 
 
 class Pipeline:
@@ -76,12 +56,14 @@ class Pipeline:
         intake: Intake,
         book: ReceiptBook,
         drain: Drain,
+        late: LateAnswers,
         opening: Opening,
         clock: Clock,
         tell: Listener,
         tracer: Tracer,
         confirm_timeout: float,
         accept_timeout: float,
+        late_for: float,
     ) -> None:
         self._encode = encode
         self._claim_check = claim_check
@@ -93,13 +75,15 @@ class Pipeline:
         self._intake = intake
         self._book = book
         self._drain = drain
+        self._late = late
         self._opening = opening
         self._clock = clock
         self._tell = tell
         self._tracer = tracer
-        self._confirm_timeout = confirm_timeout
         self._accept_timeout = accept_timeout
-        self._spans = self._spans_of(accept_timeout)
+        self._late_for = late_for
+        self._spans = spans(accept_timeout, confirm_timeout)
+        """Of a call that does not say for how long, while answers come in time."""
         self.accepting = False
         self.blobs = None if claim_check is None else BlobUse()
 
@@ -122,7 +106,13 @@ class Pipeline:
             if envelope.expires_at is not None and envelope.expires_at <= now:
                 raise InvalidTask("is in the past: the task could never run", field="expires")
             started = self._clock.monotonic()
-            direct, span = self._spans if timeout is None else self._spans_of(timeout)
+            hurried = False
+            if timeout is None and self._attempts.on_time:
+                direct, span = self._spans
+            else:
+                wait = self._attempts.wait_for(envelope.routing_key)
+                direct, span = spans(self._accept_timeout if timeout is None else timeout, wait)
+                hurried = direct < wait
             chosen_id = self._claim_all or "id" in task.model_fields_set
             large = self._claim_check is not None and envelope.size > self._claim_check.threshold
             slow = chosen_id or large or (envelope.eta is not None and envelope.eta > now)
@@ -136,8 +126,8 @@ class Pipeline:
             raise
         if trace is not None:
             self._follow(trace, accepting)
-        if timeout is not None and accepting is not None:
-            accepting.hurried = direct < self._confirm_timeout
+        if hurried and accepting is not None:
+            accepting.hurried = True
         return accepting
 
     def _follow(self, trace: CallTrace, accepting: Accepting | None) -> None:
@@ -145,14 +135,6 @@ class Pipeline:
             trace.end(None, "known")  # another call has the task: that one's trace goes with it
         else:
             accepting.trace = trace
-
-    def _spans_of(self, timeout: float) -> tuple[float, float]:
-        """How long the direct attempt may take, and how long the whole call.
-
-        A fifth of the time, at most a second, is kept for the commit: a direct attempt that used up the call's last
-        moment would leave none to make the task safe.
-        """
-        return min(self._confirm_timeout, timeout - min(1.0, timeout / 5)), timeout
 
     def end_of(self, timeout: float | None) -> float:
         """On the monotonic clock: when a call that begins now is over."""
@@ -209,20 +191,27 @@ class Pipeline:
         """In an outage the attempt's outcome is known before it is made, and so it is not made, unless for a trace."""
         return self._attempts.hopeless() if accepting.trace is None else None
 
-    def unanswered(self) -> Unsure:
+    def unanswered(self, late: LateAnswer) -> Unsure:
         """What an attempt came to whose caller waits no longer."""
         obstacle = self._attempts.hopeless()
         if obstacle is not None and obstacle.cause is NotSentCause.BLOCKED:
-            return Unsure(UnsureCause.BLOCKED, obstacle.text)
-        return Unsure(UnsureCause.CONFIRM_TIMEOUT, "the broker did not answer before the call's own deadline")
+            return Unsure(UnsureCause.BLOCKED, obstacle.text, late=late)
+        text = "the broker did not answer before the call's own deadline"
+        return Unsure(UnsureCause.CONFIRM_TIMEOUT, text, late=late)
 
     def attempt(self, accepting: Accepting, settle: Settle) -> None:
         """Start the direct attempt; `settle` is called exactly once, perhaps at once."""
         accepting.move(Move.PUBLISH)
-        deadline = self._clock.monotonic() + self._confirm_timeout if accepting.hurried else accepting.deadline
+        deadline = accepting.deadline
+        if accepting.hurried:
+            deadline = self._clock.monotonic() + self._attempts.wait_for(accepting.envelope.routing_key)
         if accepting.trace is not None:
             settle = accepting.trace.attempt(accepting.envelope, settle)
         self._attempts.start(accepting.envelope, settle, deadline=deadline)
+
+    def listens_for(self, accepting: Accepting) -> float:
+        """Seconds for which the attempt of a hurried caller may still be answered, in time for the broker or late."""
+        return self._attempts.wait_for(accepting.envelope.routing_key) + self._late_for
 
     def paused(self) -> bool:
         return self._broker.paused
@@ -261,10 +250,27 @@ class Pipeline:
             return self.confirmed(accepting)
         row = self._verdicts.first(accepting.envelope, accepting.accepted_at, outcome)
         if row is not None:
-            return self._spooled(accepting, row, await self._intake.commit(accepting, row))
+            return await self._spool(accepting, row, outcome)
         now = self._clock.now()
         await self._claims.confirmed(accepting, now)
         return self.confirmed(accepting, now)
+
+    async def _spool(self, accepting: Accepting, row: NewRow, outcome: Outcome) -> Receipt:
+        """Its attempt may be answered while the row is committed, or after that: then the row is settled."""
+        task_id = accepting.envelope.task_id
+        if not self._late.opened(task_id, outcome):
+            return self._spooled(accepting, row, await self._intake.commit(accepting, row))
+        waits = True
+        try:
+            known = await self._intake.commit(accepting, row)
+            waits = known is None
+            return self._spooled(accepting, row, known)
+        finally:
+            # After the receipt, which follows the row. Of a call that was cancelled the row may wait as well.
+            if waits:
+                self._late.written(row.waiting(row.first_due(self._clock.now())))
+            else:
+                self._late.done(task_id)  # another call's row has the id
 
     @property
     def opening(self) -> bool:
@@ -294,6 +300,8 @@ class Pipeline:
         self._intake.close()
 
     async def stop(self) -> None:
+        """After the link is closed: what came late is settled."""
+        await self._late.stop()
         await self._claims.stop()
         if self._claim_check is not None:
             self._claim_check.close()
@@ -335,6 +343,15 @@ class Pipeline:
         return receipt
 
 
+def spans(timeout: float, wait: float) -> tuple[float, float]:
+    """How long the direct attempt may take, which waits for `wait` seconds at most, and how long the whole call.
+
+    A fifth of the time, at most a second, is kept for the commit: a direct attempt that used up the call's last
+    moment would leave none to make the task safe.
+    """
+    return min(wait, timeout - min(1.0, timeout / 5)), timeout
+
+
 async def publish_one(pipeline: Pipeline, task: Task, timeout: float | None) -> Receipt:  # noqa: ASYNC109  # a deadline over several awaits, each bounded by what is left of it
     """One task from call to receipt. See `Engine.publish`."""
     end: float | None = None
@@ -362,36 +379,14 @@ async def _direct(pipeline: Pipeline, accepting: Accepting) -> Outcome:
     if left is not None and left <= 0:
         accepting.move(Move.PUBLISH)
         return NotSent(NotSentCause.DEADLINE, text="no time was left for an attempt")
-    answer = _Answer()
+    answer = Answer()
     pipeline.attempt(accepting, answer)
     if answer.outcome is None:
         # The broker has its full time all the same. That it did not answer within a hurried caller's is no failure of
         # it: taken for one, it would cost a channel and all that is in flight on it, and ten of them the breaker's
-        # opening.
+        # opening. It is listened for meanwhile: the task waits, and a copy would be one too many.
         await answer.wait(left)
-    return answer.outcome or pipeline.unanswered()
-
-
-class _Answer(Struct, eq=False):
-    """The outcome of one attempt, which may be there at once: an attempt that is not admitted makes nobody wait."""
-
-    outcome: Outcome | None = None
-    waiter: asyncio.Future[None] | None = None
-
-    def __call__(self, outcome: Outcome) -> None:
-        self.outcome = outcome
-        # Done, if the caller was cancelled or in a hurry: nobody was promised anything, and the ledger is whole.
-        if self.waiter is not None and not self.waiter.done():
-            self.waiter.set_result(None)
-
-    async def wait(self, limit: float | None) -> None:
-        """Until the outcome is there, or for `limit` seconds."""
-        self.waiter = asyncio.get_running_loop().create_future()
-        if limit is None:
-            await self.waiter
-            return
-        try:
-            async with asyncio.timeout(limit):
-                await self.waiter
-        except TimeoutError:
-            pass
+    if answer.outcome is not None:
+        return answer.outcome
+    answer.late = LateAnswer(pipeline.listens_for(accepting))
+    return pipeline.unanswered(answer.late)

@@ -120,6 +120,11 @@ class RouteWatch:
             self._exchange.confirmed(self._every, on_all, now) + self._routes.confirmed(route, on_route, now)
         )
 
+    def confirmed_late(self, route: Route, tried: Tried) -> None:
+        now, (on_all, on_route) = self._clock.monotonic(), _tries(tried)
+        changes = self._exchange.confirmed(self._every, on_all, now)
+        self._announce(changes + self._routes.confirmed_late(route, on_route, now))
+
     def judge(self, route: Route, tried: Tried, outcome: Failure) -> Failure:
         """The outcome, which says of a fault whether it is the message's own. `route` is that of its routing key."""
         now, rand, (on_all, on_route) = self._clock.monotonic(), self._clock.random(), _tries(tried)

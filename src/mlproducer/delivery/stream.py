@@ -115,7 +115,7 @@ class Stream:
             return
         self._under_way.add(accepting)
         item = _Item(task, accepting, self._arrive)
-        if accepting.slow or pipeline.opening:
+        if accepting.slow or accepting.hurried or pipeline.opening:
             self._spawn(self._slow(item, None))
         elif pipeline.paused() and not await pipeline.writable(accepting):
             accepting.move(Move.PUBLISH)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from mlproducer.events import (
+    AnsweredLate,
     AttemptSettled,
     BreakerChanged,
     BreakerState,
@@ -15,6 +17,7 @@ from mlproducer.events import (
     ConnectionFailed,
     TaskRetried,
 )
+from mlproducer.outcome import NotSent
 from mlproducer.reliability.stage import Stage, Trial, whole
 from mlproducer.task import TaskState
 
@@ -141,12 +144,24 @@ async def publisher_confirms(stage: Stage) -> None:
         ok=lost_links == 0,
         instead="the connection was lost, so no late ack came",
     )
+    heard = {event.task_id for event in trial.told(AnsweredLate, paused)}
+    book.saw(
+        f"{len(heard)} late acks confirmed their own tasks, which were not sent again",
+        ok=bool(heard) and not sent_again(trial, heard),
+        instead="no late ack was heard" if not heard else "tasks that were acked late were sent again",
+    )
     twice = settled_twice(trial, {receipt.task_id for receipt in late})
     book.saw(
-        "the late acks settled nothing: no task has more outcomes than attempts",
+        "no task has more outcomes than attempts",
         ok=not twice,
-        instead=f"{len(twice)} tasks have more outcomes than attempts: late acks settled them",
+        instead=f"{len(twice)} tasks have more outcomes than attempts: late acks settled others' too",
     )
+
+
+def sent_again(trial: Trial, task_ids: set[str]) -> set[str]:
+    """Tasks of which more than one attempt reached the broker, as far as anybody knows."""
+    sent = Counter(event.task_id for event in trial.told(AttemptSettled) if not isinstance(event.outcome, NotSent))
+    return {task_id for task_id in task_ids if sent[task_id] > 1}
 
 
 def settled_twice(trial: Trial, task_ids: set[str]) -> set[str]:

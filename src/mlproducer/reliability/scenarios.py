@@ -12,7 +12,7 @@ from typing import ClassVar, Final, assert_never
 from uuid import uuid4
 
 from mlproducer.errors import MLProducerError
-from mlproducer.reliability import clusters, faults, gone, messages, silence
+from mlproducer.reliability import clusters, faults, gone, lateness, messages, silence
 from mlproducer.reliability.book import Book, Show
 from mlproducer.reliability.crash import crash_recovery
 from mlproducer.reliability.herd import thundering_herd
@@ -96,10 +96,17 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     ),
     OnBroker(
         "publisher-confirms",
-        "1,000 calls at once; then confirms that come after the 5 s timeout: too late to settle anything.",
+        "1,000 calls at once; then confirms that come after the 5 s timeout, and settle their own tasks.",
         lambda _: 3,
         faults.publisher_confirms,
         faults.CONFIRM_SETTINGS,
+    ),
+    OnBroker(
+        "late-confirms",
+        "The broker answers 1.4, 2 and 3 times later than its confirms are waited for: no loop of copies.",
+        lambda _: len(lateness.TIMES) + 1,
+        lateness.late_confirms,
+        lateness.SETTINGS,
     ),
     OnBroker(
         "health-check",

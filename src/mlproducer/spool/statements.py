@@ -157,10 +157,10 @@ def settle_rows(tx: Transaction, settlements: Sequence[Settlement]) -> list[bool
     buried: list[tuple[SpoolRow, Bury]] = []
     for lease, verdict in settlements:
         task_id = lease.row.envelope.task_id
-        held.append(tokens.get(task_id) == lease.token)
+        held.append(task_id in tokens and (tokens[task_id] or "") == lease.token)
         if not held[-1]:
             continue
-        tokens[task_id] = None  # a lease settles once
+        del tokens[task_id]  # a lease settles once
         match verdict:
             case Done():
                 done.append((lease.row, verdict))

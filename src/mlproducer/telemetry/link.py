@@ -7,11 +7,13 @@ from typing import Final
 
 from mlproducer.events import (
     PARTS,
+    AnsweredLate,
     BlockedChanged,
     BreakerChanged,
     BreakerState,
     ClockJumped,
     ConfirmsTimedOut,
+    ConfirmWaitChanged,
     ConnectionChanged,
     ConnectionFailed,
     ConnectionState,
@@ -28,7 +30,7 @@ from mlproducer.events import (
     TasksLeft,
     TopologyDiffers,
 )
-from mlproducer.outcome import EVERY_ROUTE
+from mlproducer.outcome import EVERY_ROUTE, Confirmed
 from mlproducer.telemetry.cells import Board
 from mlproducer.telemetry.labels import ERROR_TYPES, OTHER
 
@@ -50,6 +52,7 @@ class LinkMetrics:
         self._failures = board.gauge("circuit_breaker_failures", "Consecutive failures.")
         self._trips = board.counter("circuit_breaker_trips", "Times that the circuit breaker opened.")
         self._timeouts = board.counter("confirm_timeouts", "Attempts that became unsure: no confirm in time.")
+        self._late = board.counter("late_confirms", "Attempts that were given up as unsure and confirmed after all.")
         self._unhealthy = board.counter("health_check_failures", "Health checks that failed.")
         self._topology = board.counter(
             "topology_differences", "Exchanges and queues found with other arguments than ours."
@@ -95,6 +98,10 @@ class LinkMetrics:
 
     def confirms_timed_out(self, event: ConfirmsTimedOut) -> None:
         self._timeouts.inc(event.count)
+
+    def answered_late(self, event: AnsweredLate) -> None:
+        if isinstance(event.outcome, Confirmed):
+            self._late.inc()
 
     def health(self, event: HealthChecked) -> None:
         if not event.ok:
@@ -149,6 +156,10 @@ class StoreMetrics:
             routing_key=(*queues, OTHER, EVERY_ROUTE),
         )
         self._routes = {key: number for (key,), number in routes.items()}
+        late = board.gauges(
+            "route_late", "1 while the confirms of a route come late.", merge="max", routing_key=(*queues, OTHER)
+        )
+        self._late = {key: number for (key,), number in late.items()}
 
     def spool(self, event: SpoolMeasured) -> None:
         self._tasks.set(event.tasks)
@@ -171,6 +182,9 @@ class StoreMetrics:
 
     def route(self, event: RouteChanged) -> None:
         self._routes.get(event.route, self._routes[OTHER]).set(event.state)
+
+    def confirm_wait(self, event: ConfirmWaitChanged) -> None:
+        self._late.get(event.route, self._late[OTHER]).set(event.late)
 
     def queue(self, event: QueueMeasured) -> None:
         # Consumers first: a scrape in between must not see a queue that fills and nobody who reads it.

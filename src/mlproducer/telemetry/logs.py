@@ -22,7 +22,9 @@ from typing import Any, Final
 
 import structlog
 
+from mlproducer.core.retry import cause_of
 from mlproducer.events import (
+    AnsweredLate,
     AttemptSettled,
     BlockedChanged,
     BreakerChanged,
@@ -31,6 +33,7 @@ from mlproducer.events import (
     CallbackSlow,
     ClockJumped,
     ConfirmsTimedOut,
+    ConfirmWaitChanged,
     ConnectionChanged,
     ConnectionFailed,
     ConnectionState,
@@ -111,6 +114,8 @@ class LogListener:
             BreakerChanged: self._breaker,
             RouteChanged: self._route,
             ConfirmsTimedOut: self._timed_out,
+            AnsweredLate: self._answered_late,
+            ConfirmWaitChanged: self._confirm_wait,
             HealthChecked: self._health,
             SpoolFailed: lambda e: self._log.error("the spool failed; it is tried again", text=e.text),
             TasksLeft: self._left,
@@ -228,6 +233,19 @@ class LogListener:
 
     def _timed_out(self, event: ConfirmsTimedOut) -> None:
         self._log.warning("confirms timed out; the tasks are unsure (ML_CONFIRM_TIMEOUT)", count=event.count)
+
+    def _answered_late(self, event: AnsweredLate) -> None:
+        if self._enabled(DEBUG):
+            outcome, seconds = cause_of(event.outcome), round(event.duration, 3)
+            self._log.debug("answered late", task_id=event.task_id, outcome=outcome, seconds=seconds)
+
+    def _confirm_wait(self, event: ConfirmWaitChanged) -> None:
+        wait = round(event.wait, 3)
+        if event.late:
+            text = "the broker answers late; its confirms are waited for longer (up to ML_CONFIRM_CAP)"
+            self._log.warning(text, route=event.route, wait=wait)
+        else:
+            self._log.info("the broker answers in time again", route=event.route, wait=wait)
 
     def _health(self, event: HealthChecked) -> None:
         if not event.ok:

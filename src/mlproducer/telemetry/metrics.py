@@ -17,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
 from mlproducer.events import (
+    AnsweredLate,
     AttemptSettled,
     BlockedChanged,
     BreakerChanged,
@@ -24,6 +25,7 @@ from mlproducer.events import (
     CallbackSlow,
     ClockJumped,
     ConfirmsTimedOut,
+    ConfirmWaitChanged,
     ConnectionChanged,
     ConnectionFailed,
     Event,
@@ -239,6 +241,8 @@ def _handlers(
         BlockedChanged: link.blocked,
         BreakerChanged: link.breaker,
         ConfirmsTimedOut: link.confirms_timed_out,
+        AnsweredLate: link.answered_late,
+        ConfirmWaitChanged: store.confirm_wait,
         HealthChecked: link.health,
         PartFailed: link.part_failed,
         TopologyDiffers: link.topology,

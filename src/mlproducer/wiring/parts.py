@@ -18,6 +18,7 @@ from mlproducer.clock import SystemClock
 from mlproducer.core.admission import Window
 from mlproducer.core.backoff import Backoff
 from mlproducer.core.breaker import Breaker
+from mlproducer.core.confirm_waits import ConfirmWaits
 from mlproducer.core.pacing import Pace
 from mlproducer.core.retry import RetryPolicy
 from mlproducer.core.routes import Routes
@@ -33,6 +34,7 @@ from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.health import HealthCheck
 from mlproducer.delivery.intake import Intake
+from mlproducer.delivery.late import LateAnswers
 from mlproducer.delivery.leaving import Leaving
 from mlproducer.delivery.link import LinkKeeper, Opening
 from mlproducer.delivery.operations import Operations
@@ -42,6 +44,7 @@ from mlproducer.delivery.recent import LastConfirm, Recent, Refusals
 from mlproducer.delivery.route_watch import RouteWatch
 from mlproducer.delivery.spool_time import SpoolTime
 from mlproducer.delivery.spool_watch import SpoolWatch
+from mlproducer.delivery.told import Told
 from mlproducer.delivery.verdicts import Verdicts
 from mlproducer.engine import Parts
 from mlproducer.envelope.types import TaskTypes
@@ -181,17 +184,20 @@ def _inner(out: _Outside, recent: Recent) -> _Inner:
     patience = settings.ml_route_patience
     renew = out.knot.renew if out.fresh_login else None
     routes = RouteWatch(Routes(retry, patience), Routes(retry, patience), clock, tell, renew)
-    attempts = Attempts(broker, guard, routes, clock, tell, window)
+    waits = ConfirmWaits(settings.ml_confirm_timeout, settings.longest_confirm)
+    attempts = Attempts(broker, guard, routes, clock, tell, window, waits)
     reconnect = Backoff(settings.ml_reconnect_first, settings.ml_reconnect_cap, settings.ml_reconnect_jitter)
     supervisor = Supervisor(reconnect, settings.ml_reconnect_attempts, len(settings.broker_nodes))
     link = LinkKeeper(broker, supervisor, guard, clock, tell, out.knot.connected)
     health = HealthCheck(broker, link, clock, tell, settings.ml_health_interval)
     gauges = Gauges(broker, out.spool, link, guard, clock, tell)
     verdicts = Verdicts(RetryPolicy(settings.ml_retry_attempts, retry), clock, settings.ml_receipt_retention)
-    drain = _drain(out, guard, routes, attempts, verdicts)
+    told = Told(clock, tell, out.knot.record)
+    late = LateAnswers(out.spool, verdicts, told, tell)
+    drain = _drain(out, guard, routes, attempts, verdicts, late, told)
     intake = _intake(out, gauges)
     book = ReceiptBook(settings.ml_receipts_kept)
-    pipeline = _pipeline(out, attempts, verdicts, intake, book, drain, link.opening)
+    pipeline = _pipeline(out, attempts, verdicts, intake, book, drain, late, link.opening)
     sources = Sources(
         broker=broker,
         link=link,
@@ -206,7 +212,7 @@ def _inner(out: _Outside, recent: Recent) -> _Inner:
         pipeline=pipeline,
         refusals=recent.refusals,
         last_confirm=recent.last_confirm,
-        batch_limit=settings.ml_confirm_timeout + settings.ml_drain_lease,
+        batch_limit=settings.longest_confirm + settings.ml_drain_lease,
         dlq_queue=settings.ml_dlq_queue,
     )
     assessor = Assessor(sources, clock, tell)
@@ -229,6 +235,7 @@ def _inner(out: _Outside, recent: Recent) -> _Inner:
         link=link,
         guard=guard,
         drain=drain,
+        late=late,
         spool=out.spool,
         book=book,
         clock=clock,
@@ -239,7 +246,15 @@ def _inner(out: _Outside, recent: Recent) -> _Inner:
     return _Inner(guard, link, pipeline, drain, health, gauges, assessor, operations, leaving)
 
 
-def _drain(out: _Outside, guard: Guard, routes: RouteWatch, attempts: Attempts, verdicts: Verdicts) -> Drain:
+def _drain(
+    out: _Outside,
+    guard: Guard,
+    routes: RouteWatch,
+    attempts: Attempts,
+    verdicts: Verdicts,
+    late: LateAnswers,
+    told: Told,
+) -> Drain:
     settings = out.settings
     copies = Copies(
         out.broker,
@@ -262,12 +277,13 @@ def _drain(out: _Outside, guard: Guard, routes: RouteWatch, attempts: Attempts, 
         attempts=attempts,
         verdicts=verdicts,
         copies=copies,
+        late=late,
         pace=pace,
         clock=out.clock,
         tell=out.tell,
         tracer=out.tracing,
-        verdict_told=out.knot.record,
-        times=DrainTimes(settings.ml_drain_lease, settings.ml_drain_poll, settings.ml_confirm_timeout),
+        told=told,
+        times=DrainTimes(settings.ml_drain_lease, settings.ml_drain_poll),
     )
 
 
@@ -283,6 +299,7 @@ def _pipeline(
     intake: Intake,
     book: ReceiptBook,
     drain: Drain,
+    late: LateAnswers,
     opening: Opening,
 ) -> Pipeline:
     settings = out.settings
@@ -299,12 +316,14 @@ def _pipeline(
         intake=intake,
         book=book,
         drain=drain,
+        late=late,
         opening=opening,
         clock=out.clock,
         tell=out.tell,
         tracer=out.tracing,
         confirm_timeout=settings.ml_confirm_timeout,
         accept_timeout=settings.ml_accept_timeout,
+        late_for=settings.ml_confirm_cap,
     )
 
 

@@ -146,7 +146,8 @@ SETTLE: Final = Script(
 local answer, held, at, places, gone, done, size = {}, {}, {}, {}, {}, {}, 0
 for n = 1, #args, 7 do
   local verdict, id, token = unpack(args, n, n + 2)
-  local ours = not at[id] and call('HGET', tokens, id) == token  -- a lease settles once
+  local there = not at[id] and call('HEXISTS', rows, id) == 1  -- a lease settles once
+  local ours = there and (call('HGET', tokens, id) or '') == token
   answer[#answer + 1] = ours and 1 or 0
   if ours then
     held[#held + 1], at[id] = id, n

@@ -158,6 +158,33 @@ class OfRows:
         assert (size.tasks, size.dead) == (2, 1)
         assert isinstance(await spool.find("d"), SpoolRow)
 
+    async def test_a_row_that_nobody_holds_is_settled_without_a_token(self, spool: Spool) -> None:
+        names = ("done", "again", "bury", "held")
+        for name in names:
+            await spool.put(row(name, delay=60 if name != "held" else 0))
+        (held,) = await spool.lease(9, hold=60)
+        leases = {name: Lease(row(name).waiting(0.0), "") for name in (*names, "nowhere")}
+        again = Again(0, 2, "nacked", "", alone=False, history=HISTORY)
+        bury = Bury(NOW, 3, "nacked", None, "why", HISTORY)
+        answers = await spool.settle(
+            [
+                (leases["done"], DONE),
+                (leases["done"], DONE),
+                (leases["again"], again),
+                (leases["bury"], bury),
+                (leases["held"], DONE),
+                (leases["nowhere"], DONE),
+            ]
+        )
+        assert list(answers) == [True, False, True, True, False, False]
+        size = await spool.measure()
+        assert (size.tasks, size.dead) == (2, 1)
+        (lease,) = await spool.lease(9, hold=60)
+        assert (lease.row.envelope.task_id, lease.row.attempts, lease.row.history) == ("again", 2, HISTORY)
+        assert await settle(spool, held, again)
+        assert await settle(spool, leases["held"], DONE), "put back, it is nobody's"
+        assert not await settle(spool, leases["done"], DONE), "it is not there any more"
+
     async def test_nothing_to_settle_is_nothing_done(self, spool: Spool) -> None:
         assert not await spool.settle([])
 
