@@ -33,7 +33,7 @@ def node(breakable_rabbit: PrivateRabbit) -> PrivateRabbit:
 
 @pytest.fixture(scope="module")
 def rooms(node: PrivateRabbit) -> list[str]:
-    return make_rooms(node, 10)
+    return make_rooms(node, 11)
 
 
 @pytest.fixture
@@ -71,6 +71,16 @@ async def test_tasks_die_after_three_attempts_and_come_back_by_replay(shop: Work
     assert (found.accepted, found.delivered, found.in_dlq, found.lost) == (21, 21, 0, 0)
     assert report.findings[0].text == "15 tasks went to the dead letter queue: 5 nacked, 10 returned"
     assert report.measure("time_to_detect") is None
+
+
+@pytest.mark.chaos
+async def test_a_broker_that_is_late_for_long_gets_no_loop_of_copies(shop: Workshop) -> None:
+    report, _ = await play(shop, "late-confirms")
+    found = report.verdict
+    assert found is not None
+    assert (found.lost, found.in_spool, found.in_dlq) == (0, 0, 0)
+    assert found.confirmed == found.accepted
+    assert found.duplicated <= found.accepted
 
 
 async def test_the_breaker_goes_through_all_its_states(shop: Workshop) -> None:
