@@ -26,6 +26,8 @@ async def real(
     port: int | None = None,
     login: Credentials | None = None,
     named: bool = True,
+    channel_max: int = 65_535,
+    frame_max: int = 131_072,
 ) -> AsyncIterator[Link]:
     """A broker's link to a real one, with queues that the settings name; not connected yet."""
     at = urlsplit(url)
@@ -33,7 +35,12 @@ async def real(
     plans = tuple(QueuePlan(queue, at_start=named) for queue in queues)
     events: list[Event] = []
     lost: list[BrokerError] = []
-    broker = AmqpBroker(AmqpConfig((endpoint,), "ml.tasks", plans), SystemClock(), events.append, lost.append)
+    broker = AmqpBroker(
+        AmqpConfig((endpoint,), "ml.tasks", plans, channel_max=channel_max, frame_max=frame_max),
+        SystemClock(),
+        events.append,
+        lost.append,
+    )
     try:
         yield Link(broker, events, lost)
     finally:

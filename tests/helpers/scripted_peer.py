@@ -154,6 +154,8 @@ class Peer:
 
     def _asked(self, channel: int, method: base.Frame) -> None:
         self.methods.append((channel, method))
+        if isinstance(method, commands.Channel.Open):
+            self._tags.pop(channel, None)
         if (self.writer, channel) in self._stuck or self.deaf(method):
             self._stuck.add((self.writer, channel))
             return

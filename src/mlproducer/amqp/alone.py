@@ -21,19 +21,22 @@ other, and then somebody looks again whether that is wise."""
 
 
 class Alone:
-    """A publishing channel with one message on it, and a queue behind it. Opened when first needed. `spawn` starts a
-    job of the connection; `alarmed` says what becomes of a message while the broker has an alarm; `settled` runs settle
-    callbacks.
+    """A publishing channel with one message on it, and a queue behind it. Opened when needed, and released.
+
+    `spawn` starts a job of the connection; `alarmed` says what becomes of a message while the broker has an alarm;
+    `settled` runs settle callbacks.
     """
 
     def __init__(
         self,
         open_channel: Callable[[], Awaitable[PublishingChannel]],
+        release: Callable[[PublishingChannel], None],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         alarmed: Callable[[], NotSent | None],
         settled: Jobs,
     ) -> None:
         self._open_channel = open_channel
+        self._release = release
         self._spawn = spawn
         self._alarmed = alarmed
         self._settled = settled
@@ -112,4 +115,7 @@ class Alone:
                 raise  # the end of the connection: `lost` settles the others
             await over.wait()
         self._worker = None  # what `settle` may publish now starts another
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            self._release(channel)  # a connection may have few
         self._settle_waiting()

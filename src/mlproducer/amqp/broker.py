@@ -50,7 +50,9 @@ class AmqpBroker:
         self._hears = Hears(
             self._timed_out, self._emptied, self._channel_closed, self._unroutable, self._alarmed, settled
         )
-        self._alone = Alone(lambda: self._open_publishing(self._link()), self._spawn, self._alarmed, settled)
+        self._alone = Alone(
+            lambda: self._open_publishing(self._link()), self._release, self._spawn, self._alarmed, settled
+        )
         self._alarm = ""
         """Why the broker blocks us, in its words."""
         self._looked_at = -math.inf
@@ -115,6 +117,12 @@ class AmqpBroker:
             settle(self._alarmed() or NotSent(NotSentCause.NOT_CONNECTED))
         elif self._connection is not None and not fits(envelope, self._connection.frame_max):
             settle(NotSent(NotSentCause.TOO_LARGE, text=HEADER_TOO_LARGE))
+        elif alone and self._connection is not None and self._connection.narrow:
+            # Its one channel is shared: it goes when nothing else is on it, and is to blame if it is alone at the end.
+            if channel.in_flight:
+                settle(NotSent(NotSentCause.WINDOW_FULL))
+            else:
+                channel.publish(envelope, settle, deadline)
         elif alone:
             self._alone.publish(envelope, settle, deadline)
         else:
@@ -148,6 +156,8 @@ class AmqpBroker:
             # A broker that blocks us reads nothing, so a question would only look like a dead link. It goes on
             # sending heartbeats, and those are watched.
             return
+        if not await self._can_ask(connection):
+            return  # no channel is left to ask on; heartbeats and confirms tell whether it is alive
         # An exchange that nobody has used yet need not be there: then a channel that opens is answer enough.
         seen, exchange = self._topology.exchange_seen, self._config.exchange
         question = refusal(connection, *([is_there(exchange)] if seen else []))
@@ -168,7 +178,7 @@ class AmqpBroker:
 
     async def queue_depths(self) -> dict[str, QueueDepth]:
         connection = self._link()
-        if not self._unblocked.is_set():
+        if not self._unblocked.is_set() or not await self._can_ask(connection):
             return {}  # see `check`
         # A queue that does not answer, for one whose leader is lost, is no fault of the connection.
         with contextlib.suppress(TimeoutError):
@@ -219,6 +229,8 @@ class AmqpBroker:
     async def _use(self, queue: str) -> None:
         """A queue's first task on this link. With no exchange and no right to make one, the link is of no use."""
         connection = self._link()
+        if connection.narrow:
+            return  # what there is was made by the connect
         try:
             await connection.patiently(self._topology.use(connection, queue), self._config.check_timeout)
         except BrokerRefused as refused:
@@ -244,6 +256,7 @@ class AmqpBroker:
                 late_for=self._config.late_for if connection.room_for(1) else 0.0,
             )
 
+        await connection.patiently(self._room(connection), self._config.check_timeout)
         channel = connection.add(make)
         try:
             await connection.patiently(channel.start(), self._config.check_timeout)
@@ -254,6 +267,29 @@ class AmqpBroker:
         if channel.end is not None:
             raise channel.end
         return channel
+
+    async def _room(self, connection: Connection) -> None:
+        """For one more channel, on a connection that may have few: then one that is retired is not waited for."""
+        for channel in list(self._retired):
+            if connection.spare:
+                return
+            with contextlib.suppress(ChannelClosed):
+                await channel.close()  # what is still on it is unsure
+            self._emptied(channel)
+        await connection.room()
+
+    async def _can_ask(self, connection: Connection) -> bool:
+        """A channel is left for it, or is so within the time that an answer may take."""
+        if connection.narrow:
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._config.check_timeout):
+                await connection.room()
+        return connection.spare
+
+    def _release(self, channel: PublishingChannel) -> None:
+        if self._connection is not None:
+            self._connection.release(channel)
 
     # What channels and connection report
 
@@ -283,8 +319,7 @@ class AmqpBroker:
 
     def _emptied(self, channel: PublishingChannel) -> None:
         self._retired.pop(channel, None)
-        if self._connection is not None:
-            self._connection.release(channel)
+        self._release(channel)
 
     def _channel_closed(self, channel: PublishingChannel, why: ChannelClosed) -> None:
         self._retired.pop(channel, None)

@@ -74,6 +74,8 @@ class Connection:
         self._channel_max = config.channel_max
         self._last_number = 0
         self._free_numbers: deque[int] = deque()
+        self._freed = asyncio.Event()
+        """A channel's number became free, or the connection ended."""
         self._questions = asyncio.Semaphore(0)
         self._asking: set[Channel] = set()
         self._confirms = 0
@@ -129,6 +131,22 @@ class Connection:
     def frame_max(self) -> int:
         return self._wire.frame_max
 
+    @property
+    def narrow(self) -> bool:
+        """It may have one channel, which is for publishing: once that is open, nothing can be asked."""
+        return self._channel_max == 1
+
+    @property
+    def spare(self) -> bool:
+        """One more channel can be opened now."""
+        return self._last_number < self._channel_max or bool(self._free_numbers)
+
+    async def room(self) -> None:
+        """Wait until one more channel can be opened, or the connection is over."""
+        while not self.spare and self.alive:
+            self._freed.clear()
+            await self._freed.wait()
+
     async def writable(self) -> None:
         await self._wire.writable()
 
@@ -166,6 +184,7 @@ class Connection:
         """
         await self._questions.acquire()
         try:
+            await self.room()
             channel = self.add(Channel)
         except BaseException:
             self._questions.release()
@@ -179,6 +198,7 @@ class Connection:
             del self._channels[channel.number]
             if channel.reusable:
                 self._free_numbers.append(channel.number)
+                self._freed.set()
         if channel in self._asking:
             self._asking.discard(channel)
             self._questions.release()
@@ -269,6 +289,7 @@ class Connection:
         if self.error is not None:
             return
         self.error = error
+        self._freed.set()
         for waiter in (self._start, self._tune):
             if not waiter.done():
                 waiter.set_exception(error)

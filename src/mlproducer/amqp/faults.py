@@ -142,7 +142,7 @@ def after_tuning(error: ConnectionLost, node: str, frame_max: int) -> BrokerErro
     return BrokerRefused(
         f"{node}: it closed the connection after the login without a word. Its frame_max is {frame_max:,} bytes, and "
         f"RabbitMQ 4.1 and newer take none below {LEAST_FRAME:,}: set frame_max in its rabbitmq.conf, best to the "
-        "default of 131,072",
+        "default of 131,072, and leave it out of RABBITMQ_URL",
         error_type=ErrorType.PROTOCOL,
     )
 

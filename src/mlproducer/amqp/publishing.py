@@ -150,6 +150,10 @@ class PublishingChannel(Channel):
                 why = ChannelClosed(code or 0, text or "")
                 self._refused(why)
                 self._hears.closed(self, why)
+            case commands.Channel.CloseOk():
+                super().received(value)
+                self._stop_timer()
+                self._settle(self._ledger.lose(Unsure(UnsureCause.CHANNEL_LOST, "we closed it to open another")))
             case _:
                 super().received(value)
 

@@ -80,13 +80,15 @@ class Topology:
         self._exchange_seen = False
         if self._config.exchange in self._differences:
             self._exchange_settled = False  # it may be as we would make it by now
+        if connection.narrow:  # with the first task it would be too late: there is no channel for it then
+            self._used.update(dict.fromkeys(filter(self._is_ours, self._plans)))
         used = tuple(self._used)
         if used or not self._config.declare:
             await self._see_exchange(connection)
         ready: set[str] = set()
         looks = [asyncio.create_task(self._again(connection, queue, ready)) for queue in used]
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self._config.connection_timeout / 2 if connection.narrow else self._patience):
                 await asyncio.gather(*looks)
         except TimeoutError:
             pass

@@ -33,7 +33,7 @@ _SCHEMES: Final = ("amqp", "amqps", "pyamqp")
 _NUMBERS: Final = {
     "heartbeat": (0, 3_600),
     "connection_timeout": (50, 600_000),
-    "channel_max": (8, 65_535),
+    "channel_max": (1, 65_535),
     "frame_max": (4_096, 2**31 - 1),
 }
 _OF_TLS: Final = ("cacertfile", "certfile", "keyfile", "verify", "server_name_indication")
