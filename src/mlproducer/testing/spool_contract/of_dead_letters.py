@@ -82,6 +82,16 @@ class OfDeadLetters:
         assert list(await spool.audits(limit=10)) == kept
         assert list(await spool.audits(limit=1, offset=1)) == kept[1:]
 
+    async def test_a_dead_letter_that_is_replayed_still_expires_at_its_time(
+        self, spool: Spool, clock: StoreClock
+    ) -> None:
+        await buried(spool, "a")  # row() expires at NOW + 60
+        assert await spool.replay(audit("a")) == 1
+        clock.advance(59)
+        assert not await spool.lease(9, hold=60, expired=True)
+        clock.advance(1)
+        assert [lease.row for lease in await spool.lease(9, hold=60, expired=True)] == [await spool.find("a")]
+
     async def test_of_many_none_is_left_out_wherever_a_step_ends(self, spool: Spool, clock: StoreClock) -> None:
         ids = [f"t{n:04}" for n in range(MANY)]
         assert all(await asyncio.gather(*(spool.put(row(task_id)) for task_id in ids)))
