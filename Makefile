@@ -67,7 +67,7 @@ docs: $(VENV)/.installed-dev ## The documents as a site in var/site, warnings as
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "open var/site/index.html, or: $(BIN)/mkdocs serve"
 
-dashboards: $(VENV)/.installed-dev ## Build the Grafana dashboards anew from their code
+dashboards: $(VENV)/.installed-dev ## Build the Grafana dashboards and the alert rules anew from their code
 	$(BIN)/python -m mlproducer.monitoring.build
 
 pictures: $(VENV)/.installed-dev ## Draw the dashboards for docs/ from a run with faults (three minutes)

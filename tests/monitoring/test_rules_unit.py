@@ -42,6 +42,15 @@ WELL: Final = {
     'task_retries_total{task_type="embed_vectors"}': "0",
     'accept_to_confirm_seconds_bucket{le="60.0",task_type="embed_vectors"}': "0",
     "uptime_seconds": "0+60",
+    "spool_errors_total": "0",
+    "spool_unavailable": "0",
+    'tasks_refused_total{reason="SpoolFull",task_type="embed_vectors"}': "0",
+    'tasks_refused_total{reason="InvalidTask",task_type="embed_vectors"}': "0",
+    'queue_depth{queue_name="ml.embed"}': "0",
+    'queue_consumers{queue_name="ml.embed"}': "1",
+    'cause{cause="unread"}': "0",
+    'cause{cause="queue_missing"}': "0",
+    'route_state{routing_key="ml.embed"}': "0",
     'spool_info{store="sqlite",shared="false",spool="SPOOL"}': "1",
 }
 GOOD: Final = 'accept_to_confirm_seconds_bucket{le="60.0",task_type="embed_vectors"}'
@@ -49,6 +58,13 @@ RETURNED: Final = 'tasks_sent_total{status="returned",task_type="embed_vectors"}
 SPOOLED: Final = 'tasks_spooled_total{cause="blocked"}'
 BY_ETA: Final = 'tasks_spooled_total{cause="eta"}'
 RETRIED: Final = 'task_retries_total{task_type="embed_vectors"}'
+DEPTH: Final = 'queue_depth{queue_name="ml.embed"}'
+CONSUMERS: Final = 'queue_consumers{queue_name="ml.embed"}'
+UNREAD: Final = 'cause{cause="unread"}'
+MISSING: Final = 'cause{cause="queue_missing"}'
+REFUSED: Final = 'tasks_refused_total{reason="SpoolFull",task_type="embed_vectors"}'
+INVALID: Final = 'tasks_refused_total{reason="InvalidTask",task_type="embed_vectors"}'
+HELD: Final = 'route_state{routing_key="ml.embed"}'
 SHARED: Final = 'spool_info{store="postgresql",shared="true",spool="SPOOL"}'
 OWN: Final = 'spool_info{store="sqlite",shared="false",spool="SPOOL"}'
 
@@ -122,8 +138,35 @@ CASES: Final = (
     Case("MLProducerBlocked", "for a moment", False, "7m", {"connection_blocked": "0x4 1 0x10"}),
     Case("MLProducerRouteHeld", "for 4 min", True, "8m", {'route_state{routing_key="ml.embed"}': "0x4 1x10"}),
     Case("MLProducerRouteHeld", "for a moment", False, "8m", {'route_state{routing_key="ml.embed"}': "0x4 1 0x10"}),
-    Case("MLProducerConfirmTimeouts", "one of them", True, "6m", {"confirm_timeouts_total": "0x4 1x10"}),
-    Case("MLProducerConfirmTimeouts", "one, long ago", False, "20m", {"confirm_timeouts_total": "0x4 1x30"}),
+    Case("MLProducerConfirmTimeouts", "five of them", True, "6m", {"confirm_timeouts_total": "0x4 5x10"}),
+    Case("MLProducerConfirmTimeouts", "one of them", False, "6m", {"confirm_timeouts_total": "0x4 1x10"}),
+    Case("MLProducerConfirmTimeouts", "five, long ago", False, "20m", {"confirm_timeouts_total": "0x4 5x30"}),
+    Case("MLProducerNoConsumers", "for 10 min", True, "20m", {DEPTH: "2000x30", CONSUMERS: "0x30", UNREAD: "1x30"}),
+    Case(
+        "MLProducerNoConsumers",
+        "workers restart",
+        False,
+        "20m",
+        {DEPTH: "2000x30", CONSUMERS: "1x8 0x3 1x30", UNREAD: "0x8 1x3 0x30"},
+    ),
+    Case("MLProducerNoConsumers", "nothing waits", False, "20m", {DEPTH: "0x30", CONSUMERS: "0x30"}),
+    Case(
+        "MLProducerNoConsumers",
+        "copies of dead letters wait for a person",
+        False,
+        "20m",
+        {DEPTH: "9x30", CONSUMERS: "0x30"},
+    ),
+    Case("MLProducerQueueBacklog", "workers are too slow", True, "60m", {DEPTH: "1000+10x70"}),
+    Case("MLProducerQueueBacklog", "they catch up", False, "60m", {DEPTH: "5000-10x70"}),
+    Case("MLProducerQueueBacklog", "a few hundred", False, "60m", {DEPTH: "100+1x70"}),
+    Case("MLProducerQueueMissing", "for 5 min", True, "10m", {MISSING: "0x4 1x10"}),
+    Case("MLProducerQueueMissing", "made again at once", False, "10m", {MISSING: "0x4 1 0x10"}),
+    Case("MLProducerRefusing", "4 a minute", True, "12m", {REFUSED: "0x3 0+4x12"}),
+    Case("MLProducerRefusing", "a few", False, "12m", {REFUSED: "0x3 5x12"}),
+    Case("MLProducerRefusing", "wrong tasks are their callers' fault", False, "12m", {INVALID: "0+100x15"}),
+    Case("MLProducerSpoolErrors", "one a minute", True, "12m", {"spool_errors_total": "0x3 0+1x12"}),
+    Case("MLProducerSpoolErrors", "one", False, "12m", {"spool_errors_total": "0x3 1x12"}),
     Case("MLProducerSpoolUnavailable", "for 2 min", True, "7m", {"spool_unavailable": "0x4 1x10"}),
     Case("MLProducerSpoolUnavailable", "for a moment", False, "7m", {"spool_unavailable": "0x4 1 0x10"}),
     Case(
@@ -417,6 +460,67 @@ def check_of(case: Case, name: str) -> dict[str, Any]:
         "eval_time": case.at,
         "exp_samples": [{"labels": f'{{alertname="{case.alert}"}}', "value": 1}] * case.fires,
     }
+
+
+WAITS: Final = {
+    "retry_queue_max_tasks": "100000",
+    "retry_queue_size": "0x5 0+60x60",
+    SPOOLED: "0x5 0+60x60",
+    "retry_queue_overdue_seconds": "0x5 0+60x60",
+    "tasks_accepted_total": "0+60x60",
+    "tasks_confirmed_total": "0+60x5 300x60",
+}
+"""What follows where nothing passes."""
+
+ONE_CAUSE: Final = {
+    "no broker": (
+        "MLProducerDisconnected",
+        WAITS | {"connection_state": "2x5 0x60", "circuit_breaker_state": "0x5 1x60"},
+    ),
+    "no broker for long": (
+        "MLProducerReconnectsExhausted",
+        WAITS | {"connection_state": "2x5 0x60", "reconnects_exhausted": "0x8 1x60"},
+    ),
+    "an alarm": ("MLProducerBlocked", WAITS | {"connection_blocked": "0x5 1x60"}),
+    "a frozen broker": (
+        "MLProducerCircuitBreakerOpen",
+        WAITS | {"circuit_breaker_state": "0x5 1x60", "confirm_timeouts_total": "0x5 10+1x60", HELD: "0x5 1x60"},
+    ),
+    "a deleted queue": (
+        "MLProducerRouteHeld",
+        WAITS | {HELD: "0x5 1x60", MISSING: "0x5 1x60", RETURNED: "0x5 1+1x60"},
+    ),
+    "a spool that fails": (
+        "MLProducerSpoolUnavailable",
+        {"spool_unavailable": "0x5 1x60", "spool_errors_total": "0x5 0+9x60", REFUSED: "0x5 0+60x60"},
+    ),
+    "no worker": ("MLProducerNoConsumers", {DEPTH: "2000+10x60", CONSUMERS: "0x70", UNREAD: "1x70"}),
+    "a full spool": ("MLProducerRefusing", {"retry_queue_size": "0x5 1000x60", REFUSED: "0x5 0+60x60"}),
+}
+
+
+def test_one_cause_fires_one_alert(tmp_path: Path) -> None:
+    """But for those of the budget, which tell how much it cost."""
+    cases = {cause: Case(alert, cause, True, "40m", given) for cause, (alert, given) in ONE_CAUSE.items()}
+    checks = [
+        {
+            "expr": 'group by (alertname) (ALERTS{alertname!~"MLProducerDelivery.*", alertstate="firing", '
+            f'job="{cause}"}})',
+            "eval_time": case.at,
+            "exp_samples": [{"labels": f'{{alertname="{case.alert}"}}', "value": 1}],
+        }
+        for cause, case in cases.items()
+    ]
+    series = [each for cause, case in cases.items() for each in series_of(case, cause)]
+    whole = {
+        "rule_files": [str(SHIPPED)],
+        "evaluation_interval": "1m",
+        "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": checks}],
+    }
+    file = tmp_path / "one_cause_test.json"
+    file.write_text(json.dumps(whole))
+    done = promtool("test", "rules", file)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("step", sorted({case.step for case in CASES}))

@@ -225,7 +225,7 @@ def _of_link(link: LinkFacts) -> Iterator[Cause]:
         else:
             error = link.error.removeprefix(f"{link.node}: ")
             text = f"not connected to {link.node}: {error}{_next_attempt(link)}"
-            todo = "bring the broker back (RABBITMQ_URL); to try now: Reconnect"
+            todo = "bring the broker back (RABBITMQ_URL); Try now does not wait for the next attempt"
             yield _red(Code.NOT_CONNECTED, kept, title, text, todo)
     elif link.blocked:
         text = blocked_text(link.alarm)
@@ -313,4 +313,4 @@ def _of_room(room: Room) -> Iterator[Cause]:
         yield _amber(Code.DEAD, well, "Some tasks are dead", text, "look at why, then replay or remove them")
     if room.tasks and room.late > 0:
         text = f"{room.tasks:,} in the spool, on the way to the broker or to their next attempt"
-        yield _amber(Code.BACKLOG, well, "New tasks get through, others wait", text, "see what is above, or wait")
+        yield _amber(Code.BACKLOG, well, "Tasks wait in the spool", text, "see what is above, or wait")

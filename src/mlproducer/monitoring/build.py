@@ -1,10 +1,10 @@
-"""Writes the shipped dashboards anew: `make dashboards`. Needs `grafana-foundation-sdk`."""
+"""Writes the shipped dashboards and rules anew: `make dashboards`. Needs `grafana-foundation-sdk`."""
 
 from __future__ import annotations
 
 import json
 
-from mlproducer.monitoring import fleet_board, producer_board
+from mlproducer.monitoring import fleet_board, producer_board, rules
 from mlproducer.monitoring.dashboards import DATASOURCE, RUNBOOKS, SHIPPED
 
 
@@ -18,6 +18,7 @@ def main() -> None:
     SHIPPED.mkdir(exist_ok=True)
     for name, text in built().items():
         (SHIPPED / name).write_text(text, encoding="utf-8")
+    rules.SHIPPED.write_text(rules.as_yaml(rules.document()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,23 @@ FULL: Final = 0.8
 MEMORY: Final = 3_600
 """Seconds that the level of a shared spool is compared with."""
 
+FEW: Final = 2
+"""Of what happens now and then on a broker or a store that is well."""
+MANY: Final = 9
+"""Refusals within five minutes: fewer may be one unlucky caller."""
+BACKLOG_FROM: Final = 1_000
+"""Tasks in a queue: workers that take some seconds each always have a few hundred before them."""
+
+SAME: Final = "on (job, instance)"
+AWAY: Final = (
+    "(ml_producer_connection_state != 2 or ml_producer_connection_blocked == 1"
+    " or ml_producer_circuit_breaker_state > 0)"
+)
+"""The broker takes nothing: an alert of its own says why."""
+HELD: Final = "(max by (job, instance) (ml_producer_route_state) > 0)"
+EXPLAINED: Final = f"\nunless {SAME} {AWAY}\nunless {SAME} {HELD}"
+"""Silent where one of these tells it."""
+
 _UNITS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _SHARED: Final = '* on (job, instance) group_left (spool) (ml_producer_spool_info{shared="true"} == 1)'
 
@@ -56,6 +73,15 @@ class Durations:
         whole = milliseconds // 1_000
         unit, size = next((unit, size) for unit, size in _UNITS.items() if whole % size == 0)
         return f"{whole // size}{unit}"
+
+
+def refusals(lasts: Durations) -> str:
+    """Calls refused within five minutes, for reasons that are not the caller's own."""
+    reasons = "SpoolFull|SpoolUnavailable|BlobStoreUnavailable|NotInTime|NotAccepting"
+    return (
+        "sum without (task_type, reason)"
+        f' (increase(ml_producer_tasks_refused_total{{reason=~"{reasons}"}}[{lasts(300)}]))'
+    )
 
 
 def fill_ratio() -> str:

@@ -278,12 +278,30 @@ def _queues() -> list[Panel]:
                 "MLProducerDeadLetters",
             ),
             Query("{{instance}}", latest("dlq_size", "instance")),
-            span=12,
+            span=24,
         ),
         graph(
             Words("Broker queues", "Messages that are ready in RabbitMQ: work that no worker has taken yet."),
             Query("{{queue_name}}", latest("queue_depth", "queue_name")),
-            span=12,
+            span=8,
+        ),
+        graph(
+            Words(
+                "Consumers of broker queues",
+                "Who reads each queue. 0 while messages are ready: nobody works on them.",
+                "MLProducerNoConsumers",
+            ),
+            Query("{{queue_name}}", latest("queue_consumers", "queue_name")),
+            span=8,
+        ),
+        graph(
+            Words(
+                "Held routes",
+                "1 held, 2 probed, 3 failing past its patience: its tasks wait in the spool, others go on.",
+                "MLProducerRouteHeld",
+            ),
+            Query("{{routing_key}}", latest("route_state", "routing_key")),
+            span=8,
         ),
     ]
 
@@ -346,7 +364,11 @@ def _errors() -> list[Panel]:
             span=12,
         ),
         graph(
-            Words("Refused by reason", "Calls that were answered with an error: nothing was accepted."),
+            Words(
+                "Refused by reason",
+                "Calls that were answered with an error: nothing was accepted.",
+                "MLProducerRefusing",
+            ),
             Query("{{reason}}", count("tasks_refused_total", by=("reason",))),
             look="bars",
             span=12,

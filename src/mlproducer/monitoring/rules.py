@@ -1,5 +1,8 @@
 """Prometheus's rules, as plain data: what to record, and when to wake whom.
 
+One cause fires one alert: what follows from a lost broker, a held route or a spool that fails is silent while the alert
+of that tells it (`unless`). The budget's alerts are apart: they tell how much it cost.
+
 `rules.yml` beside this module is what `document()` gives; a test keeps the two equal. Every alert has a section of its
 own name in docs/operations.md. Rates and windows are those of a scrape interval of up to a minute.
 """
@@ -13,10 +16,17 @@ from typing import Any, Final
 
 from mlproducer.monitoring.dashboards import RUNBOOKS
 from mlproducer.monitoring.expressions import (
+    AWAY,
+    BACKLOG_FROM,
     BURN_WINDOWS,
+    EXPLAINED,
+    FEW,
     FULL,
     GROWING_FROM,
+    HELD,
+    MANY,
     OLD_SECONDS,
+    SAME,
     Durations,
     burning,
     fill_ratio,
@@ -25,6 +35,7 @@ from mlproducer.monitoring.expressions import (
     missing,
     missing_shared,
     moves,
+    refusals,
     shared_level,
     shared_producers,
 )
@@ -82,14 +93,20 @@ def records(lasts: Durations) -> list[Record]:
 
 
 def alerts(lasts: Durations) -> list[Alert]:
-    return [*_link_alerts(lasts), *_spool_alerts(lasts), *_delivery_alerts(lasts)]
+    return [
+        *_link_alerts(lasts),
+        *_queue_alerts(lasts),
+        *_refusal_alerts(lasts),
+        *_spool_alerts(lasts),
+        *_delivery_alerts(lasts),
+    ]
 
 
 def _link_alerts(lasts: Durations) -> list[Alert]:
     return [
         Alert(
             "MLProducerDisconnected",
-            "ml_producer_connection_state != 2",
+            f"ml_producer_connection_state != 2 unless {SAME} ml_producer_reconnects_exhausted == 1",
             120,
             "critical",
             "No connection to RabbitMQ",
@@ -105,7 +122,7 @@ def _link_alerts(lasts: Durations) -> list[Alert]:
         ),
         Alert(
             "MLProducerCircuitBreakerOpen",
-            "ml_producer_circuit_breaker_state > 0",
+            f"ml_producer_circuit_breaker_state > 0 unless {SAME} ml_producer_connection_state != 2",
             60,
             "critical",
             "The circuit breaker is open",
@@ -121,7 +138,7 @@ def _link_alerts(lasts: Durations) -> list[Alert]:
         ),
         Alert(
             "MLProducerRouteHeld",
-            "max by (instance, routing_key) (ml_producer_route_state) > 0",
+            f"max by (job, instance, routing_key) (ml_producer_route_state) > 0\nunless {SAME} {AWAY}",
             120,
             "critical",
             "A queue takes nothing",
@@ -130,11 +147,68 @@ def _link_alerts(lasts: Durations) -> list[Alert]:
         ),
         Alert(
             "MLProducerConfirmTimeouts",
-            f"increase(ml_producer_confirm_timeouts_total[{lasts(300)}]) > 0",
+            # A broker that answers nothing, or a route that confirms nothing, has an alert of its own.
+            f"increase(ml_producer_confirm_timeouts_total[{lasts(300)}]) > {FEW}{EXPLAINED}",
             0,
             "warning",
             "Confirms do not come in time",
             "About {{ $value | humanize }} attempts of {{ $labels.instance }} had no confirm in time within 5 minutes.",
+        ),
+    ]
+
+
+def _queue_alerts(lasts: Durations) -> list[Alert]:
+    """Of a queue, whichever instances see it: one alert."""
+    ready, readers = (f"max by (job, queue_name) (ml_producer_queue_{name})" for name in ("depth", "consumers"))
+    unread = 'max by (job) (ml_producer_cause{cause="unread"}) > 0'
+    return [
+        Alert(
+            "MLProducerNoConsumers",
+            f"{ready} > 0\nand {readers} == 0\nand on (job) {unread}",
+            300,
+            "critical",
+            "Nobody reads a queue",
+            "{{ $value | humanize }} tasks wait in {{ $labels.queue_name }}, and no worker has read it for 5 minutes.",
+        ),
+        Alert(
+            "MLProducerQueueBacklog",
+            f"{ready} > {BACKLOG_FROM}\n"
+            f"and max by (job, queue_name) (delta(ml_producer_queue_depth[{lasts(1800)}])) > 0\nand {readers} > 0",
+            600,
+            "warning",
+            "Workers are too slow for a queue",
+            "{{ $value | humanize }} tasks wait in {{ $labels.queue_name }}, more than half an hour ago.",
+        ),
+        Alert(
+            "MLProducerQueueMissing",
+            # Its tasks come back, and then its route is held: that alert names it.
+            f'ml_producer_cause{{cause="queue_missing"}} > 0{EXPLAINED}',
+            120,
+            "critical",
+            "A queue is missing",
+            "A queue or an exchange that {{ $labels.instance }} uses is not there, or is not bound.",
+        ),
+    ]
+
+
+def _refusal_alerts(lasts: Durations) -> list[Alert]:
+    return [
+        Alert(
+            "MLProducerRefusing",
+            f"{refusals(lasts)} > {MANY}\nunless {SAME} ml_producer_spool_unavailable == 1",
+            60,
+            "critical",
+            "New tasks are refused",
+            "About {{ $value | humanize }} calls were refused by {{ $labels.instance }} within 5 minutes.",
+        ),
+        Alert(
+            "MLProducerSpoolErrors",
+            f"increase(ml_producer_spool_errors_total[{lasts(300)}]) > {FEW}\n"
+            f"unless {SAME} ml_producer_spool_unavailable == 1",
+            60,
+            "warning",
+            "The spool fails now and then",
+            "About {{ $value | humanize }} calls of {{ $labels.instance }} met a spool that failed within 5 minutes.",
         ),
     ]
 
@@ -153,7 +227,7 @@ def _spool_alerts(lasts: Durations) -> list[Alert]:
             "MLProducerRetryQueueGrowing",
             # Tasks that wait as told, for their eta, are not overdue.
             f"ml_producer_retry_queue_size > {GROWING_FROM} and delta(ml_producer_retry_queue_size[{lasts(600)}]) > 0"
-            f" and ml_producer_retry_queue_overdue_seconds > {60 * lasts.scale:g}",
+            f" and ml_producer_retry_queue_overdue_seconds > {60 * lasts.scale:g}{EXPLAINED}",
             600,
             "warning",
             "The retry queue grows",
@@ -163,7 +237,7 @@ def _spool_alerts(lasts: Durations) -> list[Alert]:
             "MLProducerRetryQueueOld",
             # One that is retried at the broker is old too, but somebody is at it.
             f"ml_producer_retry_queue_oldest_age_seconds > {OLD_SECONDS * lasts.scale:g}"
-            f" and ml_producer_retry_queue_overdue_seconds > {60 * lasts.scale:g}",
+            f" and ml_producer_retry_queue_overdue_seconds > {60 * lasts.scale:g}{EXPLAINED}",
             60,
             "warning",
             "Tasks wait for long",
@@ -171,7 +245,7 @@ def _spool_alerts(lasts: Durations) -> list[Alert]:
         ),
         Alert(
             "MLProducerSpoolNearlyFull",
-            f"instance:ml_producer_retry_queue_fill:ratio > {FULL}",
+            f"instance:ml_producer_retry_queue_fill:ratio > {FULL}\nunless {SAME} {refusals(lasts)} > {MANY}",
             60,
             "critical",
             "The spool is nearly full",
@@ -189,7 +263,7 @@ def _spool_alerts(lasts: Durations) -> list[Alert]:
         Alert(
             "MLProducerUnroutable",
             'sum without (task_type, status) (increase(ml_producer_tasks_sent_total{status="returned"}'
-            f"[{lasts(300)}])) > 0",
+            f"[{lasts(300)}])) > 0\nunless {SAME} {HELD}",
             0,
             "warning",
             "RabbitMQ has no queue for some tasks",
@@ -203,7 +277,7 @@ def _delivery_alerts(lasts: Durations) -> list[Alert]:
         Alert(
             "MLProducerNoConfirms",
             f"rate(ml_producer_tasks_accepted_total[{lasts(300)}]) > 0"
-            f" and rate(ml_producer_tasks_confirmed_total[{lasts(300)}]) == 0",
+            f" and rate(ml_producer_tasks_confirmed_total[{lasts(300)}]) == 0{EXPLAINED}",
             300,
             "critical",
             "Tasks are accepted, none is confirmed",

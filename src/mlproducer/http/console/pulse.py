@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import astuple
 from pydantic_core import to_json, to_jsonable_python
 
-from mlproducer.core.verdict import Level
+from mlproducer.core.verdict import Cause, Level
 from mlproducer.delivery.views import dead_view, waiting_view
 from mlproducer.errors import NotAccepting, SpoolUnavailable
 from mlproducer.loggers import get_logger
@@ -222,14 +222,18 @@ async def _every(seconds: float, act: Callable[[], Awaitable[None]]) -> None:
 
 
 def detail_of(status: Status) -> str:
-    """The worst cause, and what becomes of new tasks; how many tasks wait, where some do."""
-    worst = f"{_sentence(status.causes[0].text)} " if status.causes else f"Connected to {status.node}. "
+    """The worst cause; what becomes of new tasks; how many wait; and the other causes by name, so that none hides."""
+    worst = f"{_sentence(status.causes[0])} " if status.causes else f"Connected to {status.node}. "
     waiting = f" {status.spool_tasks:,} task{'s wait' if status.spool_tasks != 1 else ' waits'} in the spool."
-    return f"{worst}{status.promise}{waiting if status.spool_tasks else ''}"
+    others = dict.fromkeys(cause.title for cause in status.causes if cause.title != status.title)
+    also = f" Also: {'; '.join(others).lower()}." if others else ""
+    return f"{worst}{status.promise}{waiting if status.spool_tasks else ''}{also}"
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}".rstrip(".") + "."
+def _sentence(cause: Cause) -> str:
+    """A queue's or a route's name is left as it is."""
+    text = cause.text.rstrip(".")
+    return f"{text}." if cause.about else f"{text[:1].upper()}{text[1:]}."
 
 
 def _event(name: str, content: object) -> bytes:

@@ -6,6 +6,7 @@ import { confirmed } from "./dialogs.js";
 import { el, setText, table, toast } from "./dom.js";
 import { axisSeconds, bytes, count, seconds, short, span, when, words } from "./format.js";
 import { DEAD, WAITING, deadRow, waitingRow } from "./rows.js";
+import { causes, causesOf, fillOf, queues, refused, routes, routesOf } from "./state.js";
 
 const TILES = [
   ["accepted", "Accepted", "per second"],
@@ -19,22 +20,28 @@ const TILES = [
 export function overview(main, past) {
   const tiles = new Map(TILES.map(([key, title, note]) => [key, tile(title, note)]));
   const charts = makeCharts();
-  const link = facts("Connection", ["State", "Broker", "Failed attempts", "Last confirm", "Last error"]);
-  const guard = facts("Circuit breaker", ["State", "Failures in a row"]);
-  const spool = facts("Spool", ["Tasks", "Size", "Oldest", "Service up"]);
+  const link = facts("Connection", ["State", "Broker", "Next attempt", "Failed attempts", "Last confirm", "Last error"]);
+  const guard = facts("Circuit breaker", ["State", "Failures in a row", "Next probe"]);
+  const spool = facts("Spool", ["Tasks", "Size", "Oldest", "Fill", "Full in", "Refused calls", "Service up"]);
   const reconnect = el("button", { type: "button", on: { click: () => askReconnect(latest) } }, "Reconnect");
   const reset = el("button", { type: "button", on: { click: resetBreaker } }, "Reset breaker");
   link.node.append(el("p", { class: "act" }, reconnect));
   guard.node.append(el("p", { class: "act" }, reset));
   const places = { waiting: el("div"), dead: el("div"), changes: el("div") };
+  const found = { causes: causes(), queues: queues(), routes: routes() };
   let latest = null;
 
   main.append(
     el("h1", { class: "unseen", tabindex: "-1" }, "Overview"),
+    el("section", { class: "card rows" }, el("h2", {}, "What is wrong"), found.causes.node),
     el("dl", { class: "tiles" }, [...tiles.values()].map((each) => each.node)),
     el("div", { class: "charts" }, charts.map((each) => each.node)),
     numbers(past),
     el("div", { class: "cards" }, link.node, guard.node, spool.node),
+    el("div", { class: "pair" },
+      el("section", { class: "card rows" }, el("h2", {}, "Broker queues"), found.queues.node,
+        el("p", { class: "note" }, "As the last health check found them. What workers hold and have not acknowledged is not shown: AMQP does not tell it.")),
+      el("section", { class: "card rows" }, el("h2", {}, "Held routes"), found.routes.node)),
     el("div", { class: "pair" },
       section("Retry queue", "#/retry-queue", places.waiting),
       section("Dead letters", "#/dead-letters", places.dead)),
@@ -52,11 +59,18 @@ export function overview(main, past) {
     setText(tiles.get("dead").note, sample.dead ? "need a person" : "none");
     tiles.get("dead").node.classList.toggle("warn", sample.dead > 0);
     tiles.get("waiting").node.classList.toggle("warn", sample.waiting > 0 && sample.level !== "ok");
-    link.show([words(status.connection), status.node, count(status.reconnect_attempts), when(status.last_confirm_at, true), status.last_error || "none"]);
-    guard.show([words(status.breaker), count(status.breaker_failures)]);
-    spool.show([count(status.spool_tasks), bytes(status.spool_bytes), status.spool_oldest_age === null ? "–" : span(status.spool_oldest_age), span(status.uptime)]);
+    const next = status.next_attempt_in === null ? "–" : when(Math.round(sample.at + status.next_attempt_in), true);
+    link.show([words(status.connection), status.node, next, count(status.reconnect_attempts), when(status.last_confirm_at, true), status.last_error || "none"]);
+    const probe = status.breaker_probe_in === null ? "–" : when(Math.round(sample.at + status.breaker_probe_in), true);
+    guard.show([words(status.breaker), count(status.breaker_failures), probe]);
+    spool.show([count(status.spool_tasks), bytes(status.spool_bytes), status.spool_oldest_age === null ? "–" : span(status.spool_oldest_age), ...fillOf(status), refused(status), span(status.uptime)]);
+    found.causes.show(causesOf(status, sample.at));
+    found.queues.show(status.queues);
+    found.routes.show(routesOf(status, sample.at));
+    setText(reconnect, status.connection === "connected" ? "Reconnect" : "Try now");
     link.node.classList.toggle("bad", status.connection !== "connected" || status.blocked);
     guard.node.classList.toggle("bad", status.breaker === "open");
+    spool.node.classList.toggle("bad", ["some_refused", "refused"].includes(status.new_tasks));
   }
 
   const tell = {

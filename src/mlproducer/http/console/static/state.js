@@ -1,0 +1,75 @@
+// What is wrong and where: causes, held routes, the broker's queues, refused calls. All of it comes with the verdict.
+
+import { el, table } from "./dom.js";
+import { count, short, span, when, words } from "./format.js";
+
+const LEVELS = { green: "Green", amber: "Amber", red: "Red" };
+const TAGS = { green: "ok", amber: "warn", red: "bad" };
+
+/** Draws a place anew only if what it shows has changed: the focus and a selection stay. */
+export class Place {
+  constructor(draw) {
+    this.node = el("div");
+    this.draw = draw;
+    this.drawn = null;
+  }
+
+  show(content, at) {
+    const key = JSON.stringify(content);
+    if (key === this.drawn) return;
+    this.drawn = key;
+    this.node.replaceChildren(this.draw(content, at));
+  }
+}
+
+/** Each cause, the worst first, with what mends it. */
+export const causes = () => new Place((found) => {
+  if (!found.length) return el("p", { class: "empty" }, "Nothing is wrong.");
+  return el("ol", { class: "changes causes" }, found.map((cause) => el("li", {},
+    when(cause.from, true),
+    el("span", { class: `tag ${TAGS[cause.level]}` }, LEVELS[cause.level]),
+    el("span", {}, el("b", {}, cause.title), " ", el("span", { class: "said" }, `${cause.text}. To mend it: ${cause.todo}.`)))));
+});
+
+/** Numbers that count by the second are left to `when`, which keeps itself current. */
+export const causesOf = (status, at) => status.causes.map(({ level, title, text, todo, since }) => ({
+  level, title, text, todo, from: since === null ? null : Math.round((at - since) / 2) * 2,
+}));
+
+export const queues = () => new Place((found) => table("Broker queues", [["Queue", ""], ["Ready", "num"], ["Consumers", "num"], ["Growth", "num"], ["State", ""]],
+  found.map((queue) => el("tr", {},
+    el("th", { scope: "row" }, queue.name),
+    el("td", { class: "num" }, queue.missing ? "–" : count(queue.ready)),
+    el("td", { class: "num" }, queue.missing ? "–" : count(queue.consumers)),
+    el("td", { class: "num" }, growth(queue.growth)),
+    el("td", { class: "text" }, stateOf(queue)))),
+  "No queue was looked at yet."));
+
+function stateOf(queue) {
+  if (queue.missing) return [el("span", { class: "tag warn" }, "Missing"), " ", el("span", { class: "said" }, queue.missing)];
+  if (queue.ready && !queue.consumers) return el("span", { class: "tag warn" }, "Nobody reads it");
+  return queue.consumers ? "is read" : "empty, and nobody reads it";
+}
+
+const growth = (perSecond) => (perSecond === null ? "–" : `${perSecond > 0 ? "+" : ""}${short(Math.round(perSecond * 100) / 100)}/s`);
+
+export const routes = () => new Place((found) => table("Held routes", [["Route", ""], ["Why", ""], ["Held since", ""], ["Next probe", ""]],
+  found.map((route) => el("tr", {},
+    el("th", { scope: "row" }, route.key),
+    el("td", { class: "text" }, words(route.reason)),
+    el("td", {}, when(route.from, true)),
+    el("td", {}, route.failing ? "its tasks spend their attempts" : route.next === null ? "on its way" : when(route.next, true)))),
+  "All routes are open."));
+
+export const routesOf = (status, at) => status.routes.map(({ key, reason, failing, since, probe_in }) => ({
+  key, reason, failing, from: Math.round(at - since), next: probe_in === null ? null : Math.round(at + probe_in),
+}));
+
+/** `SpoolFull 3.2/s, NotInTime 0.1/s`. */
+export const refused = (status) => status.refused.map(({ reason, rate }) => `${reason} ${short(rate)}/s`).join(", ") || "none";
+
+/** How full, by what, and for how long it lasts. */
+export function fillOf(status) {
+  const share = `${short(status.spool_fill * 100)} % of ${status.spool_limit}`;
+  return status.spool_full_in === null ? [share, "does not grow"] : [share, `${span(status.spool_full_in)}, as it grows now`];
+}
