@@ -90,7 +90,7 @@ async def test_the_breaker_goes_through_all_its_states(shop: Workshop) -> None:
     assert any(text.startswith("closed → open → half-open → open → half-open") for text in texts)
 
 
-async def test_late_confirms_settle_nothing(shop: Workshop) -> None:
+async def test_late_confirms_settle_their_own_tasks(shop: Workshop) -> None:
     report, _ = await play(shop, "publisher-confirms")
     assert report.time_to_detect is not None
     assert report.time_to_detect > 4.5, "the 5 s are not shortened: they are what it is about"
