@@ -203,6 +203,7 @@ class TestConnectionsOfTheUsersOwnKind:
                 OUTBOX.add(connection, task())
             with pytest.raises(TypeError, match="oracle"):
                 OUTBOX.create_tables(connection)
+        engine.dispose()
 
 
 class TestTables:
