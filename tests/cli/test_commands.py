@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from making_queues import make_queue
 from mlproducer.cli.app import COMMANDS, app, load
 from mlproducer.cli.quickstart.client import Client
 from mlproducer.settings import Settings
@@ -27,6 +28,7 @@ queue = "ml.nowhere"
 [task_types.lost.fields]
 share_id = "string"
 """
+LOST_TASK = '{"task_type": "lost", "payload": {"share_id": "1"}, "id": "a"}'
 SHARES = Path(__file__).resolve().parents[2] / "examples" / "shares.ndjson"
 NOWHERE = "amqp://ml:s3cretword@127.0.0.1:1/"
 
@@ -249,15 +251,33 @@ def test_publish_spools_while_there_is_no_broker_and_the_next_one_sends_it(
 def test_publish_says_that_a_task_died(vhost_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RABBITMQ_URL", vhost_url)
     monkeypatch.setenv("ML_RETRY_FIRST", "0.01")
-    Path("types.toml").write_text(LOST_TYPE)
-    assert publish('{"task_type": "embed_vectors", "payload": {"share_id": "1", "content": "x"}}').exit_code == 0
-    monkeypatch.setenv("ML_TASK_TYPES", "types.toml")
-    monkeypatch.setenv("ML_DECLARE_TOPOLOGY", "false")
-    result = publish('{"task_type": "lost", "payload": {"share_id": "1"}, "id": "a"}')
+    monkeypatch.setenv("ML_ROUTE_PATIENCE", "0")
+    _lose_a_queue(monkeypatch)
+    result = publish(LOST_TASK)
     assert result.exit_code == 1
     assert result.stdout == "accepted 1 (confirmed 0, spooled 1), refused 0\n"
     assert "1 task went to the dead letter queue" in result.stderr
     assert _dead() == ["a"]
+
+
+def test_publish_to_a_queue_that_never_was_keeps_the_task_and_says_which_route_takes_nothing_and_why(
+    vhost_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RABBITMQ_URL", vhost_url)
+    _lose_a_queue(monkeypatch)
+    result = publish(LOST_TASK, "--json")
+    assert result.exit_code == 0
+    receipt, _ = _lines(result)
+    assert (receipt["state"], "no queue is bound" in receipt["reason"]) == ("spooled", True)
+    assert "ml.nowhere takes nothing at present (returned: no queue is bound for its routing key" in result.stderr
+    assert "1 task waits in the spool" in result.stderr
+    assert _dead() == []
+    (shown,) = _lines(run("retry", "show", "a", "--json"))
+    assert (shown["attempts"], shown["cause"]) == (0, "returned")
+    make_queue(vhost_url, "ml.nowhere")
+    drained = run("drain", "--json")
+    assert drained.exit_code == 0, drained.stderr
+    assert _lines(drained)[0]["published"] == 1
 
 
 def test_publish_of_a_file_that_is_not_there_is_exit_2() -> None:
@@ -290,6 +310,14 @@ def test_publish_reads_a_pipe(vhost_url: str) -> None:
     done = _shell("publish", env={"RABBITMQ_URL": vhost_url}, stdin=task_line("a"))
     assert (done.returncode, done.stdout) == (0, "accepted 1 (confirmed 1, spooled 0), refused 0\n")
     assert done.stderr == ""
+
+
+def _lose_a_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on there is a task type whose queue nobody makes."""
+    Path("types.toml").write_text(LOST_TYPE)
+    assert publish(task_line("first")).exit_code == 0  # makes the exchange
+    monkeypatch.setenv("ML_TASK_TYPES", "types.toml")
+    monkeypatch.setenv("ML_DECLARE_TOPOLOGY", "false")
 
 
 def _dead() -> list[str]:
@@ -410,23 +438,23 @@ def test_drain_publishes_what_an_outage_left(vhost_url: str, monkeypatch: pytest
     }
 
 
-def test_drain_says_what_is_not_due_and_fails_for_what_died(
-    vhost_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_drain_says_what_is_not_due_and_which_route_takes_nothing_and_fails_for_what_died(
+    vhost_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RABBITMQ_URL", vhost_url)
-    assert publish(task_line("first")).exit_code == 0  # makes the exchange
-    (tmp_path / "types.toml").write_text(LOST_TYPE)
-    monkeypatch.setenv("ML_TASK_TYPES", str(tmp_path / "types.toml"))
-    monkeypatch.setenv("ML_DECLARE_TOPOLOGY", "false")
+    _lose_a_queue(monkeypatch)
+    monkeypatch.setenv("ML_RETRY_FIRST", "0.1")
     monkeypatch.setenv("ML_RETRY_ATTEMPTS", "1")
-    lost = json.dumps({"task_type": "lost", "payload": {"share_id": "1"}, "id": "lost"})
-    _left(monkeypatch, task_line("later", eta="2099-01-01T00:00:00Z"), lost)
+    monkeypatch.setenv("ML_ROUTE_PATIENCE", "0.3")
+    _left(monkeypatch, task_line("later", eta="2099-01-01T00:00:00Z"), LOST_TASK)
     monkeypatch.setenv("RABBITMQ_URL", vhost_url)
     result = run("drain", "--json")
     assert result.exit_code == 1, (result.stdout, result.stderr)
     (found,) = _lines(result)
     assert (found["waiting"], found["dead"], found["complete"]) == (1, 1, True)
     assert "not due yet, the next at 20" in result.stderr
+    assert "ml.nowhere takes nothing at present (returned: no queue is bound for its routing key" in result.stderr
+    assert "ml.nowhere has taken nothing for ML_ROUTE_PATIENCE" in result.stderr
     assert "dead letter queue" in result.stderr
 
 

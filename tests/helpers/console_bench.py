@@ -27,6 +27,7 @@ QUICK = {
     "ML_RECONNECT_ATTEMPTS": "1000",
     "ML_RETRY_FIRST": "0.05",
     "ML_RETRY_CAP": "0.1",
+    "ML_ROUTE_PATIENCE": "0",  # a fault is the task's own at once: dead letters are wanted, and soon
     "ML_DRAIN_POLL": "0.1",
     "ML_SHUTDOWN_TIMEOUT": "1",
     "ML_BREAKER_FAILURES": "1000",  # a broker that is away long enough would open it, and its cool-down is long

@@ -26,6 +26,7 @@ SETTINGS: Final[Mapping[str, object]] = {
     "ML_RECONNECT_CAP": 1,
     "ML_RETRY_FIRST": 0.1,
     "ML_RETRY_CAP": 0.3,
+    "ML_ROUTE_PATIENCE": 1,
     "ML_DRAIN_POLL": 0.1,
     "ML_BREAKER_COOLDOWN": 2,
     "ML_SHUTDOWN_TIMEOUT": 1,

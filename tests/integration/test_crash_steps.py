@@ -176,7 +176,7 @@ async def test_a_crash_of_the_drain_publishes_again_what_it_had_not_noted_and_no
 async def test_a_crash_around_a_burial_keeps_the_task_in_one_place_and_its_copy_in_the_queue(
     rabbit: PrivateRabbit, children: ForkServer, tmp_path: Path, step: str
 ) -> None:
-    crash = Crash(rabbit, children, tmp_path, ml_dlq_publish=True, ml_retry_attempts=1)
+    crash = Crash(rabbit, children, tmp_path, ml_dlq_publish=True, ml_retry_attempts=1, ml_route_patience=0)
     # No queue is bound for it: each is returned, and one attempt is all there is.
     types = tmp_path / "types.toml"
     types.write_text(

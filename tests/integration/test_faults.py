@@ -15,7 +15,14 @@ import pytest
 from depth import DEPTH
 from making_queues import make_queue
 from mlproducer import Producer, Receipt, Settings, Task, TaskState
-from mlproducer.events import BlockedChanged, ConnectionChanged, ConnectionFailed, ConnectionState, Event
+from mlproducer.events import (
+    AttemptSettled,
+    BlockedChanged,
+    ConnectionChanged,
+    ConnectionFailed,
+    ConnectionState,
+    Event,
+)
 from mlproducer.testing.rabbitmq import PrivateRabbit
 from places import places
 
@@ -197,7 +204,7 @@ async def test_a_queue_that_nobody_makes_sends_tasks_through_their_attempts_to_t
     vhost: str, tmp_path: Path
 ) -> None:
     await _admin(vhost, lambda channel: channel.declare_exchange("ml.tasks", "topic", durable=True))
-    trial = Trial(vhost, tmp_path, ml_declare_topology=False)
+    trial = Trial(vhost, tmp_path, ml_declare_topology=False, ml_route_patience=1)
     async with trial.producer as p:
         assert await p.connected(20), p.status().last_error
         await trial.load(20)
@@ -212,6 +219,29 @@ async def test_a_queue_that_nobody_makes_sends_tasks_through_their_attempts_to_t
     where = await places(vhost, trial.database)
     assert len(where.queues) == 20
     assert not where.dead
+
+
+@ONE_LOOP
+async def test_tasks_for_a_queue_that_is_made_within_the_patience_wait_for_it_and_spend_nothing(
+    vhost: str, tmp_path: Path
+) -> None:
+    await asyncio.to_thread(make_queue, vhost, "ml.summarize")
+    trial = Trial(vhost, tmp_path, ml_declare_topology=False)
+    async with trial.producer as p:
+        assert await p.connected(20), p.status().last_error
+        await trial.load(20)
+        assert {r.state for r in trial.receipts} == {TaskState.SPOOLED}
+        sent = len(trial.told(AttemptSettled))
+        await until(lambda: len(trial.told(AttemptSettled)) > sent + 2)  # probes
+        assert (await p.publish_summarization_task("1", "another queue")).confirmed
+        (check,) = [check for check in p.health().checks if check.name == "routes"]
+        assert (check.status, "no queue is bound for its routing key" in check.detail) == ("degraded", True)
+        assert {row.attempts for row in await p.waiting()} == {0}
+        await asyncio.to_thread(make_queue, vhost, "ml.embed")
+        await trial.drained()
+        assert p.status().dead == 0
+    where = await places(vhost, trial.database)
+    assert trial.accepted <= set(where.queues)
 
 
 @ONE_LOOP
@@ -240,7 +270,7 @@ async def test_a_queue_that_rejects_publishes_nacks_and_the_tasks_end_in_the_dlq
         await queue.bind(exchange, "ml.embed")
 
     await _admin(vhost, small_queue)
-    trial = Trial(vhost, tmp_path)
+    trial = Trial(vhost, tmp_path, ml_route_patience=1)
     async with trial.producer as p:
         assert await p.connected(20), "a queue with other arguments than ours does not stop the producer"
         for n in range(12):

@@ -13,9 +13,10 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from mlproducer.cli.output import ExitCode, JsonOption, Output, output, plural, when
+from mlproducer.cli.routes import said
 from mlproducer.cli.signals import stop_on_signals
 from mlproducer.cli.store import looking_at
-from mlproducer.events import Event, TaskConfirmed, TaskDeadLettered
+from mlproducer.events import Event, RouteChanged, TaskConfirmed, TaskDeadLettered
 from mlproducer.rows import SpoolSize
 from mlproducer.settings import Settings
 from mlproducer.wiring import Producer
@@ -28,6 +29,7 @@ _SAY_EVERY: Final = 2.0
 class _Drained:
     """How it went; a listener of the producer."""
 
+    out: Output
     confirmed: int = 0
     died: int = 0
     connected: bool = True
@@ -40,6 +42,8 @@ class _Drained:
             self.confirmed += 1
         elif isinstance(event, TaskDeadLettered):
             self.died += 1
+        elif isinstance(event, RouteChanged):
+            self.out.note(said(event))
 
 
 def drain(
@@ -54,7 +58,7 @@ def drain(
     """
     settings = Settings.load(ml_log_level="error")
     out = output(as_json=as_json)
-    found = _Drained()
+    found = _Drained(out)
     size = asyncio.run(_drain(settings, found, out, timeout))
     _conclude(out, found, size)
     if found.interrupted:

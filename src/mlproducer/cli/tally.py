@@ -13,8 +13,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 
 from mlproducer.cli.lines import Line
 from mlproducer.cli.output import Output, plural
+from mlproducer.cli.routes import said
 from mlproducer.errors import Fault, InvalidTask, MLProducerError
-from mlproducer.events import Event, TaskDeadLettered
+from mlproducer.events import Event, RouteChanged, TaskDeadLettered
 from mlproducer.settings import Settings
 from mlproducer.task import Receipt
 from mlproducer.urls.parts import shown
@@ -87,6 +88,8 @@ class Tally:
         """A listener of the producer."""
         if isinstance(event, TaskDeadLettered):
             self.died += 1
+        elif isinstance(event, RouteChanged):
+            self.out.note(said(event))
 
     def offline(self, reason: str, settings: Settings) -> None:
         """Said once, when the broker is not there."""

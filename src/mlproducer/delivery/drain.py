@@ -185,6 +185,10 @@ class Drain:
         """Seconds since the loop last began a turn. It does so at every poll; a turn may wait as long as a batch."""
         return self._clock.monotonic() - self._turned_at
 
+    def closed_routes(self) -> str:
+        """Which take nothing at present, and why."""
+        return "; ".join(f"{held.key}: {held.reason}" for held in self._routes.closed())
+
     def wake(self) -> None:
         """Something may be due."""
         self.dry = False

@@ -95,10 +95,14 @@ class Leaving:
         # Other processes may have published some of ours; more than there are in all are not left.
         left = min(spooled, await self._waiting(spooled))
         if left:
-            due = self._due()
-            held = self._drain.held and f"nothing is taken at present by {self._drain.held} (ML_ROUTE_PATIENCE)"
-            reason = obstacle or held or ("the time was over (ML_SHUTDOWN_TIMEOUT)" if due else "they are not due yet")
-            self._tell(TasksLeft(left, reason, self._durable))
+            self._tell(TasksLeft(left, obstacle or self._why(), self._durable))
+
+    def _why(self) -> str:
+        closed = self._drain.closed_routes()
+        if self._due() and not self._drain.held:
+            return "the time was over (ML_SHUTDOWN_TIMEOUT)"
+        # A row that met a held route is put off until after its probe, so it is not due either.
+        return f"a route takes nothing at present: {closed} (ML_ROUTE_PATIENCE)" if closed else "they are not due yet"
 
     async def _waiting(self, unknown: int) -> int:
         try:

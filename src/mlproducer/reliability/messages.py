@@ -1,4 +1,4 @@
-"""Scenario: the fault is the message's or its route's. Three attempts, the dead letter queue, and back by replay."""
+"""Scenario: routes that stay broken past the patience. Three attempts, the dead letter queue, and back by replay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from mlproducer.reliability.reader import Reader
 from mlproducer.reliability.stage import Stage, Trial, until, whole
 from mlproducer.rows import DeadFilter
 
-SETTINGS: Final[Mapping[str, float]] = {"ml_retry_first": 0.1, "ml_retry_cap": 0.4, "ml_drain_poll": 0.1}
+SETTINGS: Final[Mapping[str, float]] = {
+    "ml_retry_first": 0.1,
+    "ml_retry_cap": 0.4,
+    "ml_drain_poll": 0.1,
+    "ml_route_patience": 1.0,
+}
 ROOM: Final = 5
 """Messages that the full queue takes."""
 _UNROUTABLE: Final = "ml.embed"
@@ -20,7 +25,7 @@ _FULL: Final = "ml.summarize"
 
 
 async def message_retry(stage: Stage) -> None:
-    """One queue is missing, another is full: tasks are retried, die, and are replayed when all is well."""
+    """One queue is missing, another is full, for longer than the patience: tasks are retried, die, and are replayed."""
     book, few = stage.book, stage.scale.few
     # A producer that may declare would make the missing queue, once a task was returned.
     settings = stage.settings(ml_declare_topology=False, **SETTINGS)
@@ -29,7 +34,7 @@ async def message_retry(stage: Stage) -> None:
         book.step(f"{few} tasks for a queue that does not exist, {few} for one that is full")
         await trial.burst(few, "embed_vectors")
         await trial.burst(few, "summarize_llm")
-        book.step(f"each fault spends one of {settings.ml_retry_attempts} attempts; then the dead letter queue")
+        book.step(f"past the patience each fault spends one of {settings.ml_retry_attempts} attempts; then they die")
         dead = await _all_settled(stage)
         reasons, attempts = await _letters(trial)
         book.step("the missing queue is made again, the full one is emptied")
