@@ -20,6 +20,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from mlproducer.core.sharing import MOST_WEIGHT
 from mlproducer.envfile import meant, names_in, read_env_file
 from mlproducer.errors import SettingsError
 from mlproducer.homes import HOMELESS, data_dir, no_home
@@ -132,6 +133,10 @@ class Settings(BaseSettings):
     ml_retry_jitter: Annotated[float, Field(ge=0, le=1)] = Field(0.3, validation_alias=_env("ML_RETRY_JITTER"))
     ml_route_patience: Annotated[float, Field(ge=0)] = Field(300.0, validation_alias=_env("ML_ROUTE_PATIENCE"))
     """Seconds for which a route may be broken before its tasks spend attempts; 0: each fault is its task's own."""
+    ml_route_weights: Annotated[Mapping[str, Annotated[int, Field(ge=1, le=MOST_WEIGHT)]], NoDecode] = Field(
+        {}, validation_alias=_env("ML_ROUTE_WEIGHTS")
+    )
+    """Routing keys and what each gets of the window and the leases, as in `ml.embed=3,ml.summarize=2`; others: 1."""
     ml_data_dir: Path = Field(default_factory=data_dir, validation_alias=_env("ML_DATA_DIR"))
     ml_spool_url: SecretStr = Field(SecretStr(""), validation_alias=_env("ML_SPOOL_URL"))
     """`sqlite:///path`, `postgresql://…`, `redis://…`, `memory://`; empty is `mlproducer.db` in `ML_DATA_DIR`.
@@ -284,6 +289,16 @@ class Settings(BaseSettings):
             return folder.expanduser()
         except RuntimeError:
             raise ValueError("nobody knows the home folder that its ~ means: write the whole path") from None
+
+    @field_validator("ml_route_weights", mode="before")
+    @classmethod
+    def _split_weights(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [each.strip().rpartition("=") for each in value.split(",") if each.strip()]
+        if any(not (key and weight.strip().isdecimal()) for key, _, weight in pairs):
+            raise ValueError("routing keys and whole numbers, such as ml.embed=3,ml.summarize=2")
+        return {key.strip(): int(weight) for key, _, weight in pairs}
 
     @field_validator("ml_api_keys", mode="before")
     @classmethod

@@ -22,6 +22,7 @@ def way(
     size: int = 100,
     route: Admission = Admission.PASS,
     on_route: Load | None = None,
+    weight: int = 1,
 ) -> NotSentCause | None:
     all_in_flight = Load(in_flight, in_flight_bytes)
     return obstacle_to(
@@ -32,6 +33,7 @@ def way(
         window=WINDOW,
         all_in_flight=all_in_flight,
         on_route=on_route,
+        weight=weight,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from engine_bench import bench, embed, until
 from mlproducer.events import RouteState, TaskConfirmed, TaskDeadLettered
 from mlproducer.outcome import Confirmed, Failure, Nacked, NotSent, NotSentCause, Returned, Unsure, UnsureCause
 from mlproducer.ports import Settle
+from mlproducer.rows import NewRow
 from mlproducer.status import CheckStatus
 from mlproducer.task import Envelope, TaskState
 from weather import PATIENT, Weather, states, summary
@@ -162,3 +164,53 @@ async def test_timeouts_of_one_route_while_others_pass_do_not_open_the_breaker()
         weather.answer(LATE)
         assert (await waiting).state is TaskState.SPOOLED
         assert p.status().breaker == "closed"
+
+
+@pytest.mark.parametrize(("weights", "embeds"), [({}, 25), ({EMBED: 3}, 37), ({SUMMARIZE: 9}, 5)])
+async def test_a_slow_start_and_all_that_follows_is_divided_by_weight_whoever_came_first(
+    weights: dict[str, int], embeds: int
+) -> None:
+    b = bench(**PATIENT, ml_route_weights=weights, ml_drain_batch=100)
+    sent: list[str] = []
+    publish = b.broker.publish
+
+    def noting(envelope: Envelope, settle: Settle, *, deadline: float, alone: bool = False) -> None:
+        sent.append(envelope.routing_key)
+        publish(envelope, settle, deadline=deadline, alone=alone)
+
+    b.broker.publish = noting  # type: ignore[method-assign]  # in which order it hears of them
+    b.broker.down = True
+    async with asyncio.timeout(30), b.producer as p:
+        for n in range(400):
+            await p.publish(embed(n))
+        for n in range(400):
+            await p.publish(summary(n))
+        b.broker.down = False
+        p.reconnect()
+        assert await p.drained(20)
+    assert abs(sent[:50].count(EMBED) - embeds) <= 1, "the first batch after a connect"
+    assert abs(sent[:250].count(EMBED) - 5 * embeds) <= 10, "while both have some"
+    assert len(sent) == 800
+
+
+async def test_weights_divide_the_window_and_leave_room_to_the_next_route(tmp_path: Path) -> None:
+    """And new tasks of a healthy route go directly, while thousands of another wait in the file and fill its share."""
+    of_window = {"ml_max_in_flight": 90, "ml_drain_share": 1, "ml_route_weights": {EMBED: 4}}
+    b = bench(**PATIENT, **of_window, ml_spool_url="", ml_data_dir=tmp_path)
+    weather = Weather(b)
+    weather.of[EMBED] = Weather.SILENT
+    b.broker.down = True
+    async with asyncio.timeout(60), b.producer as p:
+        await p.publish(summary("first"))  # who is the only one has the whole window
+        rows = (NewRow(Envelope(f"e{n}", "embed_vectors", EMBED, b"", b""), 0.0) for n in range(3_000))
+        await asyncio.gather(*map(b.spool.put, rows))
+        b.broker.down = False
+        p.reconnect()
+        await until(lambda: len(weather.kept) == 80, 20)  # eight ninths: twice four times what is free
+        for n in range(100):
+            assert (await p.publish(summary(n))).state is TaskState.CONFIRMED
+        assert len(weather.kept) == 80
+        assert (await p.publish(embed("new"))).state is TaskState.SPOOLED, "its share is full"
+        weather.of.clear()
+        weather.answer(Confirmed())
+        await until(lambda: len(b.told(TaskConfirmed)) > 200, 20)

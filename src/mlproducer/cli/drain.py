@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 import typer
@@ -16,7 +16,7 @@ from mlproducer.cli.output import ExitCode, JsonOption, Output, output, plural, 
 from mlproducer.cli.routes import said
 from mlproducer.cli.signals import stop_on_signals
 from mlproducer.cli.store import looking_at
-from mlproducer.events import Event, RouteChanged, TaskConfirmed, TaskDeadLettered
+from mlproducer.events import Event, RouteChanged, RouteState, TaskConfirmed, TaskDeadLettered
 from mlproducer.rows import SpoolSize
 from mlproducer.settings import Settings
 from mlproducer.wiring import Producer
@@ -30,6 +30,8 @@ class _Drained:
     """How it went; a listener of the producer."""
 
     out: Output
+    closed: set[str] = field(default_factory=set)
+    """Routes that take nothing: what waits for them is put off until after their next probe."""
     confirmed: int = 0
     died: int = 0
     connected: bool = True
@@ -44,6 +46,7 @@ class _Drained:
             self.died += 1
         elif isinstance(event, RouteChanged):
             self.out.note(said(event))
+            (self.closed.discard if event.state is RouteState.OPEN else self.closed.add)(event.route)
 
 
 def drain(
@@ -53,8 +56,8 @@ def drain(
 ) -> None:
     """Publish what is due in the spool, and end: after an outage, before a machine goes away, or from cron.
 
-    Exit code 0 if nothing is due any more and nothing went to the dead letter queue, else 1. What is not due yet (an
-    eta, a retry that waits) stays and is said.
+    Exit code 0 if nothing is due any more, nothing went to the dead letter queue, and every route takes tasks, else 1.
+    What is not due yet (an eta, a retry that waits) stays and is said.
     """
     settings = Settings.load(ml_log_level="error")
     out = output(as_json=as_json)
@@ -91,7 +94,7 @@ async def _publish(settings: Settings, found: _Drained, out: Output, total: int,
                 stopped.cancel()
                 working.cancel()
                 (complete,) = await asyncio.gather(working, return_exceptions=True)
-        found.complete, found.interrupted = complete is True, stop.is_set()
+        found.complete, found.interrupted = complete is True and not found.closed, stop.is_set()
         status = producer.status()
         found.connected, found.error = status.connection == "connected", status.last_error or "; ".join(status.reasons)
 

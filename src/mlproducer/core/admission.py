@@ -51,11 +51,12 @@ def obstacle_to(
     window: Window,
     all_in_flight: Load,
     on_route: Load | None,
+    weight: int,
 ) -> NotSentCause | None:
     """Decide on one attempt of `size` bytes: None publishes it now, a cause sends it into the spool.
 
     `link` is what the link says: not connected, blocked, or None. `route_refused`: its route is held. `on_route` is
-    what its route has in flight; None if there is no other route that it could crowd out.
+    what its route, of this weight, has in flight; None if there is no other route that it could crowd out.
     """
     if link is not None:
         return link
@@ -67,12 +68,12 @@ def obstacle_to(
     # One task larger than the whole window still goes when nothing else is in flight, or it would never go.
     if free <= 0 or (all_in_flight.tasks and size > free_bytes):
         return NotSentCause.WINDOW_FULL
-    crowds = on_route is not None and on_route.tasks > 0 and not _has_room(on_route, free, free_bytes)
+    crowds = on_route is not None and on_route.tasks > 0 and not _has_room(on_route, weight, free, free_bytes)
     return NotSentCause.WINDOW_FULL if crowds else None
 
 
-def _has_room(on_route: Load, free: int, free_bytes: int) -> bool:
-    return within_share(on_route.tasks, free) and within_share(on_route.bytes, free_bytes)
+def _has_room(on_route: Load, weight: int, free: int, free_bytes: int) -> bool:
+    return within_share(on_route.tasks, free, weight) and within_share(on_route.bytes, free_bytes, weight)
 
 
 class SpoolGate:

@@ -40,6 +40,7 @@ was ends as dead letters with the reason. A patience of 0 holds nothing: each fa
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, assert_never
@@ -93,6 +94,8 @@ class Route:
     """One route. The shell counts what is in flight on it."""
 
     key: str
+    weight: int = 1
+    """How much it gets of what routes share (`core.sharing`)."""
     load: Load = field(default_factory=Load)
     state: RouteState = RouteState.OPEN
     passed: int = 0
@@ -131,6 +134,8 @@ class Routes:
 
     backoff: Backoff
     patience: float
+    weights: Mapping[str, int] = field(default_factory=dict)
+    """Of routes whose weight is not 1."""
     _routes: dict[str, Route] = field(default_factory=dict)
     _closed: dict[str, Route] = field(default_factory=dict)
     _convicted: dict[str, None] = field(default_factory=dict)
@@ -143,7 +148,7 @@ class Routes:
         if found is None:
             if len(self._routes) >= MOST_ROUTES:
                 self._routes = {each.key: each for each in self._routes.values() if not _is_calm(each)}
-            found = self._routes[key] = Route(key)
+            found = self._routes[key] = Route(key, self.weights.get(key, 1))
         return found
 
     @property

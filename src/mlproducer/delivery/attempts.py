@@ -81,6 +81,7 @@ class Attempts:
             window=self._window,
             all_in_flight=load,
             on_route=None if self._routes.lonely else route.load,
+            weight=route.weight,
         )
         if cause is not None:
             self._guard.release(admission)

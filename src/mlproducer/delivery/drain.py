@@ -5,9 +5,9 @@ committed in one transaction. Up to `LANES` batches overlap, so that the store w
 another; `core.pacing` bounds how much that is. A crash between any two steps leaves the rows leased; when the lease
 ends they are published again with the same task ids: at least once, never lost.
 
-The routes that have something due share each batch, and take turns to be the first (`core.sharing`): a million rows of
-one do not keep the ten of another waiting. A held route gives it nothing, or the one row that probes it, which
-goes in a batch of its own. A batch whose answers are not all in after `SLOW_AFTER` commits those that are and leaves
+The routes that have something due share each batch by their weights (`core.sharing`): a million rows of one do not
+keep the ten of another waiting. A held route gives it nothing, or the one row that probes it, which goes in a batch of
+its own. A batch whose answers are not all in after `SLOW_AFTER` commits those that are and leaves
 its lane: a queue that confirms nothing keeps its own rows waiting, and no others.
 """
 
@@ -247,6 +247,7 @@ class Drain:
             self.held = "" if planned or self._jobs else ", ".join(due)
             return self._routes.wait(due) or self._times.poll
         self.held = ""
+        self._routes.leased(lease.row.envelope.routing_key for lease in leases)
         for batch in self._batches(leases, until):
             await self._start(batch)
         return 0.0

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from mlproducer.core.breaker import Admission
 from mlproducer.core.facts import HeldRoute
 from mlproducer.core.retry import words_of
 from mlproducer.core.routes import Changes, Route, Routes, Try
-from mlproducer.core.sharing import in_order, most_more
+from mlproducer.core.sharing import Turns, divided, most_more
 from mlproducer.events import RouteState
 from mlproducer.outcome import (
     EVERY_ROUTE,
@@ -68,7 +69,7 @@ class RouteWatch:
         self._tell = tell
         self._renew = renew
         self._renewed_at = -math.inf
-        self._turn = 0
+        self._turns = Turns()
         self.of = routes.of
         self.calm = True
         """`Routes.is_calm` of both, at hand: asked with each confirm."""
@@ -162,27 +163,32 @@ class RouteWatch:
             self._exchange.hurry(now)
 
     def plan(self, due: Sequence[str], room: int, free: int) -> dict[str, int]:
-        """How many rows at most of which of the `due` routes may be leased now, of which `room` in all: of a held one a
-        single probe, if it may go. `free` is what is left of the window.
+        """How many rows at most of which of the `due` routes may be leased now, of which `room` in all, the first ones
+        first: of a held one a single probe, if it may go. `free` is what is left of the window.
         """
         now = self._clock.monotonic()
-        self._turn += 1
-        planned: dict[str, int] = {}
         whole = self._exchange.ready(EVERY_ROUTE, now)
         if whole is Admission.REFUSED:
-            return planned
-        for key in in_order(due, self._turn):
-            way = self._routes.ready(key, now)
-            if whole is Admission.PROBE and way is not Admission.REFUSED:
-                return {key: 1}  # for all of them
-            match way:
-                case Admission.PROBE:
-                    planned[key] = 1
-                case Admission.PASS:
-                    planned[key] = room if self.lonely else min(room, most_more(self.of(key).load.tasks, free))
-                case Admission.REFUSED:
-                    pass
-        return {key: most for key, most in planned.items() if most}
+            return {}
+        ways = {key: self._routes.ready(key, now) for key in due}
+        order = self._turns.order(key for key, way in ways.items() if way is not Admission.REFUSED)
+        if whole is Admission.PROBE:
+            return dict.fromkeys(order[:1], 1)  # for all of them
+        most = {key: 1 if ways[key] is Admission.PROBE else min(room, self._more(key, free)) for key in order}
+        weights = {key: self.of(key).weight for key in order}
+        # What is of one weight the store divides evenly, and it knows who has less to give than its part.
+        if len(set(weights.values())) > 1:
+            most = divided(room, weights, most)
+        return {key: rows for key, rows in most.items() if rows}
+
+    def _more(self, key: str, free: int) -> int:
+        route = self.of(key)
+        return free if self.lonely else most_more(route.load.tasks, free, route.weight)
+
+    def leased(self, keys: Iterable[str]) -> None:
+        """A row of each was."""
+        rows = Counter(keys)
+        self._turns.took(rows, {key: self.of(key).weight for key in rows})
 
     def probes(self, key: str) -> bool:
         """Only a probe may go on it."""

@@ -183,7 +183,8 @@ def _inner(out: _Outside, recent: Recent) -> _Inner:
     retry = Backoff(settings.ml_retry_first, settings.ml_retry_cap, settings.ml_retry_jitter)
     patience = settings.ml_route_patience
     renew = out.knot.renew if out.fresh_login else None
-    routes = RouteWatch(Routes(retry, patience), Routes(retry, patience), clock, tell, renew)
+    on_routes = Routes(retry, patience, settings.ml_route_weights)
+    routes = RouteWatch(on_routes, Routes(retry, patience), clock, tell, renew)
     waits = ConfirmWaits(settings.ml_confirm_timeout, settings.longest_confirm)
     attempts = Attempts(broker, guard, routes, clock, tell, window, waits)
     reconnect = Backoff(settings.ml_reconnect_first, settings.ml_reconnect_cap, settings.ml_reconnect_jitter)
