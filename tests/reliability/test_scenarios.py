@@ -33,7 +33,7 @@ def node(breakable_rabbit: PrivateRabbit) -> PrivateRabbit:
 
 @pytest.fixture(scope="module")
 def rooms(node: PrivateRabbit) -> list[str]:
-    return make_rooms(node, 11)
+    return make_rooms(node, 12)
 
 
 @pytest.fixture
@@ -105,6 +105,13 @@ async def test_a_silent_connection_is_found_by_the_health_check(shop: Workshop) 
     assert "within ML_HEALTH_TIMEOUT" in report.findings[1].text
 
 
+async def test_thirteen_queues_over_a_slow_network_need_one_connect(shop: Workshop) -> None:
+    report, _ = await play(shop, "slow-network")
+    assert report.verdict is not None
+    assert report.verdict.accepted == 27
+    assert report.measure("in_dlq") == 0
+
+
 async def test_killed_producers_lose_nothing_that_they_told(shop: Workshop) -> None:
     report, _ = await play(shop, "crash-recovery")
     assert report.verdict is not None
@@ -129,6 +136,14 @@ async def test_all_scenarios_in_full() -> None:
             await play(shop, scenario.name)
         folder = shop.folder
     assert not folder.exists()
+
+
+@pytest.mark.chaos
+async def test_a_cluster_loses_nothing_and_kills_no_task() -> None:
+    async with workshop(chosen("cluster")) as shop:
+        for scenario in chosen("cluster"):
+            report, _ = await play(shop, scenario.name)
+            assert (report.measure("in_spool"), report.measure("in_dlq")) == (0, 0)
 
 
 # A world that is not as it should be ----------------------------------------------------------------------------------

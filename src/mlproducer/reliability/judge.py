@@ -31,7 +31,13 @@ from typing import Any, Final
 from mlproducer.reliability.message import Message, kept
 from mlproducer.reliability.reader import Reader
 
-QUEUES: Final = ("ml.embed", "ml.summarize", "ml.transcribe", "ml.summarize_local", "ml.transcribe_local")
+QUEUES: Final = (
+    "ml.embed",
+    "ml.summarize",
+    "ml.transcribe",
+    "ml.summarize_local",
+    "ml.transcribe_local",
+)
 WAITING: Final = "mlproducer_waiting"
 DEAD: Final = "mlproducer_dead_letters"
 
@@ -179,12 +185,16 @@ def judge(ledger: Ledger, places: Places) -> Verdict:
 class Judge:
     """Reads the queues at `url` and the spool's file `database`. All calls block."""
 
-    def __init__(self, url: str, database: Path, ledger: Ledger, queues: Iterable[str] = QUEUES) -> None:
+    def __init__(self, url: str, database: Path, ledger: Ledger) -> None:
         self._url = url
         self._database = database
         self._ledger = ledger
-        self._queues = tuple(queues)
+        self._queues: tuple[str, ...] = QUEUES
         self._delivered: Counter[Message] = Counter()
+
+    def read(self, queues: Iterable[str]) -> None:
+        """These too, from now on."""
+        self._queues = (*self._queues, *queues)
 
     def take(self) -> None:
         """Take all that is in the queues, as their workers would. Raises: ReaderError."""

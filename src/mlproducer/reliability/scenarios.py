@@ -12,7 +12,7 @@ from typing import ClassVar, Final, assert_never
 from uuid import uuid4
 
 from mlproducer.errors import MLProducerError
-from mlproducer.reliability import clusters, faults, gone, lateness, messages, silence
+from mlproducer.reliability import clusters, far, faults, gone, lateness, messages, silence
 from mlproducer.reliability.book import Book, Show
 from mlproducer.reliability.crash import crash_recovery
 from mlproducer.reliability.herd import thundering_herd
@@ -114,6 +114,12 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         lambda _: 3,
         silence.health_check,
         silence.SETTINGS,
+    ),
+    OnBroker(
+        "slow-network",
+        "A round trip of 120 ms and 13 queues: the connect is not longer than it may be, nor is the next one.",
+        lambda _: 3,
+        far.slow_network,
     ),
     OnBroker(
         "crash-recovery",

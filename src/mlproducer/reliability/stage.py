@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from mlproducer.jobs import shielded
 from mlproducer.outcome import Unsure
 from mlproducer.reliability.book import Book, NotSeen
 from mlproducer.reliability.judge import Judge, Ledger
-from mlproducer.reliability.message import expected
+from mlproducer.reliability.message import WORKERS, Worker, expected
 from mlproducer.reliability.report import Finding
 from mlproducer.settings import Settings
 from mlproducer.task import Receipt, Task
@@ -108,13 +108,21 @@ async def until(true: Callable[[], bool], what: str, seconds: float = PATIENCE) 
 class Trial:
     """One producer whose callers' receipts go into the ledger, and whose events are kept with their moments."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, book: Book, overrides: Overrides | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        book: Book,
+        overrides: Overrides | None = None,
+        workers: Mapping[str, Worker] = WORKERS,
+    ) -> None:
         self.producer = Producer(settings, listeners=[self._hear], overrides=overrides)
         self.slowest = 0.0
         """Seconds that the slowest publish took, of those since it was last set to 0."""
         self.spooled = 0
         """Calls that were told `spooled`."""
         self._ledger = ledger
+        self._workers = workers
         self._book = book
         self._calls: list[tuple[float, float]] = []
         """When each confirmed call began, and how many seconds it took."""
@@ -122,7 +130,7 @@ class Trial:
 
     async def publish(self, task: Task) -> Receipt:
         began = time.monotonic()
-        self._ledger.called(task.id, expected(task))
+        self._ledger.called(task.id, expected(task, self._workers.get(task.task_type)))
         receipt = await self.producer.publish(task)
         self._ledger.told(receipt.task_id, receipt.state.value)
         took = time.monotonic() - began
@@ -221,7 +229,13 @@ class Stage:
         self.folder = folder
         self.ledger = Ledger()
         self.judge = Judge(url, folder / "mlproducer.db", self.ledger)
+        self._workers = WORKERS
         book.counts = lambda: (len(self.ledger.accepted), len(self.ledger.confirmed))
+
+    def know(self, workers: Mapping[str, Worker]) -> None:
+        """Task types of the scenario's own, whose queues the judge reads too."""
+        self._workers = {**WORKERS, **workers}
+        self.judge.read(worker.queue for worker in workers.values())
 
     def settings(self, **given: object) -> Settings:
         return OwnSettings.load(**{"rabbitmq_url": self.url, "ml_data_dir": self.folder, **given})
@@ -231,7 +245,7 @@ class Stage:
         self, settings: Settings, *, connected: bool = True, overrides: Overrides | None = None
     ) -> AsyncGenerator[Trial]:
         """A producer that runs for as long as the block. Raises: NotSeen, if it does not connect."""
-        trial = Trial(settings, self.ledger, self.book, overrides)
+        trial = Trial(settings, self.ledger, self.book, overrides, self._workers)
         async with trial.producer as producer:
             if connected and not await producer.connected(PATIENCE):
                 raise NotSeen(f"the producer did not connect: {producer.status().last_error}")
