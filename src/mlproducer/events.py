@@ -280,6 +280,12 @@ class Judged(Struct, frozen=True, gc=False):
     causes: tuple[tuple[str, int], ...]
 
 
+class QueueMissing(Struct, frozen=True, gc=False):
+    """A queue that is used is not there, so it has no depth. Told at each health check that finds it so."""
+
+    queue: str
+
+
 class TasksLeft(Struct, frozen=True, gc=False):
     """A producer stopped, and `count` tasks that it spooled stay in the spool. `durable`: another one finds them there;
     else they are gone with the process.
@@ -347,6 +353,7 @@ Event = (
     | FlightMeasured
     | QueueMeasured
     | Judged
+    | QueueMissing
     | TasksLeft
     | CallbackFailed
     | CallbackSlow

@@ -64,6 +64,8 @@ class LinkView(Struct, frozen=True, gc=False):
     """What was found to be other than ours at the last connect."""
     alarm: str = ""
     """Why it is blocked, in the broker's words; empty if it is not, or the broker does not say."""
+    missing: tuple[str, ...] = ()
+    """Queues that are used and were not there when they were last looked at."""
 
 
 class QueueDepth(Struct, frozen=True, gc=False):
@@ -122,7 +124,9 @@ class Broker(Protocol):
         ...
 
     async def queue_depths(self) -> dict[str, QueueDepth]:
-        """By queue name, of the queues that exist and answer in time. Raises: BrokerError."""
+        """By queue name, of the queues that exist and answer in time. What is ours to make and gone is
+        made again, and each binding of ours once more. Raises: BrokerError.
+        """
         ...
 
     def view(self) -> LinkView: ...

@@ -4,6 +4,7 @@ No secrets in any.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
@@ -159,9 +160,47 @@ class BrokerFacts:
     exchange_problem: str
     queues: tuple[FoundQueue, ...]
     blocked: str = ""
-    """Why the broker blocks publishers, as far as it says so before the first publish; empty if it does not."""
+    """Why the broker blocks publishers, in its words; empty if it does not."""
 
     @property
     def to_make(self) -> tuple[FoundQueue, ...]:
         """The queues that are not there, and that a producer would make."""
         return tuple(queue for queue in self.queues if queue.made and not queue.exists)
+
+
+@dataclass(frozen=True, slots=True)
+class BoundTo:
+    """What is bound to the exchange: a queue, or another exchange, which may lead anywhere."""
+
+    name: str
+    key: str
+    queue: bool
+
+
+@dataclass(frozen=True, slots=True)
+class QueueRules:
+    """What a queue does with messages that it took, by its arguments and policies."""
+
+    durable: bool
+    passing: bool
+    """It goes with its last consumer, or with its connection."""
+    bounded: bool
+    overflow: str
+    expires: bool
+    """Messages do, after a time."""
+    vanishes: bool
+    """It is deleted when nobody used it for a time."""
+    keeps_dead: bool
+    """What it gives up goes to a dead letter exchange."""
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What AMQP does not show, as the management API tells it."""
+
+    alternate: str
+    """The exchange's alternate one; empty if it has none."""
+    bound: tuple[BoundTo, ...]
+    queues: Mapping[str, QueueRules]
+    """All of the virtual host, by name."""
+    alarms: tuple[str, ...]

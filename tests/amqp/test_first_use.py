@@ -138,7 +138,7 @@ async def test_a_fault_of_ours_in_between_leaves_nobody_waiting_and_is_reported(
     told: list[Exception] = []
     jobs = Jobs(told.append)
 
-    async def broken(_queue: str) -> None:
+    async def broken(_queue: str) -> str:
         raise ZeroDivisionError
 
     first_use = FirstUse(broken, lambda *_: None, SystemClock(), jobs.spawn, lambda: None, jobs)

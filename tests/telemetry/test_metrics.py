@@ -29,6 +29,7 @@ from mlproducer.events import (
     Judged,
     PartFailed,
     QueueMeasured,
+    QueueMissing,
     ReconnectScheduled,
     ReconnectsExhausted,
     RouteChanged,
@@ -136,6 +137,25 @@ def test_every_labelled_series_is_0_before_the_first_event(metrics: Metrics) -> 
         assert value(metrics, "queue_depth", queue_name=queue) == 0
 
 
+def test_a_queue_that_is_gone_has_no_depth_and_one_that_is_back_has(metrics: Metrics) -> None:
+    metrics(QueueMeasured("ml.embed", 7))
+    metrics(QueueMeasured("ml.summarize", 3))
+    metrics(QueueMissing("ml.embed"))
+    metrics(QueueMissing("never heard of"))
+    assert value(metrics, "queue_depth", queue_name="ml.embed") is None
+    assert 'queue_name="ml.embed"} ' not in metrics.prometheus("application/openmetrics-text")[0].decode().replace(
+        "route_state", ""
+    )
+    assert metrics.registry.get_sample_value("ml_producer_queue_depth", {"queue_name": "ml.embed"}) is None
+    assert value(metrics, "queue_depth", queue_name="ml.summarize") == 3
+    assert value(metrics, "queue_depth", queue_name="other") == 0
+    queues = metrics.json()["queues"]
+    assert isinstance(queues, dict)
+    assert "ml.embed" not in queues
+    metrics(QueueMeasured("ml.embed", 0))
+    assert value(metrics, "queue_depth", queue_name="ml.embed") == 0
+
+
 def test_the_label_sets_hold_every_cause_and_outcome_there_is() -> None:
     assert set(STATUS_OF) == set(get_args(Outcome))
     assert set(NotSentCause) | set(UnsureCause) <= set(SPOOL_CAUSES)
@@ -180,13 +200,15 @@ EXAMPLES: dict[type[Event], Event] = {
         FlightMeasured(11, 4, 6),
         QueueMeasured("ml.embed", 42, 3),
         Judged(0, (("unread", 1),)),
+        QueueMissing("ml.embed"),
+        RouteChanged("ml.embed", RouteState.HELD, "nacked", 1.0),
         TasksLeft(3, "not connected"),
         CallbackFailed("listener", "app.listen", "KeyError", "gone"),
         CallbackSlow("app.listen", "TaskConfirmed", 0.3),
     )
 }
 
-CHANGES: dict[type[Event], tuple[str, dict[str, str], float]] = {
+CHANGES: dict[type[Event], tuple[str, dict[str, str], float | None]] = {
     TaskAccepted: ("tasks_accepted_total", {}, 1),
     TaskRefused: ("tasks_refused_total", {"task_type": "embed_vectors", "reason": "SpoolFull"}, 1),
     AttemptSettled: ("tasks_sent_total", {"task_type": "embed_vectors", "status": "confirmed"}, 1),
@@ -216,6 +238,7 @@ CHANGES: dict[type[Event], tuple[str, dict[str, str], float]] = {
     FlightMeasured: ("in_flight", {}, 11),
     QueueMeasured: ("queue_depth", {"queue_name": "ml.embed"}, 42),
     Judged: ("cause", {"cause": "unread"}, 1),
+    QueueMissing: ("queue_depth", {"queue_name": "ml.embed"}, None),
     TasksLeft: ("tasks_left", {}, 3),
     CallbackFailed: ("listener_errors_total", {"callback": "listener"}, 1),
     CallbackSlow: ("listener_slow_total", {}, 1),

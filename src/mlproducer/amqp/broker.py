@@ -183,7 +183,11 @@ class AmqpBroker:
         # A queue that does not answer, for one whose leader is lost, is no fault of the connection.
         with contextlib.suppress(TimeoutError):
             await connection.patiently(self._topology.measure(connection), self._config.check_timeout)
-        return self._topology.depths()
+        depths = self._topology.depths()
+        self._first_use.ready.difference_update(self._topology.missing)  # the next task of each looks for itself
+        with contextlib.suppress(TimeoutError):
+            await connection.patiently(self._topology.keep(connection), self._config.check_timeout)
+        return depths
 
     def view(self) -> LinkView:
         channel, alone = self._publishing, self._alone
@@ -203,6 +207,7 @@ class AmqpBroker:
             node=self._endpoint.node,
             differences=self._topology.differences,
             alarm=self._alarm,
+            missing=self._topology.missing,
         )
 
     @property
@@ -226,13 +231,14 @@ class AmqpBroker:
         except Exception as exc:  # noqa: BLE001  # the application's code may raise anything
             raise no_credentials(endpoint.node, exc) from None  # its text may hold a secret
 
-    async def _use(self, queue: str) -> None:
+    async def _use(self, queue: str) -> str:
         """A queue's first task on this link. With no exchange and no right to make one, the link is of no use."""
         connection = self._link()
         if connection.narrow:
-            return  # what there is was made by the connect
+            return ""  # what there is was made by the connect
         try:
             await connection.patiently(self._topology.use(connection, queue), self._config.check_timeout)
+            return self._topology.lost(queue)
         except BrokerRefused as refused:
             if refused.error_type is ErrorType.TOPOLOGY:
                 connection.abort(refused)

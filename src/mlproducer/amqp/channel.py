@@ -52,8 +52,8 @@ class Channel:
         waiters = [self._ask(method, answer) for method, answer in calls]
         return [await waiter for waiter in waiters][-1]
 
-    def send(self, method: base.Frame) -> None:
-        self._send(frame.marshal(method, self.number))
+    def send(self, *frames: base.Frame | header.ContentHeader) -> None:
+        self._send(b"".join(frame.marshal(each, self.number) for each in frames))
 
     def received(self, value: frame.FrameTypes) -> None:
         """A frame for this channel, acks apart."""

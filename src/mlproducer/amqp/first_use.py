@@ -9,10 +9,10 @@ from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlproducer.amqp.faults import ChannelClosed
+from mlproducer.amqp.faults import NOT_FOUND, ChannelClosed
 from mlproducer.errors import BrokerError
 from mlproducer.jobs import Jobs
-from mlproducer.outcome import NotSent, NotSentCause
+from mlproducer.outcome import NotSent, NotSentCause, Returned
 from mlproducer.ports import Clock, Settle
 from mlproducer.task import Envelope
 
@@ -35,8 +35,9 @@ class _Route:
 
 
 class FirstUse:
-    """`use` makes a queue ready; `publish` takes what waited for it; `spawn` starts a job of the connection; `alarmed`
-    says what becomes of a message while the broker has an alarm; `settled` runs settle callbacks.
+    """`use` makes a queue ready, or says why no task may go there, which then is as one that came back; `publish` takes
+    what waited for it; `spawn` starts a job of the connection; `alarmed` says what becomes of a message while the
+    broker has an alarm; `settled` runs settle callbacks.
 
     Whatever `use` raises, each attempt is settled; what is neither BrokerError, ChannelClosed nor TimeoutError is a
     fault of ours, and the end of the connection.
@@ -44,7 +45,7 @@ class FirstUse:
 
     def __init__(
         self,
-        use: Callable[[str], Coroutine[Any, Any, None]],
+        use: Callable[[str], Coroutine[Any, Any, str]],
         publish: Callable[[Envelope, Settle, float, bool], None],
         clock: Clock,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
@@ -88,14 +89,19 @@ class FirstUse:
 
     async def _work(self, queue: str, route: _Route) -> None:
         error: Exception | None = None
+        lost = ""
         try:
-            await self._use(queue)
+            lost = await self._use(queue)
         except Exception as raised:  # noqa: BLE001  # whatever it is, nobody may wait for ever
             error = raised
         # No await from here: what comes next on this route goes out after these.
         if self._routes.get(queue) is route:
             del self._routes[queue]
         waiting = self._taken(route)
+        if lost:
+            for _, settle, _, _ in waiting:
+                self._settled.run(settle, Returned(NOT_FOUND, lost))
+            return
         if error is None:
             self.ready.add(queue)
             for each in waiting:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import secrets
 from dataclasses import replace
 from typing import Final
 
-from pamqp import commands
+from pamqp import commands, header
 
 from mlproducer.amqp import faults
 from mlproducer.amqp.addresses import Addresses
@@ -23,6 +24,7 @@ from mlproducer.amqp.questions import is_there, look, refusal
 from mlproducer.amqp.topology import EXCHANGE_TYPE, declaration
 from mlproducer.envelope.queues import QueuePlan
 from mlproducer.errors import BrokerError, ConnectionLost
+from mlproducer.jobs import heard
 from mlproducer.status import BrokerFacts, FoundQueue
 
 _INEQUIVALENT: Final = re.compile(
@@ -35,11 +37,12 @@ _QUOTED: Final = re.compile(r"'([^']*)'")
 async def inspect(config: AmqpConfig, *, compare: bool) -> BrokerFacts:
     """On the first node that answers. Raises: BrokerError, of the last one."""
     error: BrokerError | None = None
-    blocked = ""
+    blocked, told = "", asyncio.Event()
 
     def alarm(on: bool, reason: str) -> None:  # noqa: FBT001  # the fact itself
         nonlocal blocked
         blocked = reason or "no reason given" if on else ""
+        told.set()
 
     for endpoint in config.endpoints:
         connection: Connection | None = None
@@ -50,14 +53,36 @@ async def inspect(config: AmqpConfig, *, compare: bool) -> BrokerFacts:
                 sock = await Addresses().connect(endpoint.host, endpoint.port)
                 connection = await Connection.open(endpoint, own, sock, login, _ignored, alarm, _ignored)
                 facts = await _look(connection, config, compare=compare)
+                await _knock(connection, told, own.check_timeout)
                 return replace(facts, blocked=blocked)
         except Exception as exc:  # noqa: BLE001  # `connect_failed` has words for each kind
             error = connect_failed(endpoint.node, exc, tls=endpoint.tls is not None)
         finally:
-            if connection is not None:
+            if connection is not None and not blocked:
                 await _close(connection, config)
+            elif connection is not None:  # it would not hear a goodbye
+                connection.abort(ConnectionLost(f"{endpoint.node}: closed by us"))
     assert error is not None  # noqa: S101  # the settings have one URL or more
     raise error
+
+
+async def _knock(connection: Connection, told: asyncio.Event, limit: float) -> None:
+    """RabbitMQ tells a connection of an alarm with its first message, and reads nothing after it. So here is one, the
+    last word of the look, that no queue can get: the default exchange leads to a queue of the key's name alone.
+    """
+    message = commands.Basic.Publish(exchange="", routing_key=f"mlproducer-{secrets.token_hex(8)}")
+    channel = await connection.for_question()
+    try:
+        await channel.call(commands.Channel.Open(), commands.Channel.OpenOk)
+        channel.send(message, header.ContentHeader(0, 0, commands.Basic.Properties()))
+        answers = {heard(asyncio.ensure_future(channel.close())), asyncio.ensure_future(told.wait())}
+        _, open_ones = await asyncio.wait(answers, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        for each in open_ones:
+            each.cancel()
+    except ChannelClosed:
+        pass
+    finally:
+        connection.release(channel)
 
 
 async def _close(connection: Connection, config: AmqpConfig) -> None:

@@ -6,6 +6,10 @@ exchange is used with the first queue. Nobody who only looks comes here.
 Once in the life of a process a queue is declared and bound, when it is used first: so it is made, or it is known how it
 differs. From then on a connect only looks at it, at all queues at once, and makes again what is gone. A binding cannot
 be looked at: that one is gone is seen by a message that comes back, and then the next task declares and binds again.
+
+Between two connects the health check does the same (`measure`, `keep`), and binds all queues that are ours once more: a
+message does not come back while some other queue takes it, such as one that is bound by `#`. A queue that was there and
+is gone, and that is not ours to make, gets no task (`lost`): that it is confirmed would be another queue's word.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from pamqp import commands
+from pamqp import base, commands
 from pamqp.common import FieldTable
 
 from mlproducer.amqp import faults
@@ -48,6 +52,16 @@ class Topology:
         self._patience = min(PATIENCE, config.connection_timeout / 4)
         self._missing: set[str] = set()
         """Queues that were used and not there."""
+        self._there: set[str] = set()
+        """Queues that were there once."""
+        self._back: set[str] = set()
+        """Queues that others made again, seen for the first time: who makes one declares it first and binds it then."""
+        self._bound: set[str] = set()
+        """Queues that we bound once, and so may bind."""
+        self._other: set[str] = set()
+        """Queues that are known to be made otherwise than ours would be."""
+        self._keeping: dict[str, asyncio.Task[None]] = {}
+        """What `keep` began on this link and is not done. A queue that does not answer has one such job at most."""
         self._absent: set[str] = set()
         """Queues that nobody used and that were not there: not asked for again, since the broker logs each question."""
         self._exchange_seen = False
@@ -77,6 +91,7 @@ class Topology:
         """
         self._absent.clear()
         self._asked.clear()
+        self._keeping.clear()
         self._exchange_seen = False
         if self._config.exchange in self._differences:
             self._exchange_settled = False  # it may be as we would make it by now
@@ -96,7 +111,7 @@ class Topology:
             for each in looks:
                 each.cancel()
             await asyncio.gather(*looks, return_exceptions=True)
-        return ready
+        return {queue for queue in ready if not self.lost(queue)}
 
     async def use(self, connection: Connection, queue: str) -> None:
         """A task is about to go there: the queue is declared and bound, unless this process did so already. Who comes
@@ -141,12 +156,46 @@ class Topology:
             answer = question.result()
             if isinstance(answer, Found):
                 found[queue] = QueueDepth(answer.messages, answer.consumers)
-                if queue in self._missing:  # somebody made it meanwhile: a worker, or a person
-                    self._missing.discard(queue)
-                    self._differences.pop(queue, None)
+                self._there.add(queue)
+                if queue in self._missing | self._back:  # somebody made it meanwhile: a worker, or a person
+                    self._seen(queue, answer)
             elif queue not in self._used:
                 self._absent.add(queue)
+            elif answer.code == faults.NOT_FOUND:
+                self._settled.discard(queue)
+                self._seen(queue, answer)
         return found
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Queues that are used and not there, as the last look found."""
+        return tuple(self._missing)
+
+    def lost(self, queue: str) -> str:
+        """Why a task must not be sent there; empty if it may. A queue that was never there is no reason: its name may
+        be no more than the key by which another queue is bound.
+        """
+        if queue in self._back:
+            return f"the queue {queue} is there again, and perhaps not bound yet"
+        gone = queue in self._missing and queue in self._there
+        return f"the queue {queue} was there, and is gone" if gone else ""
+
+    async def keep(self, connection: Connection) -> None:
+        """Make again what is ours and gone, and bind again what we bound; wait for the answers."""
+        for queue in self._used.keys() & self._bound - self._keeping.keys():
+            keeping = heard(asyncio.get_running_loop().create_task(self._keep(connection, queue)))
+            self._keeping[queue] = keeping
+        if self._keeping:
+            await asyncio.wait(self._keeping.values())
+
+    async def _keep(self, connection: Connection, queue: str) -> None:
+        try:
+            if queue in self._differences and queue not in self._other:
+                await self._declare(connection, queue)
+            self._bound_now(queue, await refusal(connection, self._binding(queue)))
+        finally:
+            if self._keeping.get(queue) is asyncio.current_task():
+                del self._keeping[queue]
 
     async def _see_exchange(self, connection: Connection, *, compare: bool = False) -> None:
         """It is there, or is made. To `compare`, it is declared as ours though it is there."""
@@ -191,22 +240,37 @@ class Topology:
     async def _declare(self, connection: Connection, queue: str) -> None:
         """The broker makes what is missing, and says what differs."""
         plan = self._plans[queue]
+        was_missing = queue in self._missing
         self._settled.discard(queue)
         self._seen(queue, None)
         refused = await refusal(connection, declaration(plan))
-        if refused is not None:
-            self._differs(queue, f"it is not the {plan.words} that we would make, and is used as it is", refused)
+        if refused is None:
+            # Race: the health check asks for it, we declare it, and the answer to the older question comes: not there.
+            self._asked.pop(queue, None)
+            self._seen(queue, None)
+            self._there.add(queue)
+            return
+        self._differs(queue, f"it is not the {plan.words} that we would make, and is used as it is", refused)
+        if was_missing and await self._is_gone(connection, queue):
+            self._missing.add(queue)
 
     async def _bind(self, connection: Connection, queue: str) -> None:
-        bind = commands.Queue.Bind(queue=queue, exchange=self._config.exchange, routing_key=queue)
         try:
             async with asyncio.timeout(self._patience):
-                refused = await refusal(connection, bind)
+                refused = await refusal(connection, self._binding(queue))
         except TimeoutError:
             # One node of a cluster hangs. The queue is there, and its binding was mostly there before; if not, the task
             # comes back, and the next one asks again.
             return
-        if refused is not None and not self._cannot_be(queue):
+        self._bound_now(queue, refused)
+
+    def _binding(self, queue: str) -> base.Frame:
+        return commands.Queue.Bind(queue=queue, exchange=self._config.exchange, routing_key=queue)
+
+    def _bound_now(self, queue: str, refused: ChannelClosed | None) -> None:
+        if refused is None:
+            self._bound.add(queue)
+        elif not self._cannot_be(queue):
             why = f"the queue could not be bound to {self._config.exchange} by its name"
             self._differs(queue, why, refused, broken=refused.code != faults.ACCESS_REFUSED)
         self._settled.add(queue)
@@ -227,8 +291,17 @@ class Topology:
         return queue in self._settled and queue not in self._differences
 
     def _seen(self, queue: str, found: Found | ChannelClosed | None) -> None:
-        self._differences.pop(queue, None)
+        before = self._differences.pop(queue, None)
+        was_missing = queue in self._missing
         self._missing.discard(queue)
+        self._back.discard(queue)
+        self._other.discard(queue)
+        if isinstance(found, Found):
+            self._there.add(queue)
+            if was_missing and not self._is_ours(queue):
+                self._back.add(queue)
+            if before is not None:
+                self._told.discard(before)  # it is over: should it come again, that is news
         if isinstance(found, ChannelClosed):
             self._differs(queue, "it could not be looked at", found)
 
@@ -244,7 +317,9 @@ class Topology:
                 why, broken = "it cannot be made, because of a limit of the virtual host (see set_vhost_limits)", True
             case _:
                 why = what
-        differs = TopologyDiffers(name, f"{why}. The broker says: {refused}. Publishing goes on", broken)
+                self._other.add(name)
+        then = "Its tasks wait until it is there again" if self.lost(name) else "Publishing goes on"
+        differs = TopologyDiffers(name, f"{why}. The broker says: {refused}. {then}", broken)
         self._differences[name] = differs
         if differs not in self._told:  # once, not at every reconnect
             self._told.add(differs)

@@ -11,6 +11,7 @@ from rich.markup import escape
 from mlproducer.cli.output import ExitCode, JsonOption, Output, output, plural, span
 from mlproducer.envelope.types import TaskTypes
 from mlproducer.errors import BrokerError
+from mlproducer.outcome import blocked_text
 from mlproducer.settings import Settings
 from mlproducer.status import BrokerFacts
 from mlproducer.wiring import look_at_broker
@@ -38,7 +39,7 @@ def check(*, as_json: JsonOption = False) -> None:
     _tell(out, settings, facts, "", started)
     out.say(f"[green]✓ connected[/green] to {facts.node} in {span(time.monotonic() - started)}")
     if facts.blocked:
-        out.say("[yellow]! the broker blocks publishers[/yellow] (memory or disk alarm): new tasks go to the spool")
+        out.say(f"[yellow]! {escape(blocked_text(facts.blocked))}[/yellow]; new tasks go to the spool")
     _say_what_is_missing(out, facts, settings)
 
 

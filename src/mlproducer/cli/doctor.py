@@ -21,6 +21,7 @@ from mlproducer.cli.findings import (
     of_spool,
     of_types,
 )
+from mlproducer.cli.hidden import UNSEEN, of_hidden
 from mlproducer.cli.output import ExitCode, JsonOption, Output, output, plural
 from mlproducer.cli.output import size as size_of
 from mlproducer.cli.releases import of_release
@@ -31,7 +32,7 @@ from mlproducer.errors import BrokerError, MLProducerError, SettingsError, Spool
 from mlproducer.http.auth import refuse_open_door
 from mlproducer.settings import Settings
 from mlproducer.task import Task
-from mlproducer.wiring import blobs_for, look_at_broker
+from mlproducer.wiring import blobs_for, look_at_broker, look_behind
 
 _SIGNS: Final = {
     Verdict.OK: "[green]✓[/green]",
@@ -94,6 +95,8 @@ async def _examine(settings: Settings) -> AsyncIterator[Finding]:
         for finding in of_queues(facts, settings):
             yield finding
         yield of_size(facts, settings)
+        for finding in await asyncio.to_thread(_behind, settings, [queue.name for queue in facts.queues]):
+            yield finding
     yield await _spool(settings, reached=reached)
     if settings.ml_blob_url.get_secret_value():
         yield await asyncio.to_thread(_blobs, settings)
@@ -130,6 +133,14 @@ async def _spool(settings: Settings, *, reached: bool) -> Finding:
         todo = "leave ML_SPOOL_URL empty for a file, or name a database"
         return Finding("spool", Verdict.WARNING, "in memory: what it holds is lost with the process", todo)
     return of_spool(room_of(size, settings, late), detail, reached=reached)
+
+
+def _behind(settings: Settings, queues: list[str]) -> list[Finding]:
+    try:
+        behind = look_behind(settings)
+    except MLProducerError as error:
+        return [Finding(UNSEEN.check, Verdict.WARNING, f"could not be looked at: {error}", UNSEEN.todo)]
+    return [UNSEEN] if behind is None else list(of_hidden(behind, settings.ml_exchange, queues))
 
 
 def _blobs(settings: Settings) -> Finding:

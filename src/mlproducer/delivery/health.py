@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from mlproducer.core.facts import SeenQueue
 from mlproducer.core.supervisor import SupervisorState
 from mlproducer.delivery.link import LinkKeeper
-from mlproducer.events import HealthChecked, QueueMeasured
+from mlproducer.events import HealthChecked, QueueMeasured, QueueMissing
 from mlproducer.ports import Broker, Clock, Listener, QueueDepth
 
 
@@ -60,6 +60,8 @@ class HealthCheck:
         self._see(depths)
         for queue, depth in depths.items():
             self._tell(QueueMeasured(queue, depth.ready, depth.consumers))
+        for queue in self._broker.view().missing:
+            self._tell(QueueMissing(queue))
 
     def _see(self, depths: Mapping[str, QueueDepth]) -> None:
         now, before = self._clock.monotonic(), self.queues

@@ -47,11 +47,11 @@ class Tried(NamedTuple):
 
 RENEW_EVERY: Final = 30.0
 """Seconds between two links for new credentials where nothing is held: the patience is over, or there is none."""
+NO_ROUTE: Final = 312
+"""The code of a message that came back. Another one is of a message that was not sent, as its queue is gone."""
 FREE: Final = Ways(Admission.PASS, Admission.PASS)
 _REFUSED: Final = Ways(Admission.REFUSED, Admission.REFUSED)
 _OPEN: Final = RouteState.OPEN
-_TAKEN: Final = (Nacked, Returned)
-"""Outcomes by which the broker has taken a message from us for the exchange, whatever came of it there."""
 
 
 class RouteWatch:
@@ -140,7 +140,7 @@ class RouteWatch:
         if said is not None and said != route.key:
             outcome = Unsure(UnsureCause.CHANNEL_LOST, words_of(outcome))  # a neighbour's route cost it its channel
         changes = ()
-        if isinstance(outcome, _TAKEN):
+        if _is_taken(outcome):
             changes = self._exchange.confirmed(self._every, on_all, now)
         elif on_all.probe:
             self._exchange.unanswered(self._every, now)
@@ -210,6 +210,11 @@ class RouteWatch:
         self.calm = self._routes.is_calm and self._exchange.is_calm
         for change in changes:
             self._tell(change)
+
+
+def _is_taken(outcome: Failure) -> bool:
+    """The broker has taken a message from us for the exchange, whatever came of it there."""
+    return isinstance(outcome, Nacked) or (isinstance(outcome, Returned) and outcome.code == NO_ROUTE)
 
 
 def _tries(tried: Tried) -> tuple[Try, Try]:

@@ -11,7 +11,6 @@ from urllib.parse import unquote, urlsplit
 
 from mlproducer.events import RouteChanged, RouteState, TaskDeadLettered
 from mlproducer.outcome import EVERY_ROUTE
-from mlproducer.reliability.book import NotSeen
 from mlproducer.reliability.reader import Reader
 from mlproducer.reliability.stage import Stage, Trial, whole
 
@@ -57,17 +56,19 @@ async def lost_permission(stage: Stage) -> None:
 
 
 async def deleted_queue(stage: Stage) -> None:
-    """A queue is deleted under load: by a producer that makes it, it is made again; else its tasks wait for it."""
+    """A queue is deleted: by a producer that makes it, it is made again; else its tasks wait for it.
+
+    It is emptied before, and nobody publishes in that moment: RabbitMQ confirms what is on its way to a queue that is
+    deleted, and what is in it goes with it.
+    """
     book, scale = stage.book, stage.scale
-    exchange = stage.settings().ml_exchange
-    await whole(lambda: _make(stage.url, exchange))
     async with stage.trial(stage.settings(**SETTINGS)) as trial:
-        book.step(f"{scale.callers} callers publish")
+        book.step(f"{scale.few} tasks, which a worker takes; then their queue is deleted")
+        await trial.burst(scale.few)
+        await whole(partial(_delete, stage))
+        deleted = time.monotonic()
+        book.step(f"{scale.callers} callers publish; the producer makes the queue again")
         async with trial.load(scale):
-            await asyncio.sleep(scale.load)
-            book.step("their queue is deleted while it is empty; the producer makes it again")
-            await whole(lambda: _delete(stage))
-            deleted = time.monotonic()
             book.time_to_detect = await trial.heard(RouteChanged, deleted, "the route to be held", _is_held) - deleted
             opened = await trial.heard(RouteChanged, deleted, "the route to open again", _is_open)
             await asyncio.sleep(scale.load)
@@ -75,18 +76,18 @@ async def deleted_queue(stage: Stage) -> None:
         await trial.is_whole()
     book.saw(f"the queue was made again {opened - deleted:.1f} s after it was deleted", ok=True)
     _none_died(stage, trial)
-    await whole(lambda: _make(stage.url, exchange))
-    async with stage.trial(stage.settings(ml_declare_topology=False, **SETTINGS)) as trial:
-        book.step("a producer that makes no queues; the queue is deleted again, and its tasks wait")
+    settings = stage.settings(ml_declare_topology=False, **SETTINGS)
+    async with stage.trial(settings) as trial:
+        book.step("a producer that makes no queues: the queue is deleted again, and its tasks wait")
+        await trial.burst(scale.few)
+        await whole(partial(_delete, stage))
+        deleted = time.monotonic()
         async with trial.load(scale):
-            await asyncio.sleep(scale.load)
-            await whole(lambda: _delete(stage))
-            deleted = time.monotonic()
             await trial.heard(RouteChanged, deleted, "the route to be held", _is_held)
-            await asyncio.sleep(2 * scale.load)
+            await asyncio.sleep(3 * scale.load)
             told = _told(trial)
             book.step("somebody makes the queue")
-            await whole(lambda: _make(stage.url, exchange))
+            await whole(partial(_make, stage.url, settings.ml_exchange))
         back = time.monotonic()
         book.time_to_recover = await stage.drained(trial) - back
         await trial.is_whole()
@@ -116,17 +117,11 @@ def _none_died(stage: Stage, trial: Trial) -> None:
 
 
 def _make(url: str, exchange: str) -> None:
-    """A classic queue, since only such a one can be deleted on the condition that it is empty."""
     with Reader(url) as admin:
-        admin.make_classic_queue(_QUEUE, exchange)
+        admin.make_queue(_QUEUE, exchange)
 
 
 def _delete(stage: Stage) -> None:
-    """In a moment in which nothing is in it: what is deleted with a queue is nobody's to find."""
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        stage.judge.take()
-        with Reader(stage.url) as admin:
-            if admin.delete_if_empty(_QUEUE):
-                return
-    raise NotSeen(f"{_QUEUE} was never empty for long enough to be deleted")
+    stage.judge.take()
+    with Reader(stage.url) as admin:
+        admin.delete(_QUEUE)

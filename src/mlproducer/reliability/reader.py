@@ -74,32 +74,22 @@ class Reader:
     def delete(self, queue: str) -> None:
         self._call(commands.Queue.Delete(queue=queue), commands.Queue.DeleteOk)
 
-    def delete_if_empty(self, queue: str) -> bool:
-        """Only for a classic queue. False if it holds something; or if it was there for nobody."""
-        try:
-            self._call(commands.Queue.Delete(queue=queue, if_empty=True), commands.Queue.DeleteOk)
-        except _ChannelRefused:
-            self._open_channel()
-            return False
-        return True
-
     def make_queue(self, queue: str, exchange: str) -> None:
         """A quorum queue as the known workers make it, bound to `exchange` by its name."""
         self._make(queue, exchange, {"x-queue-type": "quorum", "x-delivery-limit": 5})
-
-    def make_classic_queue(self, queue: str, exchange: str) -> None:
-        """A durable classic queue bound to `exchange` by its name."""
-        self._make(queue, exchange, {})
 
     def make_full_queue(self, queue: str, exchange: str, limit: int) -> None:
         """A durable queue bound to `exchange` by its name that nacks what comes beyond `limit` messages."""
         self._make(queue, exchange, {"x-max-length": limit, "x-overflow": "reject-publish"})
 
+    def bind(self, queue: str, exchange: str, key: str) -> None:
+        self._call(commands.Queue.Bind(queue=queue, exchange=exchange, routing_key=key), commands.Queue.BindOk)
+
     def _make(self, queue: str, exchange: str, arguments: FieldTable) -> None:
         declare = commands.Exchange.Declare(exchange=exchange, exchange_type="topic", durable=True)
         self._call(declare, commands.Exchange.DeclareOk)
         self._call(commands.Queue.Declare(queue=queue, durable=True, arguments=arguments), commands.Queue.DeclareOk)
-        self._call(commands.Queue.Bind(queue=queue, exchange=exchange, routing_key=queue), commands.Queue.BindOk)
+        self.bind(queue, exchange, queue)
 
     def _ready(self, queue: str) -> int:
         """How many messages wait in it; 0 if it does not exist."""

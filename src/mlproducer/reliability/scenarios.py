@@ -136,7 +136,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     ),
     OnBroker(
         "deleted-queue",
-        "A queue is deleted under load: it is made again, or, where that is left to others, its tasks wait for it.",
+        "A queue is deleted: it is made again, or, where that is left to others, its tasks wait for it; none dies.",
         lambda _: 4,
         gone.deleted_queue,
         gone.SETTINGS,

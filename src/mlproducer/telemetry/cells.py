@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, product
-from math import inf
+from math import inf, nan
 from typing import Final, Literal, NamedTuple, Protocol
 
 from prometheus_client import utils
@@ -20,6 +20,8 @@ Kind = Literal["counter", "gauge", "histogram"]
 Merge = Literal["sum", "max", "pid"]
 
 PREFIX: Final = "ml_producer_"
+NO_SERIES: Final = nan
+"""The value of a gauge whose thing is not there: its series is left out of each scrape, until it has one again."""
 _UNITS: Final = ("seconds", "bytes")
 
 

@@ -21,6 +21,7 @@ from mlproducer.events import (
     HealthChecked,
     PartFailed,
     QueueMeasured,
+    QueueMissing,
     ReconnectScheduled,
     ReconnectsExhausted,
     RouteChanged,
@@ -31,7 +32,7 @@ from mlproducer.events import (
     TopologyDiffers,
 )
 from mlproducer.outcome import EVERY_ROUTE, Confirmed
-from mlproducer.telemetry.cells import Board
+from mlproducer.telemetry.cells import NO_SERIES, Board
 from mlproducer.telemetry.labels import ERROR_TYPES, OTHER
 
 CLOCKS: Final = ("host", "store")
@@ -190,3 +191,8 @@ class StoreMetrics:
         # Consumers first: a scrape in between must not see a queue that fills and nobody who reads it.
         self._consumers.get(event.queue, self._consumers[OTHER]).set(event.consumers)
         self._depth.get(event.queue, self._depth[OTHER]).set(event.depth)
+
+    def queue_missing(self, event: QueueMissing) -> None:
+        for numbers in (self._depth, self._consumers):
+            if event.queue in numbers:
+                numbers[event.queue].set(NO_SERIES)

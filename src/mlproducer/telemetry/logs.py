@@ -43,6 +43,7 @@ from mlproducer.events import (
     Judged,
     PartFailed,
     QueueMeasured,
+    QueueMissing,
     ReconnectScheduled,
     ReconnectsExhausted,
     RouteChanged,
@@ -78,6 +79,7 @@ SILENT: Final[Mapping[type[Event], str]] = MappingProxyType(
         FlightMeasured: "a metric: ml_producer_in_flight and its like",
         QueueMeasured: "a metric: ml_producer_queue_depth",
         Judged: "a metric: ml_producer_cause, and each cause has events of its own",
+        QueueMissing: "a metric: the depth has no series; TopologyDiffers says it once",
     }
 )
 """What makes no line, and why."""

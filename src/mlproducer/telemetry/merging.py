@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from operator import add
 
 from mlproducer.telemetry.cells import Family
@@ -105,5 +106,7 @@ def _gauges(series: Series, family: Family, keys: Iterable[tuple[str, ...]], val
                 series[*labels, pid] = [value]
             case "sum":
                 series.setdefault(labels, [0.0])[0] += value
-            case "max":
+            case "max" if not isnan(value):
                 series[labels] = [max(value, *series.get(labels, [value]))]
+            case "max":
+                pass  # it has no series there

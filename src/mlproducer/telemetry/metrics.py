@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import isnan
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -34,6 +35,7 @@ from mlproducer.events import (
     Judged,
     PartFailed,
     QueueMeasured,
+    QueueMissing,
     ReconnectScheduled,
     ReconnectsExhausted,
     RouteChanged,
@@ -182,7 +184,7 @@ class Metrics:
     def _own(self) -> Scrape:
         self._look()
         return with_counts(
-            (family, [Shown(labels, one.cells, _exemplars(one)) for labels, one in series.items()])
+            (family, [Shown(labels, one.cells, _exemplars(one)) for labels, one in series.items() if _is_there(one)])
             for family, series in self._board.series.items()
         )
 
@@ -196,6 +198,10 @@ class Metrics:
             link.flight(event)
 
         return handle
+
+
+def _is_there(one: Number | Histogram) -> bool:
+    return isinstance(one, Histogram) or not isnan(one.get())
 
 
 def _exemplars(one: Number | Histogram) -> Mapping[int, Exemplar]:
@@ -252,6 +258,7 @@ def _handlers(
         ClockJumped: store.clock_jumped,
         QueueMeasured: store.queue,
         Judged: verdict.judged,
+        QueueMissing: store.queue_missing,
         RouteChanged: store.route,
         CallbackFailed: around.callback_failed,
         CallbackSlow: around.callback_slow,

@@ -13,8 +13,10 @@ from typing import Final
 
 from opentelemetry.trace import TracerProvider
 
-from mlproducer.amqp.config import AmqpConfig
+from mlproducer.amqp.certificates import trust
+from mlproducer.amqp.config import AmqpConfig, Credentials
 from mlproducer.amqp.inspection import inspect
+from mlproducer.amqp.management import Management
 from mlproducer.analytics.reading import Analytics
 from mlproducer.analytics.results import Results
 from mlproducer.blobs import BlobStore, open_blobs
@@ -28,7 +30,7 @@ from mlproducer.errors import SettingsError
 from mlproducer.ports import Clock, Counters, CountingSpool
 from mlproducer.settings import Settings
 from mlproducer.spool import open_spool
-from mlproducer.status import BrokerFacts
+from mlproducer.status import Behind, BrokerFacts
 from mlproducer.telemetry.books import SpoolFacts
 from mlproducer.telemetry.exporting import start_exporting
 from mlproducer.telemetry.log_queue import QueuedLines
@@ -103,6 +105,29 @@ async def look_at_broker(settings: Settings, types: TaskTypes, *, compare: bool 
     Raises: BrokerError, SettingsError.
     """
     return await inspect(AmqpConfig.from_settings(settings, queues_of(settings, types)), compare=compare)
+
+
+def look_behind(settings: Settings) -> Behind | None:
+    """What the management API tells that AMQP does not, for `mlproducer doctor`; None where no API is named. Blocking.
+
+    Raises: BrokerError, SettingsError.
+    """
+    text = settings.rabbitmq_management_url.get_secret_value()
+    if not text:
+        return None
+    try:
+        url = read_url(text, ("http", "https"), like="http://user:password@host:15672")
+    except BadUrl as error:
+        raise SettingsError(f"RABBITMQ_MANAGEMENT_URL: {error}") from None
+    broker = settings.brokers[0]
+    login = url if url.user is not None else broker.url
+    node = url.host.shown(443 if url.scheme == "https" else 80)
+    return Management(
+        f"{url.scheme}://{node}{url.path}",
+        Credentials(login.user or "guest", login.password or "guest"),
+        timeout=settings.ml_health_timeout,
+        tls=trust(settings.rabbitmq_ssl_cacert, "RABBITMQ_SSL_CACERT") if url.scheme == "https" else None,
+    ).look(broker.vhost, settings.ml_exchange)
 
 
 def start_logging(settings: Settings) -> QueuedLines:
