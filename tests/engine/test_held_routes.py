@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -195,7 +196,7 @@ async def test_a_slow_start_and_all_that_follows_is_divided_by_weight_whoever_ca
 
 async def test_weights_divide_the_window_and_leave_room_to_the_next_route(tmp_path: Path) -> None:
     """And new tasks of a healthy route go directly, while thousands of another wait in the file and fill its share."""
-    of_window = {"ml_max_in_flight": 90, "ml_drain_share": 1, "ml_route_weights": {EMBED: 4}}
+    of_window: dict[str, Any] = {"ml_max_in_flight": 90, "ml_drain_share": 1, "ml_route_weights": {EMBED: 4}}
     b = bench(**PATIENT, **of_window, ml_spool_url="", ml_data_dir=tmp_path)
     weather = Weather(b)
     weather.of[EMBED] = Weather.SILENT
