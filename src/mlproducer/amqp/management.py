@@ -91,6 +91,7 @@ class Management:
             with urllib.request.urlopen(request, timeout=self._timeout, context=self._tls) as answer:  # noqa: S310  # as above
                 return msgspec.json.decode(answer.read(_LARGEST), type=kind)
         except urllib.error.HTTPError as error:
+            error.close()  # it is the answer as well, and holds its socket
             if error.code in {401, 403, 404} and otherwise is not None:
                 return otherwise
             raise _refused(self._url, path, error.code) from None
