@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,9 +46,15 @@ def test_of_a_held_route_a_single_row_is_planned_and_only_when_its_wait_is_over(
     assert all(watched.probes(key) is (key in held) for key in KEYS)
 
 
-def test_each_route_is_the_first_in_its_turn() -> None:
+@pytest.mark.parametrize("ours", [0, 1], ids=["another process takes its rows", "its rows are ours"])
+def test_each_route_is_the_first_in_its_turn(ours: int) -> None:
     watched, _, _ = watch()
-    first = Counter(next(iter(watched.plan(KEYS, 1, 100))) for _ in range(3 * len(KEYS)))
+    first: Counter[str] = Counter()
+    for _ in range(3 * len(KEYS)):
+        planned = watched.plan(KEYS, 1, 100)
+        leased = list(planned)[:ours]
+        watched.leased(planned, leased)
+        first.update(list(planned)[:1])
     assert first == dict.fromkeys(KEYS, 3)
 
 

@@ -241,13 +241,13 @@ class Drain:
         due = await self._spool.routes()
         planned = self._routes.plan(due, room, self._attempts.room())
         leases = await self._spool.lease(room, hold=self._times.lease, shares=planned) if planned else ()
+        self._routes.leased(planned, (lease.row.envelope.routing_key for lease in leases))
         if not leases:
             # Race: a row is put and told while we look. The look may have come before it, so one more is due.
             self.dry = not due and not self._jobs and not self._wake.is_set()
             self.held = "" if planned or self._jobs else ", ".join(due)
             return self._routes.wait(due) or self._times.poll
         self.held = ""
-        self._routes.leased(lease.row.envelope.routing_key for lease in leases)
         for batch in self._batches(leases, until):
             await self._start(batch)
         return 0.0

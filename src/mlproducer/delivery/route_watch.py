@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Final, NamedTuple
 
 from mlproducer.core.breaker import Admission
@@ -185,9 +186,13 @@ class RouteWatch:
         route = self.of(key)
         return free if self.lonely else most_more(route.load.tasks, free, route.weight)
 
-    def leased(self, keys: Iterable[str]) -> None:
-        """A row of each was."""
+    def leased(self, planned: Iterable[str], keys: Iterable[str]) -> None:
+        """A row of each of `keys` was. The first that was planned had its turn, though another process took its rows
+        before us: it is not the first again.
+        """
         rows = Counter(keys)
+        for first in islice(planned, 1):
+            rows[first] = max(rows[first], 1)
         self._turns.took(rows, {key: self.of(key).weight for key in rows})
 
     def probes(self, key: str) -> bool:
