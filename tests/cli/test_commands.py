@@ -264,7 +264,8 @@ def test_publish_to_a_queue_that_never_was_keeps_the_task_and_says_which_route_t
     vhost_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RABBITMQ_URL", vhost_url)
-    monkeypatch.setenv("ML_RETRY_FIRST", "0.01")  # due again when the drain looks
+    monkeypatch.setenv("ML_RETRY_FIRST", "0.01")
+    monkeypatch.setenv("ML_RETRY_CAP", "0.02")  # due again when the drain looks
     _lose_a_queue(monkeypatch)
     result = publish(LOST_TASK, "--json")
     assert result.exit_code == 0
@@ -450,7 +451,7 @@ def test_drain_says_what_is_not_due_and_which_route_takes_nothing_and_fails_for_
     monkeypatch.setenv("RABBITMQ_URL", vhost_url)
     held = run("drain", "--json")
     assert held.exit_code == 1, (held.stdout, held.stderr)
-    assert "ml.nowhere takes nothing at present (returned: no queue is bound for it)" in held.stderr
+    assert "ml.nowhere takes nothing at present (returned: no queue is bound for its routing key" in held.stderr
     (found,) = _lines(held)
     assert (found["waiting"], found["dead"], found["complete"]) == (2, 0, False)
     monkeypatch.setenv("ML_ROUTE_PATIENCE", "0")

@@ -137,6 +137,30 @@ def test_late_faults_spend_nothing_either_and_make_the_wait_no_longer() -> None:
     assert one.routes.ready("ml.embed", 1.5) is Admission.PROBE
 
 
+def test_the_late_pass_of_what_timed_out_last_opens_the_route() -> None:
+    one = One()
+    tried = one.begin()
+    one.fails(tried, LATE)
+    changes = one.routes.confirmed_late(one.route, tried, 0.5)
+    assert [each.state for each in changes] == [RouteState.OPEN]
+    assert one.routes.is_calm
+
+
+def test_the_late_pass_of_an_older_one_lets_a_probe_go_at_once() -> None:
+    one = One()
+    older, newer = one.begin("older"), one.begin("newer")
+    one.fails(older, LATE)
+    one.fails(newer, LATE)
+    assert one.routes.confirmed_late(one.route, older, 0.5) == ()
+    assert one.routes.admit(one.route, 0.5) is Admission.PROBE
+
+
+def test_a_late_pass_says_nothing_of_a_route_that_is_held_for_another_reason() -> None:
+    one = held(Nacked())
+    assert one.routes.confirmed_late(one.route, Try("late", 1), 0.5) == ()
+    assert one.routes.admit(one.route, 0.5) is Admission.REFUSED
+
+
 @pytest.mark.parametrize("outcome", OF_NO_ROUTE, ids=str)
 def test_a_probe_without_an_answer_gives_its_permit_back(outcome: Failure) -> None:
     one = held()
