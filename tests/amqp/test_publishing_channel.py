@@ -74,6 +74,18 @@ class Desk:
             assert self.channel._timer_at <= min(each.deadline for each in left)
 
 
+def test_a_return_of_another_channel_marks_no_attempt_of_ours() -> None:
+    async def scenario() -> None:
+        for foreign in FOREIGN:
+            desk = Desk()
+            desk.publish(10, 5.0)
+            desk.comes_back(f"{foreign}1")
+            desk.channel.acked(1, False)
+            assert desk.sent[0].outcomes == [Confirmed()], foreign
+
+    asyncio.run(scenario())
+
+
 @given(data=st.data())
 def test_whatever_the_broker_says_each_attempt_is_settled_once_and_nothing_else_is_counted(data: st.DataObject) -> None:
     asyncio.run(_any_history(data))
