@@ -29,6 +29,7 @@ FAST: dict[str, object] = {
     "ml_retry_cap": 0.05,
     "ml_drain_poll": 0.02,
     "ml_shutdown_timeout": 0.2,
+    "ml_route_patience": 0,
 }
 
 
