@@ -118,15 +118,15 @@ async def test_an_exchange_that_is_deleted_is_made_again_with_its_bindings(
 
 async def test_credentials_that_end_are_asked_for_anew(own_rabbit: PrivateRabbit, tmp_path: Path) -> None:
     """The old user loses its right for good; the callback names the new one, after a while."""
-    node, user = own_rabbit, "ml"
+    node, user, fresh = own_rabbit, "ml", f"fresh-{tmp_path.name}"
     asked: list[str] = []
 
     async def credentials() -> Credentials:
         asked.append(user)
         return Credentials(user, node.password)
 
-    await asyncio.to_thread(node.add_user, "fresh", node.password)
-    await asyncio.to_thread(node.set_permissions, "/", user="fresh")
+    await asyncio.to_thread(node.add_user, fresh, node.password)
+    await asyncio.to_thread(node.set_permissions, "/", user=fresh)
     try:
         async with running(node, tmp_path, credentials) as (p, events):
             await asyncio.to_thread(node.set_permissions, "/", write="")
@@ -135,7 +135,7 @@ async def test_credentials_that_end_are_asked_for_anew(own_rabbit: PrivateRabbit
             await until(p.is_healthy, 20)
             await load(p)
             await until(lambda: len(asked) >= 4, 20)
-            user = "fresh"
+            user = fresh
             assert await p.drained(30)
             assert not [event for event in events if isinstance(event, TaskDeadLettered)]
             links = [event for event in events if isinstance(event, ConnectionChanged)]
@@ -144,4 +144,4 @@ async def test_credentials_that_end_are_asked_for_anew(own_rabbit: PrivateRabbit
             assert (await p.publish(task(0))).state is TaskState.CONFIRMED
     finally:
         await asyncio.to_thread(node.set_permissions, "/")
-    assert asked[-1] == "fresh"
+    assert asked[-1] == fresh

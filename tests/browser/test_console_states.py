@@ -17,6 +17,7 @@ from mlproducer.testing.rabbitmq import PrivateRabbit
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one browser for all
 
+HOLDS = {"ML_ROUTE_PATIENCE": "300", "ML_RETRY_CAP": "1"}
 OFTEN = {"ML_HEALTH_INTERVAL": "0.5"}
 
 
@@ -55,7 +56,7 @@ async def test_a_deleted_queue_is_named_with_its_route_and_what_becomes_of_its_t
     browser: Browser, vhost_url: str, tmp_path: Path
 ) -> None:
     await asyncio.to_thread(make_queue, vhost_url, "ml.embed", "ml.summarize")
-    with served_console(vhost_url, tmp_path, **OTHERS_DECLARE, **OFTEN, ML_RETRY_CAP="1") as served:
+    with served_console(vhost_url, tmp_path, **OTHERS_DECLARE, **OFTEN, **HOLDS) as served:
         await asyncio.to_thread(served.publish, "embed_vectors", "well")
         async with console_page(browser, served) as page:
             await expect(page.locator("#live-text")).to_have_text("Live")

@@ -136,7 +136,7 @@ def test_where_others_declare_and_ones_own_queues_are_there_all_is_well(
             assert await producer.connected(20)
             return producer.health().status, producer.health().summary
 
-    assert asyncio.run(health()) == ("ok", "healthy: tasks are accepted and confirmed")
+    assert asyncio.run(health()) == ("ok", "healthy: New tasks are confirmed directly.")
     Path("tasks.ndjson").write_text(TASK)
     assert run("publish", "tasks.ndjson").exit_code == 0
 

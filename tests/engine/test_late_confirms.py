@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -314,7 +315,7 @@ async def test_a_late_answer_opens_the_route_and_half_opens_the_breaker() -> Non
 async def test_a_late_route_is_waited_for_longer_by_callers_and_drain_until_it_is_quick_again() -> None:
     b = late_bench(ml_confirm_timeout=0.2, ml_accept_timeout=2)
     deadlines: list[float] = []
-    publish, clock = b.broker.publish, asyncio.get_running_loop().time
+    publish, clock = b.broker.publish, time.monotonic
 
     def noted(envelope: Any, settle: Any, *, deadline: float, alone: bool = False) -> None:
         deadlines.append(deadline - clock())
@@ -324,7 +325,7 @@ async def test_a_late_route_is_waited_for_longer_by_callers_and_drain_until_it_i
     async with b.producer as p:
         await p.connected(5)
         _, answer = await given_up(b)
-        assert deadlines[-1] <= 0.2
+        assert deadlines[-1] < 0.25
         await asyncio.sleep(0.4)
         answer.tell(Confirmed())
         await until(lambda: bool(b.told(ConfirmWaitChanged)))

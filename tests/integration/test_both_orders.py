@@ -73,7 +73,7 @@ async def test_queues_that_a_worker_made_first_are_used_as_they_are_and_it_is_sa
             await asyncio.to_thread(worker.done, *ids)
             told = [event for event in events if isinstance(event, TopologyDiffers)]
             assert sorted(event.name for event in told) == ["classic", "quorum"], "once, not at each connect"
-            assert all("used as it is" in event.text and not event.broken for event in told)
+            assert all("used as it is" in event.text and not event.broken for event in told), told
             assert producer.health().status == "ok"
 
 

@@ -313,7 +313,7 @@ class Topology:
             case faults.NOT_FOUND:
                 why, broken = "it is not there", True
                 self._missing.add(name)
-            case _ if "limit" in refused.text:
+            case _ if "inequivalent arg" not in refused.text and "limit" in refused.text:
                 why, broken = "it cannot be made, because of a limit of the virtual host (see set_vhost_limits)", True
             case _:
                 why = what
