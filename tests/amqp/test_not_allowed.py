@@ -13,6 +13,7 @@ from mlproducer import Settings
 from mlproducer.amqp.config import AmqpConfig, Credentials
 from mlproducer.amqp.not_allowed import not_allowed
 from mlproducer.errors import BrokerRefused, ErrorType
+from mlproducer.reliability.reader import Reader
 from mlproducer.testing.rabbitmq import PrivateRabbit
 from real_link import add_user, real
 from scripted_peer import Peer, linked
@@ -70,6 +71,21 @@ async def test_a_limit_of_queues_of_the_virtual_host_is_no_difference(rabbit: Pr
         (difference,) = link.broker.view().differences
         assert difference.broken
         assert "a limit of the virtual host" in difference.text
+
+
+async def test_a_queue_of_other_arguments_with_a_limit_among_its_names_is_used_as_it_is(vhost_url: str) -> None:
+    """The broker quotes them: `inequivalent arg 'x-queue-type' for queue 'rate-limit'`."""
+
+    def make() -> None:
+        with Reader(vhost_url) as admin:
+            admin.make_full_queue("rate-limit", "ml.tasks", 9)
+
+    await asyncio.to_thread(make)
+    async with real(vhost_url, "rate-limit") as link:
+        await link.broker.connect()
+        (difference,) = link.broker.view().differences
+        assert "used as it is" in difference.text
+        assert not difference.broken
 
 
 @pytest.mark.parametrize(

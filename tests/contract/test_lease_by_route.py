@@ -110,7 +110,7 @@ async def test_sqlite_takes_as_many_steps_whatever_waits_on_another_route(tmp_pa
         if analyzed:
             connection.exec_driver_sql("ANALYZE")
     after = steps_of(spool)
-    assert 0 < after < before + 50  # fewer with some versions of SQLite
+    assert abs(after - before) < 50  # a few less with some versions of SQLite
     await spool.close()
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlproducer.core.refusals import blamed_route
+from mlproducer.core.refusals import blamed_route, unquoted
 from mlproducer.outcome import EVERY_ROUTE
 
 WRITE = "ACCESS_REFUSED - write access to "
@@ -30,3 +30,9 @@ END = " in vhost '/' refused for user 'ml'"
 )
 def test_whom_the_broker_blames_is_read_from_its_words(code: int, text: str, route: str | None) -> None:
     assert blamed_route(code, text, "ml.tasks") == route
+
+
+def test_the_names_that_a_broker_quotes_are_none_of_its_words() -> None:
+    text = "inequivalent arg 'x-delivery-limit' for queue 'rate limit' in vhost '/'"
+    assert unquoted(text) == "inequivalent arg  for queue  in vhost "
+    assert "queue limit" in unquoted("cannot declare queue 'q': queue limit in vhost '/' (9) is reached")

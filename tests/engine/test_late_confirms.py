@@ -49,6 +49,13 @@ def late_bench(**given: Any) -> Bench:
     return bench(ml_breaker_failures=1_000, **given)
 
 
+def leased_by_another(spool: MemorySpool, task_id: str) -> Any:
+    """As if its row had been due, and another process, or our own drain, had it leased just now."""
+    held = spool._rows[task_id]
+    held.token, held.until = "another's", spool._time.now() + 60
+    return held
+
+
 async def given_up(b: Bench, task: Task | None = None) -> tuple[Receipt, LateAnswer]:
     """A task whose direct attempt was not answered in time."""
     outcome, answer = unsure()
@@ -195,9 +202,7 @@ async def test_an_ack_that_meets_a_held_row_keeps_our_drain_from_writing_it() ->
     async with b.producer as p:
         await p.connected(5)
         receipt, answer = await given_up(b)
-        # As if the row had been due, and another process, or our own drain, had it leased just now.
-        held = spool._rows[receipt.task_id]
-        held.token, held.until = "another's", spool._time.now() + 60
+        held = leased_by_another(spool, receipt.task_id)
         answer.tell(Confirmed())
         await asyncio.sleep(0.1)
         assert not b.told(TaskConfirmed), "its owner settles it"
@@ -213,8 +218,7 @@ async def test_another_process_that_has_the_row_settles_it_and_nothing_is_told_t
     async with b.producer as p:
         await p.connected(5)
         receipt, answer = await given_up(b)
-        held = spool._rows[receipt.task_id]
-        held.token, held.until = "another's", spool._time.now() + 60
+        held = leased_by_another(spool, receipt.task_id)
         answer.tell(Confirmed())
         await asyncio.sleep(0.05)
         assert await spool.settle([(Lease(held.row, "another's"), Done(0.0, 60.0))]) == [True]
@@ -325,7 +329,7 @@ async def test_a_late_route_is_waited_for_longer_by_callers_and_drain_until_it_i
     async with b.producer as p:
         await p.connected(5)
         _, answer = await given_up(b)
-        assert deadlines[-1] < 0.25
+        assert deadlines[-1] <= 0.2
         await asyncio.sleep(0.4)
         answer.tell(Confirmed())
         await until(lambda: bool(b.told(ConfirmWaitChanged)))

@@ -109,7 +109,6 @@ OTHER_LINES: list[tuple[Event, str]] = [
     (BreakerChanged(BreakerState.HALF_OPEN, 10), "info"),
     (BreakerChanged(BreakerState.CLOSED, 0), "info"),
     (ConfirmsTimedOut(5), "warning"),
-    (RouteChanged("ml.embed", RouteState.HELD, "nacked", 1.0), "warning"),
     (AnsweredLate("t-1", "embed_vectors", Confirmed(), 7.0), "debug"),
     (ConfirmWaitChanged("ml.embed", 12.0, late=True), "warning"),
     (ConfirmWaitChanged("ml.embed", 5.0, late=False), "info"),

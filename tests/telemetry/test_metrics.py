@@ -201,7 +201,6 @@ EXAMPLES: dict[type[Event], Event] = {
         QueueMeasured("ml.embed", 42, 3),
         Judged(0, (("unread", 1),)),
         QueueMissing("ml.embed"),
-        RouteChanged("ml.embed", RouteState.HELD, "nacked", 1.0),
         TasksLeft(3, "not connected"),
         CallbackFailed("listener", "app.listen", "KeyError", "gone"),
         CallbackSlow("app.listen", "TaskConfirmed", 0.3),

@@ -343,10 +343,13 @@ class AmqpBroker:
             self._looked_at = now
             self._connection.jobs.spawn(self._verify_again(self._connection))
 
+    async def _verify(self, connection: Connection) -> None:
+        verified = self._topology.verify(connection)
+        self._first_use.ready = await connection.patiently(verified, self._config.check_timeout)
+
     async def _verify_again(self, connection: Connection) -> None:
         try:
-            verified = self._topology.verify(connection)
-            self._first_use.ready = await connection.patiently(verified, self._config.check_timeout)
+            await self._verify(connection)
         except TimeoutError:
             pass  # the health check has the last word on a link that answers nothing
         except (ChannelClosed, BrokerError) as exc:
@@ -364,8 +367,7 @@ class AmqpBroker:
         await self._unblocked.wait()
         try:
             if topology:
-                verified = self._topology.verify(connection)
-                self._first_use.ready = await connection.patiently(verified, self._config.check_timeout)
+                await self._verify(connection)
             self._publishing = await self._open_publishing(connection)
         except (TimeoutError, ChannelClosed, BrokerError) as exc:
             connection.abort(connect_failed(self._endpoint.node, exc, tls=self._endpoint.tls is not None))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
+from mlproducer.core.refusals import unquoted
 from mlproducer.errors import BrokerError, BrokerRefused, ErrorType
 
 _MEANINGS: Final = {
@@ -53,12 +53,11 @@ _MEANINGS: Final = {
     ),
 }
 """What the text has in it, outside of the names that it quotes; the first that fits is meant."""
-_NAMES: Final = re.compile(r"'[^']*'")
 
 
 def not_allowed(node: str, text: str) -> BrokerError:
     """The error for a connection that was closed with 530, with its likely cause and what to change."""
-    said = _NAMES.sub("", text)
+    said = unquoted(text)
     for words, (error_type, meaning) in _MEANINGS.items():
         if words in said:
             return BrokerRefused(f"{node}: {meaning} (the broker says: {text})", error_type=error_type)

@@ -25,6 +25,7 @@ from mlproducer.amqp.config import AmqpConfig
 from mlproducer.amqp.connection import Connection
 from mlproducer.amqp.faults import ChannelClosed
 from mlproducer.amqp.questions import Found, is_there, look, refusal
+from mlproducer.core.refusals import unquoted
 from mlproducer.envelope.queues import Arguments, QueuePlan
 from mlproducer.errors import BrokerRefused, ErrorType
 from mlproducer.events import TopologyDiffers
@@ -313,7 +314,7 @@ class Topology:
             case faults.NOT_FOUND:
                 why, broken = "it is not there", True
                 self._missing.add(name)
-            case _ if "inequivalent arg" not in refused.text and "limit" in refused.text:
+            case _ if "limit" in unquoted(refused.text):
                 why, broken = "it cannot be made, because of a limit of the virtual host (see set_vhost_limits)", True
             case _:
                 why = what

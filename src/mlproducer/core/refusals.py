@@ -24,7 +24,13 @@ from mlproducer.outcome import EVERY_ROUTE
 _ACCESS_REFUSED: Final = 403
 _NOT_FOUND: Final = 404
 
+_NAMES: Final = re.compile(r"'[^']*'")
 _TOPIC: Final = re.compile(r"\btopic '(?P<key>.*)' in exchange '")
+
+
+def unquoted(text: str) -> str:
+    """What a broker says, without the names that it quotes: those may have any word in them."""
+    return _NAMES.sub("", text)
 
 
 def blamed_route(code: int, text: str, exchange: str) -> str | None:

@@ -150,7 +150,8 @@ class Attempts:
             self._guard.success()
 
     def _failed(self, attempt: _Attempt, outcome: Failure) -> Failure:
-        others_pass = self._routes.passed > attempt.turn
+        # Asked of all routes, so only where the breaker minds it.
+        others_pass = isinstance(outcome, Unsure) and self._routes.passed > attempt.turn
         self._guard.judge(outcome, attempt.admission, others_pass=others_pass)
         outcome = self._routes.judge(attempt.route, attempt.tried, outcome)
         if isinstance(outcome, Unsure) and outcome.late is not None:
