@@ -147,6 +147,14 @@ def test_an_operator_cuts_a_wait_short() -> None:
     assert supervisor.attempts == 0
 
 
+def test_an_attempt_under_way_is_the_first_of_the_cycle_that_an_operator_asks_for() -> None:
+    """Else a slow probe under way would swallow the request, and the next attempt come in 30 s."""
+    supervisor = reached(SupervisorState.EXHAUSTED)
+    assert run(supervisor, ProbeDue(), ReconnectAsked()) == [OpenLink()]
+    assert (supervisor.attempts, supervisor.promising) == (0, True)
+    assert run(supervisor, ConnectFailed()) == [StartTimer(0.5, 2)]
+
+
 def test_an_operator_can_reconnect_a_working_link_which_is_closed_first() -> None:
     supervisor = reached(SupervisorState.CONNECTED)
     assert run(supervisor, ReconnectAsked()) == [CloseLink()]
@@ -323,8 +331,7 @@ class ShellOfTheSupervisor(RuleBasedStateMachine):
 
     @rule()
     def operator_reconnects(self) -> None:
-        if not self.connecting:
-            self.exhausted_told = 0
+        self.exhausted_told = 0
         self.feed(ReconnectAsked())
 
     @rule()

@@ -68,6 +68,54 @@ async def test_an_operator_who_asks_for_a_reconnect_gets_one_at_once() -> None:
         await until(p.is_healthy)
 
 
+async def test_an_operator_who_asks_during_an_attempt_may_wait_for_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = bench()
+    b.broker.down = True
+    async with b.producer as p:
+        await until(lambda: p.status().reconnect_attempts > 1)
+        receipt = await p.publish(embed())
+        answered, connect = asyncio.Event(), b.broker.connect
+
+        async def slow() -> None:
+            await answered.wait()
+            await connect()
+
+        monkeypatch.setattr(b.broker, "connect", slow)
+        await until(lambda: p.status().connection == "connecting")
+        p.reconnect()
+        b.broker.down = False
+        drained = asyncio.create_task(p.drained(10))
+        await asyncio.sleep(0.1)
+        answered.set()
+        assert await drained
+        assert b.broker.task_ids() == [receipt.task_id]
+
+
+async def test_a_slow_probe_under_way_does_not_swallow_what_an_operator_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    b = bench(ml_reconnect_attempts=1, ml_health_interval=0.1, ml_breaker_cooldown=60)
+    b.broker.down = True
+    async with b.producer as p:
+        await until(lambda: bool(b.told(ReconnectsExhausted)))
+        answered = asyncio.Event()
+
+        async def slow() -> None:
+            await answered.wait()
+            raise BrokerUnreachable("still away")
+
+        connect = b.broker.connect
+        monkeypatch.setattr(b.broker, "connect", slow)
+        await until(lambda: p.status().connection == "connecting")
+        p.reconnect()
+        assert p.status().reconnect_attempts == 0
+        monkeypatch.setattr(b.broker, "connect", connect)
+        await p.publish(embed())
+        drained = asyncio.create_task(p.drained(10))
+        await asyncio.sleep(0.1)
+        assert not drained.done()
+        answered.set()
+        assert not await drained, "the attempt failed: nothing promises a link in a moment"
+
+
 async def test_a_link_that_only_looks_alive_is_found_by_the_health_check(monkeypatch: pytest.MonkeyPatch) -> None:
     b = bench(ml_health_interval=0.05)
     async with b.producer as p:

@@ -2,7 +2,8 @@
 
 A cycle starts with a lost link or with the first connect. Each failure is followed by a longer wait; after
 `max_attempts` failures the cycle is exhausted. From then on each trigger from outside (a health check that is due, a
-breaker that half-opens) gives one attempt. An operator's `ReconnectAsked` starts a fresh cycle at once.
+breaker that half-opens) gives one attempt. An operator's `ReconnectAsked` starts a fresh cycle at once; an attempt that
+is under way is the first of it.
 
 `TABLE` is the whole machine: each cell names the next state, the count and the effects. `RACES` lists the events that
 may come too late, each with its reason; they change nothing. Every other pair is a bug in the shell: it raises
@@ -150,6 +151,7 @@ TABLE: Final[dict[tuple[SupervisorState, type[Event | AttemptsSpent]], Cell]] = 
     (_S.CONNECTING, Connected): (_S.CONNECTED, Count.RESET, ()),
     (_S.CONNECTING, ConnectFailed): (_S.WAITING, Count.FAILED, ()),
     (_S.CONNECTING, AttemptsSpent): (_S.EXHAUSTED, Count.FAILED, ()),
+    (_S.CONNECTING, ReconnectAsked): (_S.CONNECTING, Count.RESET, ()),
     (_S.CONNECTING, StopAsked): (_S.CLOSING, Count.KEEP, _CLOSE),
     (_S.CONNECTED, LinkLost): (_S.WAITING, Count.RESET, ()),
     (_S.CONNECTED, ReconnectAsked): (_S.RECONNECTING, Count.KEEP, _CLOSE),
@@ -188,7 +190,7 @@ RACES: Final[tuple[tuple[type[Event], frozenset[SupervisorState], str], ...]] = 
     ),
     (
         ReconnectAsked,
-        frozenset({_S.CONNECTING, _S.RECONNECTING, _S.CLOSING, _S.CLOSED}),
+        frozenset({_S.RECONNECTING, _S.CLOSING, _S.CLOSED}),
         "An operator asks for what is under way already, or asks a producer that stops.",
     ),
     (
