@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -68,25 +70,34 @@ async def test_an_operator_who_asks_for_a_reconnect_gets_one_at_once() -> None:
         await until(p.is_healthy)
 
 
+@dataclass
+class Gate:
+    """A connect that is under way until it is let on; then it fails, or goes on as before."""
+
+    after: Callable[[], Awaitable[None]]
+    under_way: asyncio.Event = field(default_factory=asyncio.Event)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def connect(self) -> None:
+        self.under_way.set()
+        await self.opened.wait()
+        await self.after()
+
+
 async def test_an_operator_who_asks_during_an_attempt_may_wait_for_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     b = bench()
     b.broker.down = True
     async with b.producer as p:
         await until(lambda: p.status().reconnect_attempts > 1)
         receipt = await p.publish(embed())
-        answered, connect = asyncio.Event(), b.broker.connect
-
-        async def slow() -> None:
-            await answered.wait()
-            await connect()
-
-        monkeypatch.setattr(b.broker, "connect", slow)
-        await until(lambda: p.status().connection == "connecting")
+        gate = Gate(b.broker.connect)
+        monkeypatch.setattr(b.broker, "connect", gate.connect)
+        await gate.under_way.wait()
         p.reconnect()
         b.broker.down = False
         drained = asyncio.create_task(p.drained(10))
         await asyncio.sleep(0.1)
-        answered.set()
+        gate.opened.set()
         assert await drained
         assert b.broker.task_ids() == [receipt.task_id]
 
@@ -96,23 +107,16 @@ async def test_a_slow_probe_under_way_does_not_swallow_what_an_operator_asks(mon
     b.broker.down = True
     async with b.producer as p:
         await until(lambda: bool(b.told(ReconnectsExhausted)))
-        answered = asyncio.Event()
-
-        async def slow() -> None:
-            await answered.wait()
-            raise BrokerUnreachable("still away")
-
-        connect = b.broker.connect
-        monkeypatch.setattr(b.broker, "connect", slow)
-        await until(lambda: p.status().connection == "connecting")
+        gate = Gate(b.broker.connect)
+        monkeypatch.setattr(b.broker, "connect", gate.connect)
+        await gate.under_way.wait()
         p.reconnect()
         assert p.status().reconnect_attempts == 0
-        monkeypatch.setattr(b.broker, "connect", connect)
         await p.publish(embed())
         drained = asyncio.create_task(p.drained(10))
         await asyncio.sleep(0.1)
         assert not drained.done()
-        answered.set()
+        gate.opened.set()
         assert not await drained, "the attempt failed: nothing promises a link in a moment"
 
 
