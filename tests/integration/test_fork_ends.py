@@ -13,7 +13,7 @@ from mlproducer.testing.rabbitmq import PrivateRabbit
 from private_redis import PrivateRedis
 
 SCRIPT = """
-import asyncio, gc, os, pathlib, sys, warnings
+import asyncio, gc, os, pathlib, signal, sys, warnings
 import uvloop
 from mlproducer import Producer, Settings, Task
 from mlproducer.events import ConnectionFailed, PartFailed, SpoolFailed
@@ -48,6 +48,7 @@ async def main():
         before = poll_sets()
         pid = os.fork()
         if not pid:
+            signal.alarm(0 if sys.version_info < (3, 14) else 5)  # see EXIT
             match way:
                 case "exit":
                     sys.exit(3)
@@ -69,8 +70,10 @@ async def main():
 with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop == "uvloop" else None) as runner:
     runner.run(main())
 """
-# Python's own fault, seen with no line of ours: from 3.14 on a coroutine that raises SystemExit in a forked child never
-# ends, since asyncio takes its loop for one that does not run. An error closes the child's copy of the loop as well.
+# Python's own fault, seen with no line of ours: from 3.14 on asyncio takes the loop of a child that was forked in a
+# coroutine for one that does not run. So a coroutine that raises SystemExit there never ends, and one that ends in
+# another way does not if a task of the parent was about to go on. An error closes the child's copy of the loop as well;
+# a child that hangs is ended by its alarm.
 EXIT = "error" if sys.version_info >= (3, 14) else "exit"
 WAYS = (EXIT, "collected")
 
