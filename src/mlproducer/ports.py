@@ -203,8 +203,8 @@ class Spool(Protocol):
         """Commit the verdicts, in one transaction. For each, False if its lease was lost meanwhile; then that row
         was not changed.
 
-        A lease with no token holds as long as the id waits and has no lease at all, be it due or not. Of several
-        settlements of one id in a call, the first that holds is the one that counts.
+        A lease with no token holds as long as the id waits, accepted at the same moment, and has no lease at all, be it
+        due or not. Of several settlements of one id in a call, the first that holds is the one that counts.
         """
         ...
 

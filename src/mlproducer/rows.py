@@ -28,6 +28,12 @@ History = tuple[Attempted, ...]
 """Oldest first; `core.history` bounds its length."""
 
 
+Acceptance = tuple[str, float]
+"""A task id, and the moment in Unix seconds at which it was accepted. What is remembered of a task for longer than its
+row lives is remembered by both: an id that was removed and is given anew is another task's.
+"""
+
+
 class NewRow(Struct, frozen=True):
     """A task that is to wait in the spool. `accepted_at` is Unix seconds."""
 
@@ -40,6 +46,10 @@ class NewRow(Struct, frozen=True):
     text: str = ""
     alone: bool = False
     history: History = ()
+
+    @property
+    def acceptance(self) -> Acceptance:
+        return self.envelope.task_id, self.accepted_at
 
     def first_due(self, now: float) -> float:
         """When it is due if it is put at `now`."""
@@ -65,6 +75,10 @@ class SpoolRow(Struct, frozen=True):
     """The last error, in words."""
     alone: bool = False
     history: History = ()
+
+    @property
+    def acceptance(self) -> Acceptance:
+        return self.envelope.task_id, self.accepted_at
 
 
 class DeadLetter(Struct, frozen=True):

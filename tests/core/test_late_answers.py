@@ -108,6 +108,21 @@ def test_the_end_of_a_call_whose_row_is_another_s_forgets_it() -> None:
     assert not book.open
 
 
+def test_an_answer_to_one_acceptance_of_an_id_is_nothing_to_another_of_the_same_id() -> None:
+    book, first, second = Book(), ("t", 1.0), ("t", 2.0)
+    book.opened(first)
+    book.written(first, "row 1")
+    book.opened(second)
+    book.written(second, "row 2")
+    assert book.answered(first, PASS) == Settle("row 1", PASS), "which its store does not find any more"
+    book.elsewhere(first, PASS)
+    assert [book.noted(first), book.noted(second)] == [True, False]
+    assert book.taken(second, "flight") is True
+    book.ended(second)
+    assert book.written(second, "row 2") is None
+    assert book.answered(second, FAULT) == Settle("row 2", FAULT), "no other attempt of it is open"
+
+
 def test_of_too_many_tasks_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(late, "MOST", 2)
     book = Book()

@@ -32,7 +32,7 @@ from mlproducer.outcome import (
     Unsure,
     UnsureCause,
 )
-from mlproducer.rows import Done, Lease
+from mlproducer.rows import Bury, Done, Lease, NewRow
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.task import Receipt, TaskState
 
@@ -225,6 +225,77 @@ async def test_another_process_that_has_the_row_settles_it_and_nothing_is_told_t
         await asyncio.sleep(0.1)
         assert not b.told(TaskConfirmed)
         assert (await p.receipt(receipt.task_id)).state is TaskState.CONFIRMED
+
+
+async def removed(b: Bench, spool: MemorySpool, task_id: str) -> None:
+    """Its row dies, whoever buried it, and a person removes the dead letter."""
+    held = leased_by_another(spool, task_id)
+    assert await spool.settle([(Lease(held.row, "another's"), Bury(0.0, 3, "expired", None, "too late"))]) == [True]
+    assert await b.producer.purge([task_id], by="ada") == 1
+
+
+async def test_the_late_answer_to_an_id_s_first_bearer_is_nothing_to_the_second() -> None:
+    spool = MemorySpool()
+    b = late_bench(spool=spool)
+    async with b.producer as p:
+        await p.connected(5)
+        _, first = await given_up(b, embed("first", id="x"))
+        await removed(b, spool, "x")
+        _, second = await given_up(b, embed("second", id="x"))
+        first.tell(Confirmed())
+        await asyncio.sleep(0.1)
+        assert not b.told(TaskConfirmed)
+        assert (await b.places())["spool"] == ["x"]
+        assert (await p.receipt("x")).state is TaskState.SPOOLED
+        second.tell(Confirmed())
+        await until(lambda: bool(b.told(TaskConfirmed)))
+        assert (await p.receipt("x")).state is TaskState.CONFIRMED
+
+
+async def test_nor_is_it_if_the_second_was_given_to_another_process() -> None:
+    spool = MemorySpool()
+    b = late_bench(spool=spool)
+    async with b.producer as p:
+        await p.connected(5)
+        _, first = await given_up(b, embed("first", id="x"))
+        row = spool._rows["x"].row
+        await removed(b, spool, "x")
+        await spool.put(NewRow(row.envelope, row.accepted_at + 1, delay=WINDOW))
+        first.tell(Confirmed())
+        await asyncio.sleep(0.1)
+        assert (await b.places())["spool"] == ["x"]
+
+
+async def test_an_id_s_second_bearer_is_written_though_the_first_was_confirmed_late_after_it_was_removed() -> None:
+    spool = MemorySpool()
+    b = late_bench(spool=spool)
+    async with b.producer as p:
+        await p.connected(5)
+        _, first = await given_up(b, embed("first", id="x"))
+        await removed(b, spool, "x")
+        first.tell(Confirmed())
+        await asyncio.sleep(0.05)
+        b.broker.script.append(LOST)
+        await p.publish(embed("second", id="x"))
+        await until(lambda: bool(b.told(TaskConfirmed)))
+        assert b.broker.task_ids() == ["x"], "its content is in the queue"
+
+
+async def test_the_copy_of_an_id_s_first_bearer_is_no_copy_of_the_second() -> None:
+    spool = MemorySpool()
+    b = late_bench(spool=spool, ml_dlq_publish=True, ml_retry_attempts=1)
+    async with b.producer as p:
+        await p.connected(5)
+        outcome, answer = unsure()
+        b.broker.script.extend([Nacked(), outcome])
+        await p.publish(embed("first", id="x"))
+        await until(lambda: not b.broker.script)
+        answer.tell(Confirmed())
+        await removed(b, spool, "x")
+        b.broker.script.append(Nacked())
+        await p.publish(embed("second", id="x"))
+        await until(lambda: bool(b.told(TaskDeadLettered)))
+        assert b.broker.task_ids() == ["x"], "a copy of its own"
 
 
 async def test_the_late_ack_of_the_first_confirms_the_second_attempt_that_is_under_way() -> None:

@@ -17,7 +17,7 @@ from mlproducer.envelope.dead import dead_copy
 from mlproducer.events import BreakerState
 from mlproducer.outcome import Confirmed, Nacked, NotSent, NotSentCause, Outcome, Returned, Unsure
 from mlproducer.ports import Broker, Clock
-from mlproducer.rows import Again, Bury, Lease, Settlement
+from mlproducer.rows import Acceptance, Again, Bury, Lease, Settlement
 
 MOST_SENT: Final = 10_000
 """Copies that were confirmed late, of tasks that are not buried yet; the oldest are forgotten first."""
@@ -35,7 +35,7 @@ class Copies:
         self._queue = queue
         self._exchange = exchange
         self._confirm_timeout = confirm_timeout
-        self._sent: OrderedDict[str, None] = OrderedDict()
+        self._sent: OrderedDict[Acceptance, None] = OrderedDict()
         """Whose copy was answered after its burial was put off: no second one is sent."""
 
     def ready(self) -> bool:
@@ -55,14 +55,14 @@ class Copies:
         burials = [
             (n, lease, verdict)
             for n, (lease, verdict) in enumerate(settlements)
-            if isinstance(verdict, Bury) and self._sent.pop(lease.row.envelope.task_id, self) is self
+            if isinstance(verdict, Bury) and self._sent.pop(lease.row.acceptance, self) is self
         ]
         outcomes: Sequence[Outcome] = [NotSent(NotSentCause.DEADLINE)] * len(burials)
         if deadline <= until and self.ready():
             outcomes = await asyncio.gather(*(self._copy(self._queue, *each[1:], deadline) for each in burials))
         for (n, lease, bury), outcome in zip(burials, outcomes, strict=True):
             if not _answered(outcome):
-                settlements[n] = (lease, self._put_off(lease.row.envelope.task_id, bury, outcome))
+                settlements[n] = (lease, self._put_off(lease.row.acceptance, bury, outcome))
 
     async def _copy(self, queue: str, lease: Lease, bury: Bury, deadline: float) -> Outcome:
         copy = dead_copy(
@@ -84,16 +84,16 @@ class Copies:
         self._broker.publish(copy, settle, deadline=deadline)
         return await answer
 
-    def _put_off(self, task_id: str, bury: Bury, outcome: Outcome) -> Again:
+    def _put_off(self, task: Acceptance, bury: Bury, outcome: Outcome) -> Again:
         delay = self._confirm_timeout
         if isinstance(outcome, Unsure) and outcome.late is not None:
             delay = outcome.late.window
-            outcome.late.listen(partial(self._late, task_id))
+            outcome.late.listen(partial(self._late, task))
         return Again(delay, bury.attempts, bury.reason, bury.text, False, bury.history)
 
-    def _late(self, task_id: str, outcome: Outcome) -> None:
+    def _late(self, task: Acceptance, outcome: Outcome) -> None:
         if _answered(outcome):
-            self._sent[task_id] = None
+            self._sent[task] = None
             if len(self._sent) > MOST_SENT:
                 self._sent.popitem(last=False)
 

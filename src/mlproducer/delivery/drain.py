@@ -119,7 +119,7 @@ class _Row(Struct, eq=False):
         if type(outcome) is not Confirmed:
             self.late.ended(row, outcome)
         elif self.late:
-            self.late.done(row.envelope.task_id)
+            self.late.done(row.acceptance)
         attempted = not (isinstance(outcome, NotSent) and outcome.cause in NO_ATTEMPT)
         if not attempted:
             self.batch.answered = False
@@ -327,7 +327,7 @@ class Drain:
         for lease in batch.leases:
             row = lease.row
             verdict = self._verdicts.before(row)
-            if verdict is not None and not self._late.noted(row.envelope.task_id):
+            if verdict is not None and not self._late.noted(row.acceptance):
                 batch.settled(lease, verdict)
                 continue
             deadline = began + self._attempts.wait_for(row.envelope.routing_key)
@@ -338,7 +338,7 @@ class Drain:
             settle: Settle = waiting if trace is None else trace.attempt(row, waiting)
             if late or (self._broker.paused and not await self._broker.writable(deadline)):
                 settle(NotSent(NotSentCause.DEADLINE))
-            elif self._late and not self._late.taken(row.envelope.task_id, waiting):
+            elif self._late and not self._late.taken(row.acceptance, waiting):
                 waiting.confirmed_before()  # between the lease and here, or while another held the row
             else:
                 number = row.attempts + 1

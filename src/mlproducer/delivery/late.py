@@ -1,7 +1,8 @@
 """The shell around `core.late`: it listens to late answers, settles their rows and tells what came of them.
 
 A row waits in the spool, put off for as long as its attempt may be answered. Nobody holds it, so it is settled by a
-lease without a token; the store says no if somebody has leased it meanwhile, and then that one settles it.
+lease without a token; the store says no if somebody has leased it meanwhile, and then that one settles it. It says no as
+well if the id waits again and is another task's by now.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from mlproducer.events import PartFailed
 from mlproducer.jobs import Jobs
 from mlproducer.outcome import Outcome, Unsure, UnsureCause
 from mlproducer.ports import Listener, Spool
-from mlproducer.rows import Again, Bury, Lease, Settlement, SpoolRow, Verdict
+from mlproducer.rows import Acceptance, Again, Bury, Lease, Settlement, SpoolRow, Verdict
 
 AT_ONCE = 500
 """Rows that are settled in one transaction."""
@@ -56,41 +57,41 @@ class LateAnswers:
         """An answer may still come, or is being settled."""
         return self._settling or self._book.open
 
-    def opened(self, task_id: str, outcome: Outcome) -> bool:
+    def opened(self, task: Acceptance, outcome: Outcome) -> bool:
         """The task's row is about to be written; say `written` then. False if the outcome leaves nothing open."""
         if not isinstance(outcome, Unsure) or outcome.late is None:
             return False
-        self._book.opened(task_id)
-        outcome.late.listen(partial(self._answered, task_id))
+        self._book.opened(task)
+        outcome.late.listen(partial(self._answered, task))
         return True
 
     def written(self, row: SpoolRow) -> None:
         """The row waits."""
-        self._act(self._book.written(row.envelope.task_id, row))
+        self._act(self._book.written(row.acceptance, row))
 
-    def noted(self, task_id: str) -> bool:
+    def noted(self, task: Acceptance) -> bool:
         """It was confirmed, and its row is not settled yet."""
-        return self._book.noted(task_id)
+        return self._book.noted(task)
 
-    def taken(self, task_id: str, flight: Flight) -> bool:
+    def taken(self, task: Acceptance, flight: Flight) -> bool:
         """The drain would write it now. False: it was confirmed."""
-        return self._book.taken(task_id, flight)
+        return self._book.taken(task, flight)
 
     def ended(self, row: SpoolRow, outcome: Outcome) -> None:
         """An attempt of the drain ended; a row that is not done is about to be written."""
-        if not self.opened(row.envelope.task_id, outcome):
-            self._book.ended(row.envelope.task_id)
+        if not self.opened(row.acceptance, outcome):
+            self._book.ended(row.acceptance)
 
-    def done(self, task_id: str) -> None:
+    def done(self, task: Acceptance) -> None:
         """It is confirmed: what else is said of it is nothing new."""
-        self._book.settled(task_id)
+        self._book.settled(task)
 
     async def stop(self) -> None:
         """After the link is closed, so that no answer comes any more: settle what came."""
         await self._jobs.ended()
 
-    def _answered(self, task_id: str, outcome: Outcome) -> None:
-        self._act(self._book.answered(task_id, outcome))
+    def _answered(self, task: Acceptance, outcome: Outcome) -> None:
+        self._act(self._book.answered(task, outcome))
 
     def _act(self, step: Settle[SpoolRow] | Confirm[Flight] | None) -> None:
         match step:
@@ -118,12 +119,12 @@ class LateAnswers:
         with contextlib.suppress(SpoolUnavailable):
             settled = await self._spool.settle(settlements)
         for step, (lease, verdict), free in zip(steps, settlements, settled, strict=True):
-            task_id = step.row.envelope.task_id
+            task = step.row.acceptance
             if free:
-                self._book.settled(task_id)
+                self._book.settled(task)
                 self._told(lease.row, verdict)
             else:
-                self._book.elsewhere(task_id, step.outcome)
+                self._book.elsewhere(task, step.outcome)
 
     def _settlement(self, step: Settle[SpoolRow]) -> Settlement:
         row, outcome = step.row, step.outcome

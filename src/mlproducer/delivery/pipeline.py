@@ -257,8 +257,7 @@ class Pipeline:
 
     async def _spool(self, accepting: Accepting, row: NewRow, outcome: Outcome) -> Receipt:
         """Its attempt may be answered while the row is committed, or after that: then the row is settled."""
-        task_id = accepting.envelope.task_id
-        if not self._late.opened(task_id, outcome):
+        if not self._late.opened(row.acceptance, outcome):
             return self._spooled(accepting, row, await self._intake.commit(accepting, row))
         waits = True
         try:
@@ -270,7 +269,7 @@ class Pipeline:
             if waits:
                 self._late.written(row.waiting(row.first_due(self._clock.now())))
             else:
-                self._late.done(task_id)  # another call's row has the id
+                self._late.done(row.acceptance)  # another call's row has the id
 
     @property
     def opening(self) -> bool:

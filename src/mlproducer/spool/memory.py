@@ -242,6 +242,8 @@ class MemorySpool(MemoryCounters):
         held = self._rows.get(task_id)
         if held is None or held.token != lease.token:
             return False
+        if not lease.token and held.row.accepted_at != lease.row.accepted_at:
+            return False
         row = held.row
         match verdict:
             case Done(confirmed_at=confirmed_at, keep=keep):

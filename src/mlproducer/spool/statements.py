@@ -102,6 +102,7 @@ _AGAIN_ON_SERVER: Final = _again(SERVER_NOW + _DUE_AT)
 _TOKENS: Final = select(waiting.c.task_id, waiting.c.token).order_by(waiting.c.task_id).with_for_update()
 _TOKENS_AT_ONCE: Final = select(func.json_group_object(waiting.c.task_id, waiting.c.token))
 """On SQLite, where each row of an answer is a wait of its own (see `bulk`)."""
+_ACCEPTED: Final = select(waiting.c.task_id, waiting.c.accepted_at)
 _RECORDS: Final = select(records).order_by(records.c.task_id)
 _RECORDS_ON_SERVER: Final = _RECORDS.add_columns(SERVER_NOW.label("now")).with_for_update()
 _TURNS: Final = 5
@@ -151,13 +152,15 @@ def settle_rows(tx: Transaction, settlements: Sequence[Settlement]) -> list[bool
     """Apply the verdicts of those whose lease still holds."""
     ids = {lease.row.envelope.task_id for lease, _ in settlements}
     tokens = _tokens(tx.connection, ids)
+    accepted = _accepted(tx.connection, {lease.row.envelope.task_id for lease, _ in settlements if not lease.token})
     held: list[bool] = []
     done: list[tuple[SpoolRow, Done]] = []
     again: list[tuple[SpoolRow, Again]] = []
     buried: list[tuple[SpoolRow, Bury]] = []
     for lease, verdict in settlements:
         task_id = lease.row.envelope.task_id
-        held.append(task_id in tokens and (tokens[task_id] or "") == lease.token)
+        same = bool(lease.token) or accepted.get(task_id) == lease.row.accepted_at
+        held.append(same and task_id in tokens and (tokens[task_id] or "") == lease.token)
         if not held[-1]:
             continue
         del tokens[task_id]  # a lease settles once
@@ -189,6 +192,12 @@ def _tokens(connection: Connection, ids: Iterable[str]) -> dict[str, str | None]
         for found in run_for(connection, _TOKENS_AT_ONCE, waiting.c.task_id, ids):
             tokens.update(json.loads(found.scalar_one()))
     return tokens
+
+
+def _accepted(connection: Connection, ids: Iterable[str]) -> dict[str, float]:
+    """When each of those that wait was accepted. Not as JSON, in which SQLite rounds."""
+    found = run_for(connection, _ACCEPTED, waiting.c.task_id, ids)
+    return {row.task_id: row.accepted_at for result in found for row in result}
 
 
 def claim_rows(tx: Transaction, claims: Sequence[tuple[Claim, float]]) -> list[Known | None]:

@@ -143,11 +143,16 @@ SETTLE: Final = Script(
     + STAMP
     + PLACE
     + """
+local function accepted_at(id)
+  local entry = call('HGET', rows, id)
+  return cmsgpack.unpack(string.sub(entry, 5, 4 + struct.unpack('>I4', entry)))[2]
+end
 local answer, held, at, places, gone, done, size = {}, {}, {}, {}, {}, {}, 0
-for n = 1, #args, 7 do
+for n = 1, #args, 8 do
   local verdict, id, token = unpack(args, n, n + 2)
   local there = not at[id] and call('HEXISTS', rows, id) == 1  -- a lease settles once
   local ours = there and (call('HGET', tokens, id) or '') == token
+  if ours and token == '' then ours = accepted_at(id) == tonumber(args[n + 7]) end
   answer[#answer + 1] = ours and 1 or 0
   if ours then
     held[#held + 1], at[id] = id, n
@@ -193,7 +198,7 @@ return answer
 """,
 )
 """args for each: 'done', 'again' or 'bury'; id; token; record or entry; keep, delay or -died_at; expires_at or
-''; routing key. 1 for each whose lease held."""
+''; routing key; when it was accepted, which is asked where there is no token. 1 for each whose lease held."""
 
 _TAKE: Final = """
 local function found(first)

@@ -44,7 +44,7 @@ VERSION: Final = 2
 
 
 class _Kept(Struct, array_like=True, frozen=True):
-    """The scripts look at the first, the third and the fifth."""
+    """The scripts look at the first three and the fifth."""
 
     task_type: str
     accepted_at: float

@@ -330,4 +330,4 @@ def _verdict(settlement: Settlement) -> Args:
         case _:
             assert_never(verdict)
     kind, value, by, expires_at = said
-    return kind, task.task_id, lease.token, value, by, expires_at, task.routing_key
+    return kind, task.task_id, lease.token, value, by, expires_at, task.routing_key, number(row.accepted_at)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
+
+from msgspec.structs import replace
 
 from mlproducer.ports import Spool
 from mlproducer.rows import (
@@ -10,7 +13,9 @@ from mlproducer.rows import (
     Again,
     Bury,
     Lease,
+    Settlement,
     SpoolRow,
+    Verdict,
 )
 from mlproducer.testing.spool_contract.examples import DONE, HISTORY, NOW, StoreClock, entry, row, settle, waits
 
@@ -184,6 +189,26 @@ class OfRows:
         assert await settle(spool, held, again)
         assert await settle(spool, leases["held"], DONE), "put back, it is nobody's"
         assert not await settle(spool, leases["done"], DONE), "it is not there any more"
+
+    async def test_without_a_token_only_a_row_that_was_accepted_then_is_settled(self, spool: Spool) -> None:
+        """An id that was removed and given anew is another task's, however soon after."""
+        accepted_at = NOW - 1 / 3
+        again, bury = Again(0, 2, "nacked", "", alone=False), Bury(NOW, 3, "nacked", None, "why")
+        verdicts: dict[str, Verdict] = {"done": DONE, "again": again, "bury": bury}
+
+        def settlements(at: float) -> list[Settlement]:
+            leases = {name: Lease(replace(row(name).waiting(0.0), accepted_at=at), "") for name in verdicts}
+            return [(leases[name], verdict) for name, verdict in verdicts.items()]
+
+        for name in verdicts:
+            await spool.put(replace(row(name, delay=60), accepted_at=accepted_at))
+        for other in (NOW - 60, math.nextafter(accepted_at, NOW)):
+            assert list(await spool.settle(settlements(other))) == [False] * 3
+        assert (await spool.measure()).tasks == 3
+        mixed = settlements(NOW - 60) + settlements(accepted_at)
+        assert list(await spool.settle(mixed)) == [False] * 3 + [True] * 3, "none costs its neighbour anything"
+        size = await spool.measure()
+        assert (size.tasks, size.dead) == (1, 1)
 
     async def test_nothing_to_settle_is_nothing_done(self, spool: Spool) -> None:
         assert not await spool.settle([])
