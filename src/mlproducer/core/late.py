@@ -2,9 +2,10 @@
 
 The answer belongs to one attempt (`core.confirms`), and the attempt to one task: to the one that was accepted then, and
 not to all that ever have its id. An id may be removed and given anew, with other content, while an answer to its first
-bearer may come. So the book knows tasks by a key that no other acceptance has. The task itself has moved on: it goes into
-the spool, and is put off there for as long as the answer may come, since a copy meanwhile would be one too many.
-Where it is when the answer comes decides what is done:
+bearer may come. So the book knows tasks by a key that no other acceptance has.
+
+The task itself has moved on: it goes into the spool, and is put off there for as long as the answer may come, since a
+copy meanwhile would be one too many. Where it is when the answer comes decides what is done:
 
     place     a pass                          a fault                     the drain takes it   its attempt ends
     WRITING   noted                           noted, if no other is open  –                    –
@@ -74,7 +75,7 @@ class _Task(Generic[R, F]):
 
 
 class LateBook(Generic[R, F]):
-    """By key, one for each acceptance of a task. `R` is what the shell keeps of a row that waits, `F` of an attempt that the drain has under way."""
+    """By key, one for each acceptance. `R` is what the shell keeps of a row that waits, `F` of an attempt under way."""
 
     def __init__(self) -> None:
         self._tasks: OrderedDict[Hashable, _Task[R, F]] = OrderedDict()

@@ -1,8 +1,8 @@
 """The shell around `core.late`: it listens to late answers, settles their rows and tells what came of them.
 
 A row waits in the spool, put off for as long as its attempt may be answered. Nobody holds it, so it is settled by a
-lease without a token; the store says no if somebody has leased it meanwhile, and then that one settles it. It says no as
-well if the id waits again and is another task's by now.
+lease without a token; the store says no if somebody has leased it meanwhile, and then that one settles it, or if the id
+is another task's by now.
 """
 
 from __future__ import annotations
