@@ -9,18 +9,15 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Final, Protocol, Self, TypeVar
 
-from mlproducer.analytics.consumer import CeleryEvents
 from mlproducer.analytics.counting import Counting
 from mlproducer.analytics.reading import Analytics
 from mlproducer.analytics.results import Counted, Results
 from mlproducer.core.replay import Chosen
 from mlproducer.core.results import TaskResult
-from mlproducer.delivery.assessor import Assessor
 from mlproducer.delivery.callbacks import Callbacks
 from mlproducer.delivery.drain import Drain
 from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
-from mlproducer.delivery.health import HealthCheck
 from mlproducer.delivery.home import Home
 from mlproducer.delivery.leaving import Leaving
 from mlproducer.delivery.link import LinkKeeper
@@ -40,7 +37,7 @@ from mlproducer.task import Receipt, Task
 T = TypeVar("T")
 
 
-class _Loop(Protocol):
+class Loop(Protocol):
     async def run(self) -> None: ...
 
 
@@ -58,19 +55,18 @@ class Parts:
     link: LinkKeeper
     pipeline: Pipeline
     drain: Drain
-    health: HealthCheck
     gauges: Gauges
-    assessor: Assessor
     operations: Operations
     leaving: Leaving
     counting: Counting
     analytics: Analytics
     results: Results
-    celery_events: CeleryEvents | None
     callbacks: Callbacks
     tell: Listener
     confirm_timeout: float
     shutdown_timeout: float
+    loops: Sequence[tuple[Part, Loop]]
+    """What runs as long as the engine, beside the drain; errors are told as of that part."""
 
 
 class Engine:
@@ -123,16 +119,7 @@ class Engine:
         self._started = parts.pipeline.accepting = True
         parts.link.start()
         loop = asyncio.get_running_loop()
-        looping: list[tuple[Part, _Loop]] = [
-            ("drain", parts.drain),
-            ("health", parts.health),
-            ("gauges", parts.gauges),
-            ("gauges", parts.watch),
-            ("gauges", parts.assessor),
-            ("analytics", parts.counting),
-        ]
-        if parts.celery_events is not None:
-            looping.append(("analytics", parts.celery_events))
+        looping: list[tuple[Part, Loop]] = [("drain", parts.drain), *parts.loops]
         # In contexts of their own: what runs as long as the producer belongs to no trace that happens to start it.
         self._loops = [loop.create_task(_kept(part.run, name, parts.tell), context=Context()) for name, part in looping]
 

@@ -271,13 +271,32 @@ class QueueMeasured(Struct, frozen=True, gc=False):
     consumers: int = 0
 
 
+class FlowMeasured(Struct, frozen=True, gc=False):
+    """What the management API says of a queue, as in `ports.QueueFlow`: `unacked` messages, and messages a second that
+    were published to it, delivered and acknowledged. None: it says nothing of that.
+    """
+
+    queue: str
+    unacked: int | None = None
+    published: float | None = None
+    delivered: float | None = None
+    acked: float | None = None
+
+
+class FlowsUnknown(Struct, frozen=True, gc=False):
+    """The management API does not answer as it should, and why. Told when that begins or changes."""
+
+    text: str
+
+
 class Judged(Struct, frozen=True, gc=False):
     """The verdict is another than before: `new_tasks` is a value of `core.verdict.NewTasks`, `causes` has each code
-    with how bad it is: 1 amber, 2 red.
+    with how bad it is: 1 amber, 2 red. `missing` names the queues that tasks cannot get to.
     """
 
     new_tasks: int
     causes: tuple[tuple[str, int], ...]
+    missing: tuple[str, ...] = ()
 
 
 class QueueMissing(Struct, frozen=True, gc=False):
@@ -352,6 +371,8 @@ Event = (
     | SpoolMeasured
     | FlightMeasured
     | QueueMeasured
+    | FlowMeasured
+    | FlowsUnknown
     | Judged
     | QueueMissing
     | TasksLeft

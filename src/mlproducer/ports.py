@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -75,6 +75,22 @@ class QueueDepth(Struct, frozen=True, gc=False):
     """Messages that no worker has taken yet."""
     consumers: int
     """Who reads it: workers, or others. 0: what is ready stays there."""
+
+
+class QueueFlow(Struct, frozen=True, gc=False):
+    """What AMQP does not tell of a queue and RabbitMQ's management API does. Rates are messages a second, as the broker
+    averages them; None is what it does not say, such as a rate of what never happened.
+    """
+
+    unacked: int | None = None
+    """Messages that workers hold and have not acknowledged."""
+    published: float | None = None
+    delivered: float | None = None
+    acked: float | None = None
+
+
+AskFlows = Callable[[Collection[str]], Awaitable[Mapping[str, QueueFlow]]]
+"""The flows of these queues, by name; one that is not there is left out. Raises: MLProducerError."""
 
 
 class Broker(Protocol):

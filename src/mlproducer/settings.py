@@ -82,7 +82,9 @@ class Settings(BaseSettings):
     ml_connection_name: Annotated[str, Field(max_length=255)] = Field("", validation_alias=_env("ML_CONNECTION_NAME"))
     """What RabbitMQ's list of connections calls ours; empty is the program, the host and the process id."""
     rabbitmq_management_url: SecretStr = Field(SecretStr(""), validation_alias=_env("RABBITMQ_MANAGEMENT_URL"))
-    """Root of RabbitMQ's management API, for `mlproducer doctor`. Without a user in it, that of RABBITMQ_URL asks."""
+    """Root of RabbitMQ's management API: what workers hold, rates of queues, and what `mlproducer doctor` looks for.
+    Without a user in it, that of RABBITMQ_URL asks.
+    """
     ml_exchange: Annotated[str, Field(min_length=1, max_length=127)] = Field(
         "ml.tasks", validation_alias=_env("ML_EXCHANGE")
     )

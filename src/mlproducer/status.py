@@ -5,11 +5,12 @@ No secrets in any.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 from mlproducer.core.facts import HeldRoute, SeenQueue
 from mlproducer.core.verdict import Cause, Level, Verdict
+from mlproducer.ports import QueueFlow
 
 
 class CheckStatus(StrEnum):
@@ -125,6 +126,8 @@ class Status:
     """Those that are not open."""
     queues: tuple[SeenQueue, ...]
     """As the last health check found them (ML_HEALTH_INTERVAL)."""
+    flow_note: str
+    """Why what workers hold (`unacked`) and the rates of queues are not shown; empty if they are."""
 
     def as_dict(self) -> dict[str, object]:
         return asdict(self) | {"causes": [told(cause) for cause in self.causes]}
@@ -204,3 +207,5 @@ class Behind:
     queues: Mapping[str, QueueRules]
     """All of the virtual host, by name."""
     alarms: tuple[str, ...]
+    flows: Mapping[str, QueueFlow] = field(default_factory=dict)
+    """Of the same queues."""

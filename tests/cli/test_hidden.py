@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Any
 
 import pytest
 
+from management_api import management_api
 from mlproducer.amqp.config import Credentials
 from mlproducer.amqp.management import Management
 from mlproducer.cli.findings import Verdict
@@ -94,6 +92,8 @@ ANSWERS: dict[str, Any] = {
             "durable": True,
             "arguments": {"x-queue-type": "quorum"},
             "effective_policy_definition": {"max-length": 5},
+            "messages_unacknowledged": 1_234,
+            "message_stats": {"publish_details": {"rate": 2.0}, "ack_details": {"rate": 1.5}},
         },
         {"name": "spy", "durable": False, "auto_delete": True, "arguments": {}, "effective_policy_definition": []},
     ],
@@ -101,25 +101,10 @@ ANSWERS: dict[str, Any] = {
 }
 
 
-class Api(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        allowed = self.headers["Authorization"] == "Basic bWw6bWxfcGFzc3dvcmQ="
-        status = 401 if not allowed else 200 if self.path in ANSWERS else 404
-        body = json.dumps(ANSWERS.get(self.path, {})).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None: ...
-
-
 @pytest.fixture
 def api() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
-        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/"
-        server.shutdown()
+    with management_api(ANSWERS) as root:
+        yield root
 
 
 def test_the_api_is_read_arguments_and_policies_together(api: str) -> None:
@@ -134,6 +119,11 @@ def test_the_api_is_read_arguments_and_policies_together(api: str) -> None:
         "other bindings",
         "after the confirm in ml.embed",
     }
+    flows = {each.check: each.detail for each in of_hidden(behind, "ml.tasks", ["ml.embed", "spy"])}
+    assert flows["flow of ml.embed"] == (
+        "workers hold 1,234 that they have not acknowledged, 2.0/s published, 1.5/s acknowledged"
+    )
+    assert "flow of spy" not in flows, "nothing is known of it"
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ WELL: Final = {
     'queue_depth{queue_name="ml.embed"}': "0",
     'queue_consumers{queue_name="ml.embed"}': "1",
     'cause{cause="unread"}': "0",
-    'cause{cause="queue_missing"}': "0",
+    'queue_missing{queue_name="ml.embed"}': "0",
     'route_state{routing_key="ml.embed"}': "0",
     'spool_info{store="sqlite",shared="false",spool="SPOOL"}': "1",
 }
@@ -61,10 +61,12 @@ RETRIED: Final = 'task_retries_total{task_type="embed_vectors"}'
 DEPTH: Final = 'queue_depth{queue_name="ml.embed"}'
 CONSUMERS: Final = 'queue_consumers{queue_name="ml.embed"}'
 UNREAD: Final = 'cause{cause="unread"}'
-MISSING: Final = 'cause{cause="queue_missing"}'
+MISSING: Final = 'queue_missing{queue_name="ml.embed"}'
 REFUSED: Final = 'tasks_refused_total{reason="SpoolFull",task_type="embed_vectors"}'
 INVALID: Final = 'tasks_refused_total{reason="InvalidTask",task_type="embed_vectors"}'
 HELD: Final = 'route_state{routing_key="ml.embed"}'
+OTHER_HELD: Final = 'route_state{routing_key="ml.other"}'
+ALL_HELD: Final = 'route_state{routing_key="#"}'
 SHARED: Final = 'spool_info{store="postgresql",shared="true",spool="SPOOL"}'
 OWN: Final = 'spool_info{store="sqlite",shared="false",spool="SPOOL"}'
 
@@ -162,6 +164,12 @@ CASES: Final = (
     Case("MLProducerQueueBacklog", "a few hundred", False, "60m", {DEPTH: "100+1x70"}),
     Case("MLProducerQueueMissing", "for 5 min", True, "10m", {MISSING: "0x4 1x10"}),
     Case("MLProducerQueueMissing", "made again at once", False, "10m", {MISSING: "0x4 1 0x10"}),
+    Case("MLProducerQueueMissing", "its route is held", False, "10m", {MISSING: "0x4 1x10", HELD: "0x4 1x10"}),
+    Case(
+        "MLProducerQueueMissing", "no route takes anything", False, "10m", {MISSING: "0x4 1x10", ALL_HELD: "0x4 1x10"}
+    ),
+    Case("MLProducerQueueMissing", "another route is held", True, "10m", {MISSING: "0x4 1x10", OTHER_HELD: "1x15"}),
+    Case("MLProducerQueueMissing", "no broker", False, "10m", {MISSING: "0x4 1x10", "connection_state": "2x4 0x10"}),
     Case("MLProducerRefusing", "4 a minute", True, "12m", {REFUSED: "0x3 0+4x12"}),
     Case("MLProducerRefusing", "a few", False, "12m", {REFUSED: "0x3 5x12"}),
     Case("MLProducerRefusing", "wrong tasks are their callers' fault", False, "12m", {INVALID: "0+100x15"}),
@@ -543,6 +551,18 @@ def test_every_alert_fires_when_it_should_and_is_silent_when_not(tmp_path: Path,
     file.write_text(json.dumps(whole))
     done = promtool("test", "rules", file)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_alert_of_a_queue_names_it() -> None:
+    by = {"queue_name", "routing_key"}
+    for alert in alerts(Durations()):
+        if "Broker" in alert.name or not any(word in alert.name for word in ("Queue", "Route", "Consumers")):
+            continue
+        if "RetryQueue" in alert.name:
+            continue  # the spool's
+        told = {label for label in by if f"$labels.{label}" in alert.description}
+        assert told, alert.name
+        assert all(f", {label})" in alert.expr for label in told), alert.expr
 
 
 @pytest.mark.parametrize("alert", [alert.name for alert in alerts(Durations())])

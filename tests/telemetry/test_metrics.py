@@ -25,6 +25,8 @@ from mlproducer.events import (
     ConnectionState,
     Event,
     FlightMeasured,
+    FlowMeasured,
+    FlowsUnknown,
     HealthChecked,
     Judged,
     PartFailed,
@@ -143,9 +145,9 @@ def test_a_queue_that_is_gone_has_no_depth_and_one_that_is_back_has(metrics: Met
     metrics(QueueMissing("ml.embed"))
     metrics(QueueMissing("never heard of"))
     assert value(metrics, "queue_depth", queue_name="ml.embed") is None
-    assert 'queue_name="ml.embed"} ' not in metrics.prometheus("application/openmetrics-text")[0].decode().replace(
-        "route_state", ""
-    )
+    told = metrics.prometheus("application/openmetrics-text")[0].decode().splitlines()
+    of_it = [line for line in told if 'queue_name="ml.embed"' in line]
+    assert of_it == ['ml_producer_queue_missing{queue_name="ml.embed"} 0.0'], "which the verdict tells"
     assert metrics.registry.get_sample_value("ml_producer_queue_depth", {"queue_name": "ml.embed"}) is None
     assert value(metrics, "queue_depth", queue_name="ml.summarize") == 3
     assert value(metrics, "queue_depth", queue_name="other") == 0
@@ -199,6 +201,8 @@ EXAMPLES: dict[type[Event], Event] = {
         SpoolMeasured(12, 3_456, 7.5, 2),
         FlightMeasured(11, 4, 6),
         QueueMeasured("ml.embed", 42, 3),
+        FlowMeasured("ml.embed", 7, 3.5, 2.0, 1.25),
+        FlowsUnknown("no answer"),
         Judged(0, (("unread", 1),)),
         QueueMissing("ml.embed"),
         TasksLeft(3, "not connected"),
@@ -236,6 +240,8 @@ CHANGES: dict[type[Event], tuple[str, dict[str, str], float | None]] = {
     SpoolMeasured: ("retry_queue_size", {}, 12),
     FlightMeasured: ("in_flight", {}, 11),
     QueueMeasured: ("queue_depth", {"queue_name": "ml.embed"}, 42),
+    FlowMeasured: ("queue_unacked", {"queue_name": "ml.embed"}, 7),
+    FlowsUnknown: ("queue_unacked", {"queue_name": "ml.embed"}, None),
     Judged: ("cause", {"cause": "unread"}, 1),
     QueueMissing: ("queue_depth", {"queue_name": "ml.embed"}, None),
     TasksLeft: ("tasks_left", {}, 3),
@@ -247,9 +253,19 @@ CHANGES: dict[type[Event], tuple[str, dict[str, str], float | None]] = {
 @pytest.mark.parametrize("kind", get_args(Event), ids=lambda kind: kind.__name__)
 def test_every_event_there_is_changes_its_metric(metrics: Metrics, kind: type[Event]) -> None:
     name, labels, expected = CHANGES[kind]
+    metrics(FlowMeasured("ml.embed", 0))  # what only the management API tells has no series before it did
     assert value(metrics, name, **labels) == 0
     metrics(EXAMPLES[kind])
     assert value(metrics, name, **labels) == expected
+
+
+def test_a_queue_that_tasks_cannot_get_to_is_named_until_they_can(metrics: Metrics) -> None:
+    metrics(Judged(0, (("queue_missing", 1),), missing=("ml.embed", "never heard of")))
+    assert value(metrics, "queue_missing", queue_name="ml.embed") == 1
+    assert value(metrics, "queue_missing", queue_name="ml.summarize") == 0
+    assert value(metrics, "queue_missing", queue_name="other") == 1
+    metrics(Judged(0, ()))
+    assert value(metrics, "queue_missing", queue_name="ml.embed") == 0
 
 
 def test_a_queue_shows_who_reads_it_beside_what_is_ready(metrics: Metrics) -> None:

@@ -1,15 +1,17 @@
-"""What RabbitMQ's management API tells that AMQP does not: bindings, policies, what a queue does with its messages.
+"""What RabbitMQ's management API tells that AMQP does not: bindings, policies, what a queue does with its messages, and
+what passes through it.
 
-For looks by people (`mlproducer doctor`): a producer that runs asks none of it.
-Blocking; reads only.
+For people: `mlproducer doctor`, and what a producer shows of its queues. Blocking; reads only.
 """
 
 from __future__ import annotations
 
 import base64
 import ssl
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Collection
 from typing import Final, TypeVar
 from urllib.parse import quote
 
@@ -18,10 +20,12 @@ from msgspec import Struct, field
 
 from mlproducer.amqp.config import Credentials
 from mlproducer.errors import BrokerError, BrokerRefused, BrokerUnreachable
+from mlproducer.ports import QueueFlow
 from mlproducer.status import Behind, BoundTo, QueueRules
 
 _LARGEST: Final = 64 << 20
 """Bytes of an answer."""
+_COLUMNS: Final = "messages_unacknowledged,message_stats"
 
 Rules = dict[str, object]
 T = TypeVar("T")
@@ -42,14 +46,41 @@ class _Binding(Struct):
     routing_key: str
 
 
+class _Rate(Struct):
+    rate: float
+
+
+class _Stats(Struct):
+    """Of what never happened, there is nothing."""
+
+    publish_details: _Rate | None = None
+    deliver_get_details: _Rate | None = None
+    ack_details: _Rate | None = None
+
+
 class _Queue(Struct):
-    name: str
+    name: str = ""
     durable: bool = True
     auto_delete: bool = False
     exclusive: bool = False
     arguments: Rules = field(default_factory=dict)
     effective_policy_definition: Rules | list[object] | None = None
     """An empty list where there is none: so Erlang's empty object is written."""
+    messages_unacknowledged: int | None = None
+    """Not there before the broker's first statistics of the queue, some seconds after it was made."""
+    message_stats: _Stats | list[object] | None = None
+
+    @property
+    def flow(self) -> QueueFlow:
+        stats = self.message_stats if isinstance(self.message_stats, _Stats) else _Stats()
+        published, delivered, acked = (
+            None if each is None else each.rate
+            for each in (stats.publish_details, stats.deliver_get_details, stats.ack_details)
+        )
+        return QueueFlow(self.messages_unacknowledged, published, delivered, acked)
+
+
+_GONE: Final = _Queue()
 
 
 class _Node(Struct):
@@ -77,18 +108,35 @@ class Management:
         if found.policy:
             policy = self._get(f"policies/{where}/{quote(found.policy, safe='')}", _Policy, policy)
         alternate = found.arguments.get("alternate-exchange") or policy.definition.get("alternate-exchange")
+        queues = self._get(f"queues/{where}", list[_Queue])
         return Behind(
             alternate=str(alternate or ""),
             bound=tuple(_bound(each) for each in self._get(f"{here}/bindings/source", list[_Binding], [])),
-            queues={each.name: _rules(each) for each in self._get(f"queues/{where}", list[_Queue])},
+            queues={each.name: _rules(each) for each in queues},
+            flows={each.name: each.flow for each in queues},
             alarms=tuple(told for node in self._get("nodes", list[_Node], []) for told in _alarms(node)),
         )
 
-    def _get(self, path: str, kind: type[T], otherwise: T | None = None) -> T:
-        """The answer; `otherwise` where there is no such thing, or this user may not see it."""
+    def flows(self, vhost: str, queues: Collection[str]) -> dict[str, QueueFlow]:
+        """Of these queues, one after the other, within the timeout in all; one that is not there is left out: a broker
+        may have thousands of others, and its figures of each cost it. Raises: BrokerError, in words that name the
+        setting.
+        """
+        end = time.monotonic() + self._timeout
+        found = {}
+        for queue in queues:
+            path = f"queues/{quote(vhost, safe='')}/{quote(queue, safe='')}?columns={_COLUMNS}"
+            answer = self._get(path, _Queue, _GONE, within=end - time.monotonic())
+            if answer is not _GONE:
+                found[queue] = answer.flow
+        return found
+
+    def _get(self, path: str, kind: type[T], otherwise: T | None = None, *, within: float | None = None) -> T:
+        """The answer; `otherwise` where there is no such thing, or this user may not see it. `within`: seconds."""
+        seconds = self._timeout if within is None else max(within, 0.001)
         request = urllib.request.Request(f"{self._url}/api/{path}", headers={"Authorization": f"Basic {self._login}"})  # noqa: S310  # the settings take http and https only
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout, context=self._tls) as answer:  # noqa: S310  # as above
+            with urllib.request.urlopen(request, timeout=seconds, context=self._tls) as answer:  # noqa: S310  # as above
                 return msgspec.json.decode(answer.read(_LARGEST), type=kind)
         except urllib.error.HTTPError as error:
             error.close()  # it is the answer as well, and holds its socket

@@ -10,13 +10,14 @@ from typing import Final
 
 from mlproducer.cli.findings import Finding, Verdict
 from mlproducer.core.topics import takes
+from mlproducer.ports import QueueFlow
 from mlproducer.status import Behind, QueueRules
 
 UNSEEN: Final = Finding(
     "behind the exchange",
     Verdict.OK,
     "not looked at, since AMQP does not show it: bindings of others, an alternate exchange or limits set by a policy, "
-    "alarms. Each can hide that a task is lost after its confirm",
+    "alarms, what workers hold and the rates of queues. The first ones can hide that a task is lost after its confirm",
     "name the management API: RABBITMQ_MANAGEMENT_URL",
 )
 
@@ -30,6 +31,9 @@ def of_hidden(behind: Behind, exchange: str, queues: Sequence[str]) -> Iterator[
         rules = behind.queues.get(queue)
         if rules is not None:
             yield _of_queue(queue, rules, bound=any(_is_own(each.name, each.queue, queue) for each in behind.bound))
+        flow = behind.flows.get(queue)
+        if flow is not None and flow.unacked is not None:
+            yield Finding(f"flow of {queue}", Verdict.OK, _flow(flow))
 
 
 def _alarms(behind: Behind) -> Iterator[Finding]:
@@ -73,6 +77,12 @@ def _kind(behind: Behind, name: str, queue: bool) -> str:  # noqa: FBT001  # wha
     rules = behind.queues.get(name)
     passing = rules is not None and (rules.passing or not rules.durable)
     return "the transient queue" if passing else "the queue"
+
+
+def _flow(flow: QueueFlow) -> str:
+    rates = {"published": flow.published, "delivered": flow.delivered, "acknowledged": flow.acked}
+    told = [f"{rate:.1f}/s {what}" for what, rate in rates.items() if rate is not None]
+    return ", ".join([f"workers hold {flow.unacked:,} that they have not acknowledged", *told])
 
 
 def _is_own(name: str, is_queue: bool, queue: str) -> bool:  # noqa: FBT001  # what it is

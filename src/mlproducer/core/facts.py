@@ -70,7 +70,8 @@ class HeldRoute:
 class SeenQueue:
     """A queue at the broker. `missing` says in words why tasks cannot get there; empty if they can.
 
-    `growth`: ready messages per second, between the last two looks; None before the second.
+    `growth`: ready messages per second, between the last two looks; None before the second. The last four are told by
+    the management API alone (`ports.QueueFlow`), and None without it.
     """
 
     name: str
@@ -78,6 +79,10 @@ class SeenQueue:
     consumers: int = 0
     missing: str = ""
     growth: float | None = None
+    unacked: int | None = None
+    published: float | None = None
+    delivered: float | None = None
+    acked: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +94,8 @@ class Facts:
     room: Room = Room()
     routes: tuple[HeldRoute, ...] = ()
     queues: tuple[SeenQueue, ...] = ()
+    flow_note: str = ""
+    """Why `unacked` and the rates of queues are not known; empty if they are."""
     refused: tuple[tuple[str, int], ...] = ()
     """Calls refused within the window, by the error's class name."""
     accepted: bool = True

@@ -11,6 +11,7 @@ from mlproducer.core.supervisor import SupervisorState
 from mlproducer.core.verdict import WINDOW, Cause, Code, Verdict, judge
 from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.drain import Drain
+from mlproducer.delivery.flows import Flows
 from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.health import HealthCheck
@@ -38,6 +39,7 @@ class Sources:
     attempts: Attempts
     watch: SpoolWatch
     health: HealthCheck
+    flows: Flows
     gauges: Gauges
     intake: Intake
     drain: Drain
@@ -55,6 +57,7 @@ class Sources:
             room=self.intake.room(self.watch.error),
             routes=self.routes.closed(),
             queues=self._queues(),
+            flow_note=self.flows.note,
             refused=self.refusals.within(),
             accepted=self.refusals.spooled() or self.last_confirm.within(WINDOW),
             in_flight=self.broker.view().in_flight,
@@ -84,7 +87,8 @@ class Sources:
 
     def _queues(self) -> tuple[SeenQueue, ...]:
         """As the last look found them, and what is missing. The copies of dead letters wait for a person, no worker."""
-        found = {name: queue for name, queue in self.health.queues.items() if name != self.dlq_queue}
+        seen = self.health.queues
+        found = {name: self.flows.of(queue) for name, queue in seen.items() if name != self.dlq_queue}
         for each in self.broker.view().differences:
             if each.broken:
                 found[each.name] = replace(found.get(each.name, SeenQueue(each.name)), missing=each.text)
@@ -104,7 +108,8 @@ class Assessor:
     async def run(self) -> None:
         while True:
             found = self.look()[1]
-            judged = Judged(int(found.new_tasks), _levels(found))
+            missing = tuple(cause.about for cause in found.causes if cause.code is Code.QUEUE_MISSING)
+            judged = Judged(int(found.new_tasks), _levels(found), missing)
             if judged != self._told:
                 self._told = judged
                 self._tell(judged)

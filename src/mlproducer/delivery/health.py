@@ -26,6 +26,8 @@ class HealthCheck:
         self.last: HealthChecked | None = None
         self.queues: dict[str, SeenQueue] = {}
         """As the last look found them, by name."""
+        self.looked = asyncio.Event()
+        """Set by each look at the queues; who waits for it clears it."""
 
     @property
     def next_in(self) -> float:
@@ -75,6 +77,7 @@ class HealthCheck:
             )
             for name, found in depths.items()
         }
+        self.looked.set()
 
     def _report(self, *, ok: bool, duration: float, text: str) -> None:
         self.last = HealthChecked(ok, duration, text)

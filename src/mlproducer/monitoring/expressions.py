@@ -23,6 +23,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from mlproducer.outcome import EVERY_ROUTE
+
 OBJECTIVE: Final = 0.999
 """The share of accepted tasks that are confirmed in time; the dashboards show the budget that the alerts burn."""
 IN_TIME: Final = "60.0"
@@ -52,6 +54,15 @@ AWAY: Final = (
 HELD: Final = "(max by (job, instance) (ml_producer_route_state) > 0)"
 EXPLAINED: Final = f"\nunless {SAME} {AWAY}\nunless {SAME} {HELD}"
 """Silent where one of these tells it."""
+_HELD_KEYS: Final = "max by (job, routing_key) (ml_producer_route_state) > 0"
+_HELD_QUEUES: Final = f'label_replace({_HELD_KEYS}, "queue_name", "$1", "routing_key", "(.+)")'
+NAMED_BY_ROUTE: Final = (
+    f"\nunless on (job, queue_name) {_HELD_QUEUES}"
+    f'\nunless on (job) max by (job) (ml_producer_route_state{{routing_key="{EVERY_ROUTE}"}}) > 0'
+)
+"""Of an alert that names a queue. Its tasks come back, and then its route is held: that alert names it, too. A queue is
+bound by its name; a route that is held hides no other queue.
+"""
 
 _UNITS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _SHARED: Final = '* on (job, instance) group_left (spool) (ml_producer_spool_info{shared="true"} == 1)'

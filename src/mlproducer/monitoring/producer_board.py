@@ -281,8 +281,14 @@ def _queues() -> list[Panel]:
             span=24,
         ),
         graph(
-            Words("Broker queues", "Messages that are ready in RabbitMQ: work that no worker has taken yet."),
+            Words(
+                "Broker queues",
+                "Messages that are ready in RabbitMQ: work that no worker has taken yet. With RABBITMQ_MANAGEMENT_URL "
+                "also those that workers hold.",
+                "MLProducerQueueMissing",
+            ),
             Query("{{queue_name}}", latest("queue_depth", "queue_name")),
+            Query("{{queue_name}}, held by workers", latest("queue_unacked", "queue_name")),
             span=8,
         ),
         graph(

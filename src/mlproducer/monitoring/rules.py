@@ -25,6 +25,7 @@ from mlproducer.monitoring.expressions import (
     GROWING_FROM,
     HELD,
     MANY,
+    NAMED_BY_ROUTE,
     OLD_SECONDS,
     SAME,
     Durations,
@@ -181,12 +182,11 @@ def _queue_alerts(lasts: Durations) -> list[Alert]:
         ),
         Alert(
             "MLProducerQueueMissing",
-            # Its tasks come back, and then its route is held: that alert names it.
-            f'ml_producer_cause{{cause="queue_missing"}} > 0{EXPLAINED}',
+            f"max by (job, queue_name) (ml_producer_queue_missing unless {SAME} {AWAY}) > 0{NAMED_BY_ROUTE}",
             120,
             "critical",
             "A queue is missing",
-            "A queue or an exchange that {{ $labels.instance }} uses is not there, or is not bound.",
+            "Tasks cannot get to {{ $labels.queue_name }}: it is not there, or not bound by its name.",
         ),
     ]
 

@@ -18,6 +18,8 @@ from mlproducer.events import (
     ConnectionFailed,
     ConnectionState,
     FlightMeasured,
+    FlowMeasured,
+    FlowsUnknown,
     HealthChecked,
     PartFailed,
     QueueMeasured,
@@ -32,7 +34,7 @@ from mlproducer.events import (
     TopologyDiffers,
 )
 from mlproducer.outcome import EVERY_ROUTE, Confirmed
-from mlproducer.telemetry.cells import NO_SERIES, Board
+from mlproducer.telemetry.cells import NO_SERIES, Board, Number
 from mlproducer.telemetry.labels import ERROR_TYPES, OTHER
 
 CLOCKS: Final = ("host", "store")
@@ -120,6 +122,41 @@ class LinkMetrics:
         self._attempts.set(event.reconnect_attempts)
 
 
+class _Flows:
+    """What the management API tells of queues; no series of what it does not."""
+
+    def __init__(self, queues: Sequence[str], board: Board) -> None:
+        unacked = board.gauges(
+            "queue_unacked",
+            "Messages of a broker queue that workers hold (RABBITMQ_MANAGEMENT_URL).",
+            merge="max",
+            queue_name=queues,
+        )
+        self._unacked = {queue: number for (queue,), number in unacked.items()}
+        self._rates = board.gauges(
+            "queue_rate",
+            "Messages a second of a broker queue, as RabbitMQ averages them (RABBITMQ_MANAGEMENT_URL).",
+            merge="max",
+            queue_name=queues,
+            what=("published", "delivered", "acked"),
+        )
+        self.hide()
+
+    def show(self, event: FlowMeasured) -> None:
+        queue = event.queue if event.queue in self._unacked else OTHER
+        _set(self._unacked[queue], event.unacked)
+        for what, rate in (("published", event.published), ("delivered", event.delivered), ("acked", event.acked)):
+            _set(self._rates[queue, what], rate)
+
+    def hide(self) -> None:
+        for number in (*self._unacked.values(), *self._rates.values()):
+            number.set(NO_SERIES)
+
+
+def _set(number: Number, value: float | None) -> None:
+    number.set(NO_SERIES if value is None else value)
+
+
 class StoreMetrics:
     """The spool, the dead letter queue, and the broker's queues."""
 
@@ -150,6 +187,7 @@ class StoreMetrics:
             "queue_consumers", "Who reads a broker queue.", merge="max", queue_name=(*queues, OTHER)
         )
         self._consumers = {queue: number for (queue,), number in consumers.items()}
+        self._flows = _Flows((*queues, OTHER), board)
         routes = board.gauges(
             "route_state",
             "0 open, 1 held (2 while probed), 3 failing past its patience; # is all of the exchange.",
@@ -191,6 +229,12 @@ class StoreMetrics:
         # Consumers first: a scrape in between must not see a queue that fills and nobody who reads it.
         self._consumers.get(event.queue, self._consumers[OTHER]).set(event.consumers)
         self._depth.get(event.queue, self._depth[OTHER]).set(event.depth)
+
+    def flow(self, event: FlowMeasured) -> None:
+        self._flows.show(event)
+
+    def flows_unknown(self, _event: FlowsUnknown) -> None:
+        self._flows.hide()
 
     def queue_missing(self, event: QueueMissing) -> None:
         for numbers in (self._depth, self._consumers):

@@ -31,6 +31,8 @@ from mlproducer.events import (
     ConnectionFailed,
     Event,
     FlightMeasured,
+    FlowMeasured,
+    FlowsUnknown,
     HealthChecked,
     Judged,
     PartFailed,
@@ -100,7 +102,7 @@ class Metrics:
         self._counts = counts = TaskCounts(task_types, now, board)
         rare = RareTaskMetrics(task_types, board)
         link, store = LinkMetrics(board), StoreMetrics(queues, board)
-        verdict = VerdictMetrics(board)
+        verdict = VerdictMetrics(queues, board)
         books = BookMetrics(board, spool or SpoolFacts(), counts.owed)
         self._around = around = Surroundings(board)
         self._created = Creation()
@@ -257,6 +259,8 @@ def _handlers(
         SpoolChanged: store.spool_changed,
         ClockJumped: store.clock_jumped,
         QueueMeasured: store.queue,
+        FlowMeasured: store.flow,
+        FlowsUnknown: store.flows_unknown,
         Judged: verdict.judged,
         QueueMissing: store.queue_missing,
         RouteChanged: store.route,

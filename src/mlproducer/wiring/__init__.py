@@ -6,6 +6,7 @@ parts      the engine, put together                          producer   `Produce
 
 from mlproducer.clock import SystemClock
 from mlproducer.wiring.choices import (
+    GetCredentials,
     analytics_for,
     blobs_for,
     encoder_for,
@@ -18,7 +19,7 @@ from mlproducer.wiring.choices import (
     start_tracing,
     tracing_for,
 )
-from mlproducer.wiring.parts import GetCredentials, MakeBroker, Overrides
+from mlproducer.wiring.parts import MakeBroker, Overrides
 from mlproducer.wiring.producer import Producer
 
 __all__ = [

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,8 @@ from mlproducer.amqp.certificates import trust
 from mlproducer.amqp.config import AmqpConfig, Credentials
 from mlproducer.amqp.inspection import inspect
 from mlproducer.amqp.management import Management
+from mlproducer.amqp.reader import reader
+from mlproducer.analytics.consumer import CeleryEvents
 from mlproducer.analytics.reading import Analytics
 from mlproducer.analytics.results import Results
 from mlproducer.blobs import BlobStore, open_blobs
@@ -27,16 +30,18 @@ from mlproducer.core.budget import Limits
 from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.types import QueuePlan, TaskTypes
 from mlproducer.errors import SettingsError
-from mlproducer.ports import Clock, Counters, CountingSpool
+from mlproducer.ports import AskFlows, Clock, Counters, CountingSpool, QueueFlow
 from mlproducer.settings import Settings
 from mlproducer.spool import open_spool
 from mlproducer.status import Behind, BrokerFacts
 from mlproducer.telemetry.books import SpoolFacts
 from mlproducer.telemetry.exporting import start_exporting
 from mlproducer.telemetry.log_queue import QueuedLines
-from mlproducer.telemetry.logger import queue_logging
+from mlproducer.telemetry.logger import event_logger, queue_logging
 from mlproducer.telemetry.tracing import Exemplars, Tracing
 from mlproducer.urls.parts import BadUrl, read_url
+
+GetCredentials = Callable[[], Awaitable[Credentials]]
 
 _STORES: Final = {"postgres": "postgresql", "postgresql+psycopg": "postgresql", "rediss": "redis"}
 """The other schemes of `ML_SPOOL_URL` that mean the same store."""
@@ -112,6 +117,27 @@ def look_behind(settings: Settings) -> Behind | None:
 
     Raises: BrokerError, SettingsError.
     """
+    management = _management(settings)
+    return None if management is None else management.look(settings.brokers[0].vhost, settings.ml_exchange)
+
+
+def flows_for(settings: Settings) -> AskFlows | None:
+    """Asks the management API what passes through queues; None where no API is named. Raises: SettingsError."""
+    if _management(settings) is None:
+        return None
+
+    def look(queues: Collection[str]) -> Mapping[str, QueueFlow]:
+        management = _management(settings)  # each time anew: its certificates may be
+        return {} if management is None else management.flows(settings.brokers[0].vhost, queues)
+
+    async def ask(queues: Collection[str]) -> Mapping[str, QueueFlow]:
+        return await asyncio.to_thread(look, queues)
+
+    return ask
+
+
+def _management(settings: Settings) -> Management | None:
+    """Raises: SettingsError."""
     text = settings.rabbitmq_management_url.get_secret_value()
     if not text:
         return None
@@ -127,7 +153,7 @@ def look_behind(settings: Settings) -> Behind | None:
         Credentials(login.user or "guest", login.password or "guest"),
         timeout=settings.ml_health_timeout,
         tls=trust(settings.rabbitmq_ssl_cacert, "RABBITMQ_SSL_CACERT") if url.scheme == "https" else None,
-    ).look(broker.vhost, settings.ml_exchange)
+    )
 
 
 def start_logging(settings: Settings) -> QueuedLines:
@@ -178,3 +204,14 @@ def results_of(settings: Settings, types: TaskTypes, counters: Counters, clock: 
     # Of types that share a Celery task, the first one is meant.
     celery_tasks = {route.celery_task: each.name for each in reversed(list(types)) for route in each.routes.values()}
     return Results(counters, types.names, celery_tasks, clock, retention=settings.ml_result_retention)
+
+
+def celery_events_for(
+    settings: Settings, results: Results, clock: Clock, credentials: GetCredentials | None
+) -> Iterator[CeleryEvents]:
+    """What listens to Celery's events; nothing where they are not asked for."""
+    if not settings.ml_celery_events:
+        return
+    connect = reader(AmqpConfig.from_settings(settings, (), credentials=credentials))
+    log = event_logger()
+    yield CeleryEvents(connect, settings.ml_celery_events, results, clock, log.warning)

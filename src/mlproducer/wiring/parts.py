@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from opentelemetry.trace import TracerProvider
 
 from mlproducer.amqp.broker import AmqpBroker
-from mlproducer.amqp.config import AmqpConfig, Credentials
-from mlproducer.amqp.reader import reader
-from mlproducer.analytics.consumer import CeleryEvents
+from mlproducer.amqp.config import AmqpConfig
 from mlproducer.analytics.counting import Counting
-from mlproducer.analytics.results import Results
 from mlproducer.clock import SystemClock
 from mlproducer.core.admission import Window
 from mlproducer.core.backoff import Backoff
@@ -30,6 +27,7 @@ from mlproducer.delivery.checks import Checks
 from mlproducer.delivery.claims import Claims
 from mlproducer.delivery.copies import Copies
 from mlproducer.delivery.drain import Drain, DrainTimes
+from mlproducer.delivery.flows import Flows
 from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.health import HealthCheck
@@ -54,15 +52,17 @@ from mlproducer.ports import Broker, Clock, Counters, Listener, Spool
 from mlproducer.rows import SpoolRow, Verdict
 from mlproducer.settings import Settings
 from mlproducer.spool.memory_counts import MemoryCounters
-from mlproducer.telemetry.logger import event_logger
 from mlproducer.telemetry.logs import LogListener
 from mlproducer.telemetry.metrics import Metrics
 from mlproducer.telemetry.tracing import Tracing
 from mlproducer.wiring.announce import Announcer
 from mlproducer.wiring.choices import (
+    GetCredentials,
     analytics_for,
+    celery_events_for,
     claim_check_for,
     encoder_for,
+    flows_for,
     gate_for,
     queues_of,
     results_of,
@@ -70,7 +70,6 @@ from mlproducer.wiring.choices import (
     tracing_for,
 )
 
-GetCredentials = Callable[[], Awaitable[Credentials]]
 MakeBroker = Callable[[Callable[[BrokerError], None], Listener], Broker]
 
 
@@ -144,19 +143,25 @@ def assemble(
         link=inner.link,
         pipeline=inner.pipeline,
         drain=inner.drain,
-        health=inner.health,
         gauges=inner.gauges,
-        assessor=inner.assessor,
         operations=inner.operations,
         leaving=inner.leaving,
         counting=counting,
         analytics=analytics_for(settings, counters, clock),
         results=results,
-        celery_events=_celery_events(settings, results, clock, credentials),
         callbacks=knot.callbacks,
         tell=tell,
         confirm_timeout=settings.ml_confirm_timeout,
         shutdown_timeout=settings.ml_shutdown_timeout,
+        loops=(
+            ("health", inner.health),
+            ("health", inner.flows),
+            ("gauges", inner.gauges),
+            ("gauges", watch),
+            ("gauges", inner.assessor),
+            ("analytics", counting),
+            *(("analytics", each) for each in celery_events_for(settings, results, clock, credentials)),
+        ),
     )
 
 
@@ -167,6 +172,7 @@ class _Inner:
     pipeline: Pipeline
     drain: Drain
     health: HealthCheck
+    flows: Flows
     gauges: Gauges
     assessor: Assessor
     operations: Operations
@@ -191,6 +197,7 @@ def _inner(out: _Outside, recent: Recent) -> _Inner:
     supervisor = Supervisor(reconnect, settings.ml_reconnect_attempts, len(settings.broker_nodes))
     link = LinkKeeper(broker, supervisor, guard, clock, tell, out.knot.connected)
     health = HealthCheck(broker, link, clock, tell, settings.ml_health_interval)
+    flows = Flows(flows_for(settings), health, tell)
     gauges = Gauges(broker, out.spool, link, guard, clock, tell)
     verdicts = Verdicts(RetryPolicy(settings.ml_retry_attempts, retry), clock, settings.ml_receipt_retention)
     told = Told(clock, tell, out.knot.record)
@@ -207,6 +214,7 @@ def _inner(out: _Outside, recent: Recent) -> _Inner:
         attempts=attempts,
         watch=out.watch,
         health=health,
+        flows=flows,
         gauges=gauges,
         intake=intake,
         drain=drain,
@@ -244,7 +252,7 @@ def _inner(out: _Outside, recent: Recent) -> _Inner:
         durable=not settings.spool_url.startswith("memory:"),
     )
     out.knot.tie(link, drain, pipeline)
-    return _Inner(guard, link, pipeline, drain, health, gauges, assessor, operations, leaving)
+    return _Inner(guard, link, pipeline, drain, health, flows, gauges, assessor, operations, leaving)
 
 
 def _drain(
@@ -379,13 +387,3 @@ def _broker(
         return overrides.broker(knot.lost, tell)
     config = AmqpConfig.from_settings(settings, queues_of(settings, types), credentials=credentials)
     return AmqpBroker(config, clock, tell, knot.lost)
-
-
-def _celery_events(
-    settings: Settings, results: Results, clock: Clock, credentials: GetCredentials | None
-) -> CeleryEvents | None:
-    if not settings.ml_celery_events:
-        return None
-    connect = reader(AmqpConfig.from_settings(settings, (), credentials=credentials))
-    log = event_logger()
-    return CeleryEvents(connect, settings.ml_celery_events, results, clock, log.warning)

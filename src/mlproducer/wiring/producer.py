@@ -10,8 +10,8 @@ from mlproducer.ports import Listener
 from mlproducer.settings import Settings
 from mlproducer.telemetry.logger import event_logger
 from mlproducer.telemetry.metrics import Metrics
-from mlproducer.wiring.choices import spool_facts
-from mlproducer.wiring.parts import GetCredentials, Overrides, assemble
+from mlproducer.wiring.choices import GetCredentials, spool_facts
+from mlproducer.wiring.parts import Overrides, assemble
 
 
 class Producer(Engine):

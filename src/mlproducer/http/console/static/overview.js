@@ -6,7 +6,7 @@ import { confirmed } from "./dialogs.js";
 import { el, setText, table, toast } from "./dom.js";
 import { axisSeconds, bytes, count, seconds, short, span, when, words } from "./format.js";
 import { DEAD, WAITING, deadRow, waitingRow } from "./rows.js";
-import { causes, causesOf, fillOf, queues, refused, routes, routesOf } from "./state.js";
+import { causes, causesOf, fillOf, queues, queuesOf, refused, routes, routesOf } from "./state.js";
 
 const TILES = [
   ["accepted", "Accepted", "per second"],
@@ -38,10 +38,8 @@ export function overview(main, past) {
     el("div", { class: "charts" }, charts.map((each) => each.node)),
     numbers(past),
     el("div", { class: "cards" }, link.node, guard.node, spool.node),
-    el("div", { class: "pair" },
-      el("section", { class: "card rows" }, el("h2", {}, "Broker queues"), found.queues.node,
-        el("p", { class: "note" }, "As the last health check found them. What workers hold and have not acknowledged is not shown: AMQP does not tell it.")),
-      el("section", { class: "card rows" }, el("h2", {}, "Held routes"), found.routes.node)),
+    el("section", { class: "card rows" }, el("h2", {}, "Broker queues"), found.queues.node),
+    el("section", { class: "card rows" }, el("h2", {}, "Held routes"), found.routes.node),
     el("div", { class: "pair" },
       section("Retry queue", "#/retry-queue", places.waiting),
       section("Dead letters", "#/dead-letters", places.dead)),
@@ -65,7 +63,7 @@ export function overview(main, past) {
     guard.show([words(status.breaker), count(status.breaker_failures), probe]);
     spool.show([count(status.spool_tasks), bytes(status.spool_bytes), status.spool_oldest_age === null ? "–" : span(status.spool_oldest_age), ...fillOf(status), refused(status), span(status.uptime)]);
     found.causes.show(causesOf(status, sample.at));
-    found.queues.show(status.queues);
+    found.queues.show(queuesOf(status));
     found.routes.show(routesOf(status, sample.at));
     setText(reconnect, status.connection === "connected" ? "Reconnect" : "Try now");
     link.node.classList.toggle("bad", status.connection !== "connected" || status.blocked);

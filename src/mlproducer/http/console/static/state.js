@@ -18,7 +18,7 @@ export class Place {
     const key = JSON.stringify(content);
     if (key === this.drawn) return;
     this.drawn = key;
-    this.node.replaceChildren(this.draw(content, at));
+    this.node.replaceChildren(...[this.draw(content, at)].flat());
   }
 }
 
@@ -36,14 +36,28 @@ export const causesOf = (status, at) => status.causes.map(({ level, title, text,
   level, title, text, todo, from: since === null ? null : Math.round((at - since) / 2) * 2,
 }));
 
-export const queues = () => new Place((found) => table("Broker queues", [["Queue", ""], ["Ready", "num"], ["Consumers", "num"], ["Growth", "num"], ["State", ""]],
-  found.map((queue) => el("tr", {},
+const READY = [["Queue", ""], ["Ready", "num"], ["Consumers", "num"], ["Growth", "num"], ["State", ""]];
+const FLOWS = [["Queue", ""], ["Ready", "num"], ["Unacked", "num"], ["Consumers", "num"], ["Published", "num"], ["Delivered", "num"], ["Acked", "num"], ["Growth", "num"], ["State", ""]];
+
+/** Without the management API nothing is known of what workers hold: its columns are left out, and it is said why. */
+export const queues = () => new Place(({ found, note }) => [
+  table("Broker queues", note ? READY : FLOWS, found.map((queue) => el("tr", {},
     el("th", { scope: "row" }, queue.name),
-    el("td", { class: "num" }, queue.missing ? "–" : count(queue.ready)),
-    el("td", { class: "num" }, queue.missing ? "–" : count(queue.consumers)),
-    el("td", { class: "num" }, growth(queue.growth)),
+    number(queue, count(queue.ready)),
+    note ? [] : number(queue, known(queue.unacked, count)),
+    number(queue, count(queue.consumers)),
+    note ? [] : [queue.published, queue.delivered, queue.acked].map((rate) => number(queue, known(rate, perSecond))),
+    el("td", { class: "num" }, known(queue.growth, growth)),
     el("td", { class: "text" }, stateOf(queue)))),
-  "No queue was looked at yet."));
+  "No queue was looked at yet."),
+  el("p", { class: "note" }, `As the last health check found them. ${note ? `What workers hold and the rates are not shown: ${note}.` : "Rates are RabbitMQ's own averages."}`),
+]);
+
+export const queuesOf = (status) => ({ found: status.queues, note: status.flow_note });
+
+const number = (queue, text) => el("td", { class: "num" }, queue.missing ? "–" : text);
+
+const known = (value, say) => (value === null ? "–" : say(value));
 
 function stateOf(queue) {
   if (queue.missing) return [el("span", { class: "tag warn" }, "Missing"), " ", el("span", { class: "said" }, queue.missing)];
@@ -51,7 +65,9 @@ function stateOf(queue) {
   return queue.consumers ? "is read" : "empty, and nobody reads it";
 }
 
-const growth = (perSecond) => (perSecond === null ? "–" : `${perSecond > 0 ? "+" : ""}${short(Math.round(perSecond * 100) / 100)}/s`);
+const perSecond = (rate) => `${short(Math.round(rate * 100) / 100)}/s`;
+
+const growth = (rate) => `${rate > 0 ? "+" : ""}${perSecond(rate)}`;
 
 export const routes = () => new Place((found) => table("Held routes", [["Route", ""], ["Why", ""], ["Held since", ""], ["Next probe", ""]],
   found.map((route) => el("tr", {},

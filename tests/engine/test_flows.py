@@ -1,0 +1,97 @@
+"""What workers hold, and the rates of queues: shown where the management API tells them, else left out and said why."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine_bench import Bench, bench, embed, until
+from management_api import management_api
+from mlproducer.core.facts import SeenQueue
+from mlproducer.delivery.flows import UNNAMED
+from mlproducer.errors import SettingsError
+from mlproducer.events import FlowsUnknown, HealthChecked
+
+QUEUE = "/api/queues/%2F/ml.embed"
+LOGIN = {"rabbitmq_url": "amqp://ml:ml_password@localhost"}
+BUSY = {
+    "name": "ml.embed",
+    "messages_unacknowledged": 7,
+    "message_stats": {
+        "publish_details": {"rate": 3.5},
+        "deliver_get_details": {"rate": 2},
+        "ack_details": {"rate": 1.25},
+    },
+}
+
+
+def seen(b: Bench) -> SeenQueue | None:
+    return next((queue for queue in b.producer.status().queues if queue.name == "ml.embed"), None)
+
+
+def metrics(b: Bench) -> str:
+    return b.producer.metrics.prometheus()[0].decode()
+
+
+async def test_what_workers_hold_and_the_rates_are_shown_and_go_with_their_queue() -> None:
+    answers: dict[str, object] = {QUEUE: BUSY}
+    with management_api(answers) as root:
+        b = bench(rabbitmq_management_url=root, **LOGIN)
+        async with b.producer as p:
+            await p.publish(embed())
+            await until(lambda: "queue_unacked{" in metrics(b))
+            queue = seen(b)
+            assert queue is not None
+            assert (queue.ready, queue.unacked) == (1, 7)
+            assert (queue.published, queue.delivered, queue.acked) == (3.5, 2.0, 1.25)
+            assert p.status().flow_note == ""
+            told = metrics(b)
+            assert 'ml_producer_queue_unacked{queue_name="ml.embed"} 7.0' in told
+            assert 'ml_producer_queue_rate{queue_name="ml.embed",what="delivered"} 2.0' in told
+            assert 'queue_unacked{queue_name="ml.summarize"}' not in told, "nobody asked for it"
+            answers[QUEUE] = {"message_stats": []}  # as it is before the broker's first statistics
+            await until(lambda: "queue_unacked{" not in metrics(b))
+            assert p.status().flow_note == ""
+            answers[QUEUE] = BUSY
+            await until(lambda: "queue_unacked{" in metrics(b))
+            del answers[QUEUE]
+            await until(lambda: "queue_unacked{" not in metrics(b))
+            found = seen(b)
+            assert found is not None
+            assert found.unacked is None
+
+
+async def test_without_the_api_they_are_left_out_and_it_is_said_why() -> None:
+    b = bench()
+    async with b.producer as p:
+        await p.publish(embed())
+        await until(lambda: seen(b) is not None)
+        found = seen(b)
+        assert found is not None
+        assert (found.unacked, found.published) == (None, None)
+        assert p.status().flow_note == UNNAMED
+        assert "queue_unacked{" not in metrics(b)
+
+
+async def test_an_api_that_fails_is_said_once_and_nothing_old_is_shown() -> None:
+    answers: dict[str, object] = {QUEUE: BUSY}
+    with management_api(answers) as root:
+        b = bench(rabbitmq_management_url=root, **LOGIN)
+        async with b.producer as p:
+            await p.publish(embed())
+            await until(lambda: "queue_unacked{" in metrics(b))
+            answers[QUEUE] = {"messages_unacknowledged": "many"}  # nothing that can be read
+            await until(lambda: p.status().flow_note != "")
+            assert "queue_unacked{" not in metrics(b)
+            passed = len(b.told(HealthChecked))
+            await until(lambda: len(b.told(HealthChecked)) > passed + 2)
+            (told,) = b.told(FlowsUnknown)
+            assert told.text == p.status().flow_note
+            assert "RABBITMQ_MANAGEMENT_URL" in told.text
+            assert p.is_healthy(), "it is for people: nothing depends on it"
+            answers[QUEUE] = BUSY
+            await until(lambda: p.status().flow_note == "")
+
+
+def test_a_wrong_address_of_the_api_is_refused_at_once() -> None:
+    with pytest.raises(SettingsError, match="RABBITMQ_MANAGEMENT_URL"):
+        bench(rabbitmq_management_url="ftp://mq")
