@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from engine_bench import Bench, bench, embed, until
@@ -12,7 +14,7 @@ from mlproducer.errors import SettingsError
 from mlproducer.events import FlowsUnknown, HealthChecked
 
 QUEUE = "/api/queues/%2F/ml.embed"
-LOGIN = {"rabbitmq_url": "amqp://ml:ml_password@localhost"}
+LOGIN: dict[str, Any] = {"rabbitmq_url": "amqp://ml:ml_password@localhost"}
 BUSY = {
     "name": "ml.embed",
     "messages_unacknowledged": 7,
