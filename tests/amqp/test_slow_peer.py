@@ -72,6 +72,26 @@ async def test_what_is_alone_on_its_channel_is_listened_to_as_well() -> None:
         assert heard == [Confirmed()]
 
 
+async def test_what_is_alone_waits_for_no_other_route_s_answer() -> None:
+    peer = Peer()
+    async with linked(peer) as link:
+        silent = link.publish("silent", queue="ml.silent", alone=True)
+        await peer.until(1)
+        behind = link.publish("behind", queue="ml.silent", alone=True)
+        other = link.publish("other", queue="ml.other", alone=True)
+        one, two = await peer.until(2)
+        assert two.channel != one.channel
+        peer.ack(two)
+        await until(lambda: bool(other))
+        assert (silent, behind, other) == ([], [], [Confirmed()])
+        assert link.broker.view().in_flight == 2
+        peer.ack(one)
+        peer.ack((await peer.until(3))[2])
+        await until(lambda: bool(behind))
+        assert (silent, behind) == ([Confirmed()], [Confirmed()])
+        assert link.broker.view().in_flight == 0
+
+
 async def test_who_is_not_answered_in_time_hears_so_and_the_channel_is_closed() -> None:
     peer = Peer()
     async with linked(peer, late_for=0.3) as link:

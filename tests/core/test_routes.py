@@ -262,6 +262,16 @@ def test_what_the_broker_says_is_the_route_s_is_no_message_s_own_whoever_passes(
     assert not one.route.goes_alone
 
 
+def test_a_route_that_does_not_answer_is_probed_apart_from_the_others() -> None:
+    """RabbitMQ's channel waits for a quorum queue before its first message to it, with all that comes after it."""
+    assert not held(by=Nacked()).route.goes_alone, "who nacks answers"
+    one = held(by=LATE)
+    probe = one.begin("probe", 1.0)
+    assert one.route.goes_alone
+    one.passes(probe, 1.0)
+    assert not one.route.goes_alone
+
+
 @pytest.mark.parametrize("outcome", SAID, ids=str)
 def test_what_the_broker_says_spends_attempts_past_the_patience(outcome: Failure) -> None:
     one = held(by=outcome)

@@ -174,18 +174,24 @@ class Link:
     lost: list[BrokerError]
 
     def publish(
-        self, task_id: str = "t", *, seconds: float = 30.0, size: int = 5, alone: bool = False
+        self,
+        task_id: str = "t",
+        *,
+        queue: str = "ml.embed",
+        seconds: float = 30.0,
+        size: int = 5,
+        alone: bool = False,
     ) -> list[Outcome]:
         """The outcomes of one publish: none yet, then exactly one."""
         outcomes: list[Outcome] = []
         deadline = SystemClock().monotonic() + seconds
-        self.broker.publish(envelope(task_id, size), outcomes.append, deadline=deadline, alone=alone)
+        self.broker.publish(envelope(task_id, size, queue), outcomes.append, deadline=deadline, alone=alone)
         return outcomes
 
 
-def envelope(task_id: str = "t", size: int = 5) -> Envelope:
+def envelope(task_id: str = "t", size: int = 5, queue: str = "ml.embed") -> Envelope:
     flags = sum(commands.Basic.Properties.flags[name] for name in ("message_id", "timestamp"))
-    return Envelope(task_id, "embed_vectors", "ml.embed", flags.to_bytes(2), b"x" * size)
+    return Envelope(task_id, "embed_vectors", queue, flags.to_bytes(2), b"x" * size)
 
 
 @asynccontextmanager

@@ -13,15 +13,16 @@ from mlproducer.core.backoff import Backoff
 from mlproducer.reliability import Moment, Report, Workshop, chosen, workshop
 from mlproducer.reliability.book import Book, NotSeen
 from mlproducer.reliability.herd import herd, thundering_herd
+from mlproducer.reliability.latency import is_near, p99
 from mlproducer.reliability.scenarios import OnBroker, make_rooms
 from mlproducer.reliability.silence import Relay
-from mlproducer.reliability.stage import OwnSettings, Scale, Stage, sample, until, whole
+from mlproducer.reliability.stage import Call, OwnSettings, Scale, Stage, sample, until, whole
 from mlproducer.testing.rabbitmq import PrivateRabbit
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-SMALL = Scale(callers=10, tasks=100, load=0.3, kills=2)
+SMALL = Scale(callers=10, tasks=100, load=0.3, kills=2, stuck=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def node(breakable_rabbit: PrivateRabbit) -> PrivateRabbit:
 
 @pytest.fixture(scope="module")
 def rooms(node: PrivateRabbit) -> list[str]:
-    return make_rooms(node, 12)
+    return make_rooms(node, 13)
 
 
 @pytest.fixture
@@ -127,6 +128,27 @@ async def test_what_is_taken_away_for_a_while_kills_and_loses_nothing(shop: Work
     assert (found.lost, found.in_spool, found.in_dlq) == (0, 0, 0)
     assert found.accepted == found.delivered > 30
     assert report.time_to_detect is not None
+
+
+async def test_a_stuck_route_holds_up_nothing_but_itself_and_flows_again(shop: Workshop) -> None:
+    report, _ = await play(shop, "stuck-route")
+    found = report.verdict
+    assert found is not None
+    assert (found.lost, found.in_spool, found.in_dlq) == (0, 0, 0)
+    assert found.accepted == found.delivered > 30
+    ways = report.as_dict()["ways"]
+    assert isinstance(ways, dict)
+    assert list(ways) == ["full", "unbound", "silent"]
+    assert [each["spent"] for each in ways.values()] == [0, 0, 0]
+
+
+def test_calls_beside_a_fault_are_near_undisturbed_ones_where_that_can_be_told() -> None:
+    calls = [Call(0.0, n / 1000, "embed_vectors", confirmed=True) for n in range(200)]
+    assert p99(calls) == 0.198
+    assert p99([]) == 0.0
+    assert is_near(0.2, 0.005), "a machine that stood still for a moment"
+    assert not is_near(2.0, 0.005), "they waited for what is broken"
+    assert is_near(2.0, 0.5), "the machine does so much else that nobody can tell"
 
 
 @pytest.mark.chaos

@@ -1,10 +1,16 @@
-"""Messages that are published one at a time, so that a channel error can be blamed on one of them."""
+"""Messages that are published one at a time, so that a channel error can be blamed on one of them, and a queue that
+does not answer stops no other's channel.
+
+Each route has a lane of its own: one whose queue does not answer keeps its message for as long as an answer is waited
+for, and those of the other routes are not to wait behind it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from mlproducer.amqp.faults import ChannelClosed
@@ -16,16 +22,63 @@ from mlproducer.ports import Settle
 from mlproducer.task import Envelope
 
 MOST: Final = 20
-"""Messages that wait here at once. If each of them costs its channel, so many channels are opened for it one after the
-other, and then somebody looks again whether that is wise."""
+"""Lanes, and messages that wait in one at once. If each of them costs its channel, so many channels are opened for it
+one after the other, and then somebody looks again whether that is wise."""
 
 
 class Alone:
-    """A publishing channel with one message on it, and a queue behind it. Opened when needed, and released.
-
-    `spawn` starts a job of the connection; `alarmed` says what becomes of a message while the broker has an alarm;
+    """`spawn` starts a job of the connection; `alarmed` says what becomes of a message while the broker has an alarm;
     `settled` runs settle callbacks.
     """
+
+    def __init__(
+        self,
+        open_channel: Callable[[], Awaitable[PublishingChannel]],
+        release: Callable[[PublishingChannel], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        alarmed: Callable[[], NotSent | None],
+        settled: Jobs,
+    ) -> None:
+        self._make = partial(_Lane, open_channel, release, spawn, alarmed, settled)
+        self._lanes: dict[str, _Lane] = {}
+        """By route."""
+
+    @property
+    def in_flight(self) -> int:
+        return sum(lane.in_flight for lane in self._lanes.values())
+
+    @property
+    def bytes_in_flight(self) -> int:
+        return sum(lane.bytes_in_flight for lane in self._lanes.values())
+
+    def publish(self, envelope: Envelope, settle: Settle, deadline: float) -> None:
+        lane = self._lanes.get(envelope.routing_key)
+        if lane is None:
+            self._lanes = {route: each for route, each in self._lanes.items() if each.is_busy}
+            if len(self._lanes) >= MOST:
+                settle(NotSent(NotSentCause.WINDOW_FULL))
+                return
+            lane = self._lanes[envelope.routing_key] = self._make()
+        lane.publish(envelope, settle, deadline)
+
+    def owns(self, channel: PublishingChannel) -> bool:
+        return any(lane.owns(channel) for lane in self._lanes.values())
+
+    def drop(self, channel: PublishingChannel) -> None:
+        """It was closed or is retired: the next message opens another."""
+        for lane in self._lanes.values():
+            if lane.owns(channel):
+                lane.drop_channel()
+
+    def lost(self) -> None:
+        """The connection ended. What is on a channel is settled by the channel; what waits was never sent."""
+        lanes, self._lanes = self._lanes, {}
+        for lane in lanes.values():
+            lane.lost()
+
+
+class _Lane:
+    """A publishing channel with one message on it, and a queue behind it. Opened when needed, and released."""
 
     def __init__(
         self,
@@ -70,15 +123,18 @@ class Alone:
         if self._worker is None:
             self._worker = self._spawn(self._work())
 
+    @property
+    def is_busy(self) -> bool:
+        """It has a message, or a channel to release."""
+        return self._worker is not None
+
     def owns(self, channel: PublishingChannel) -> bool:
         return channel is self._channel
 
     def drop_channel(self) -> None:
-        """It was closed or is retired: the next message opens another."""
         self._channel = None
 
     def lost(self) -> None:
-        """The connection ended. What is on the channel is settled by the channel; what waits was never sent."""
         self._channel = None
         if self._worker is not None:
             self._worker.cancel()

@@ -356,8 +356,7 @@ class AmqpBroker:
             connection.abort(connect_failed(self._endpoint.node, exc, tls=self._endpoint.tls is not None))
 
     def _replace(self, channel: PublishingChannel, *, topology: bool) -> None:
-        if self._alone.owns(channel):
-            self._alone.drop_channel()
+        self._alone.drop(channel)
         if channel is self._publishing and self._connection is not None:
             self._publishing = None
             self._connection.jobs.spawn(self._reopen(self._connection, topology=topology))

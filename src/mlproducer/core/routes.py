@@ -58,6 +58,7 @@ MOST_CONVICTED: Final = 10_000
 """Ids that are remembered; the oldest are forgotten first, which costs each a held route once more."""
 MOST_ROUTES: Final = 10_000
 """Routes that are remembered; beyond it, calm ones with nothing in flight are forgotten."""
+_COSTS_ITS_CHANNEL: Final = frozenset({NotSentCause.CHANNEL_REFUSED.value, UnsureCause.CONFIRM_TIMEOUT.value})
 _PRECONDITION_FAILED: Final = 406
 """AMQP 0-9-1's code for a message that the exchange or the broker would not take as it is, such as a too large one."""
 
@@ -115,8 +116,11 @@ class Route:
 
     @property
     def goes_alone(self) -> bool:
-        """What is tried on it would close its channel, if it is as before: so it goes on one of its own."""
-        return self.state is not RouteState.OPEN and self.reason == NotSentCause.CHANNEL_REFUSED
+        """What is tried on it would cost others their channel, if it is as before: so it goes on one of its own. A
+        refusal closes the channel. A queue that does not answer stops it: RabbitMQ's channel asks a quorum queue before
+        its first message to it, and does nothing else until that answers.
+        """
+        return self.state is not RouteState.OPEN and self.reason in _COSTS_ITS_CHANNEL
 
 
 @dataclass(frozen=True, slots=True)

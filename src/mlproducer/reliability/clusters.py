@@ -5,8 +5,9 @@ nodes that are restarted in turn. Nothing of it is a task's fault, so no task ma
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 
 from mlproducer.events import AttemptSettled, ConnectionFailed
 from mlproducer.outcome import Confirmed
+from mlproducer.reliability.latency import p99
 from mlproducer.reliability.stage import Stage, Trial, until, whole
 from mlproducer.testing.cluster import PrivateCluster
 from mlproducer.testing.rabbitmq import PrivateRabbit
@@ -162,16 +164,11 @@ class Figures:
 
     def write(self, stage: Stage) -> None:
         book, dead = stage.book, len(stage.judge.dead())
-        before = _p99(trial.calls(0.0, fault) for trial, fault, _ in self._marks)
-        after = _p99(trial.calls(over, float("inf")) for trial, _, over in self._marks)
+        before = p99(call for trial, fault, _ in self._marks for call in trial.calls(0.0, fault) if call.confirmed)
+        after = p99(call for trial, _, over in self._marks for call in trial.calls(over, math.inf) if call.confirmed)
         spooled = sum(trial.spooled for trial, *_ in self._marks)
         ratio = round(after / before, 2) if before else None
         book.extra = {"spooled": spooled, "p99_before": before, "p99_after": after, "p99_ratio": ratio}
         book.saw(f"{spooled:,} tasks were spooled", ok=True)
         book.saw("no task became a dead letter", ok=not dead, instead=f"{dead:,} tasks became dead letters")
         book.saw(f"99 of 100 calls took at most {before * 1000:.0f} ms before, {after * 1000:.0f} ms after it", ok=True)
-
-
-def _p99(lists: Iterable[list[float]]) -> float:
-    seconds = sorted(each for found in lists for each in found)
-    return round(seconds[int(len(seconds) * 0.99)], 4) if seconds else 0.0

@@ -20,9 +20,7 @@ async def slow_network(stage: Stage) -> None:
     """With the default settings. The queues are not there at first; they are when the connection is lost."""
     book, few = stage.book, stage.scale.few // 10
     there = urlsplit(stage.url)
-    stage.know(_WORKERS)
-    types = stage.folder / "types.toml"
-    types.write_text("".join(_type(name, worker) for name, worker in _WORKERS.items()))
+    types = stage.know(_WORKERS)
     async with Relay(there.hostname or "127.0.0.1", there.port or 5672) as relay:
         relay.late = _ROUND_TRIP
         through = there._replace(netloc=f"{there.username}:{there.password}@127.0.0.1:{relay.port}").geturl()
@@ -53,10 +51,3 @@ async def slow_network(stage: Stage) -> None:
 
 async def _publish(trial: Trial, few: int) -> None:
     await asyncio.gather(*(trial.publish(sample(n, name)) for n in range(few) for name in _WORKERS))
-
-
-def _type(name: str, worker: Worker) -> str:
-    return (
-        f'[task_types.{name}.routes.api]\ncelery_task = "{worker.celery_task}"\nqueue = "{worker.queue}"\n'
-        f'[task_types.{name}.fields]\nshare_id = "string"\ncontent = "string"\n'
-    )

@@ -196,10 +196,10 @@ class Judge:
         """These too, from now on."""
         self._queues = (*self._queues, *queues)
 
-    def take(self) -> None:
-        """Take all that is in the queues, as their workers would. Raises: ReaderError."""
+    def take(self, *queues: str) -> None:
+        """Take all that is in these queues, or in all, as their workers would. Raises: ReaderError."""
         with Reader(self._url) as reader:
-            for queue in self._queues:
+            for queue in queues or self._queues:
                 self._delivered.update(reader.take(queue))
 
     def waiting(self) -> frozenset[str]:
@@ -207,6 +207,10 @@ class Judge:
 
     def dead(self) -> frozenset[str]:
         return frozenset(row[0] for row in self._select(f"select task_id from {DEAD}"))  # noqa: S608  # our own name
+
+    def spent(self) -> int:
+        """Attempts that the tasks in the spool have spent."""
+        return sum(row[0] for row in self._select(f"select attempts from {WAITING}"))  # noqa: S608  # our own name
 
     def places(self) -> Places:
         """The spool first: a task that moves on while we look is then found twice rather than not at all."""

@@ -85,6 +85,9 @@ class Reader:
     def bind(self, queue: str, exchange: str, key: str) -> None:
         self._call(commands.Queue.Bind(queue=queue, exchange=exchange, routing_key=key), commands.Queue.BindOk)
 
+    def unbind(self, queue: str, exchange: str, key: str) -> None:
+        self._call(commands.Queue.Unbind(queue=queue, exchange=exchange, routing_key=key), commands.Queue.UnbindOk)
+
     def _make(self, queue: str, exchange: str, arguments: FieldTable) -> None:
         declare = commands.Exchange.Declare(exchange=exchange, exchange_type="topic", durable=True)
         self._call(declare, commands.Exchange.DeclareOk)

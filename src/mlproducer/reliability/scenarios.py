@@ -12,7 +12,7 @@ from typing import ClassVar, Final, assert_never
 from uuid import uuid4
 
 from mlproducer.errors import MLProducerError
-from mlproducer.reliability import clusters, far, faults, gone, lateness, messages, silence
+from mlproducer.reliability import clusters, far, faults, gone, lateness, messages, silence, stuck
 from mlproducer.reliability.book import Book, Show
 from mlproducer.reliability.crash import crash_recovery
 from mlproducer.reliability.herd import thundering_herd
@@ -140,6 +140,13 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
         lambda _: 4,
         gone.deleted_queue,
         gone.SETTINGS,
+    ),
+    OnBroker(
+        "stuck-route",
+        "A queue is full, unbound and silent, 10 s each: its tasks wait and spend nothing, those beside it go on.",
+        lambda _: len(stuck.WAYS) + 2,
+        stuck.stuck_route,
+        stuck.SETTINGS,
     ),
     InThought(
         "thundering-herd",

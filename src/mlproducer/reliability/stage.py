@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import uuid4
 
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
@@ -48,6 +48,8 @@ class Scale:
     kills: int = 5
     cut: float = 20.0
     """Seconds for which a node is cut off."""
+    stuck: float = 10.0
+    """Seconds for which a route is stuck."""
     producers: int = 1_000
 
     @property
@@ -105,6 +107,16 @@ async def until(true: Callable[[], bool], what: str, seconds: float = PATIENCE) 
     return time.monotonic()
 
 
+class Call(NamedTuple):
+    """One call of a caller: when it began, and how many seconds it took."""
+
+    began: float
+    took: float
+    task_type: str
+    confirmed: bool
+    """Directly: its receipt says so."""
+
+
 class Trial:
     """One producer whose callers' receipts go into the ledger, and whose events are kept with their moments."""
 
@@ -124,8 +136,7 @@ class Trial:
         self._ledger = ledger
         self._workers = workers
         self._book = book
-        self._calls: list[tuple[float, float]] = []
-        """When each confirmed call began, and how many seconds it took."""
+        self._calls: list[Call] = []
         self._heard: dict[type[Event], list[tuple[float, Any]]] = {}
 
     async def publish(self, task: Task) -> Receipt:
@@ -136,8 +147,7 @@ class Trial:
         took = time.monotonic() - began
         self.slowest = max(self.slowest, took)
         self.spooled += not receipt.confirmed
-        if receipt.confirmed:
-            self._calls.append((began, took))
+        self._calls.append(Call(began, took, task.task_type, receipt.confirmed))
         self._book.tick()
         return receipt
 
@@ -152,14 +162,14 @@ class Trial:
         self._book.last = Finding(receipt.confirmed, f"after it, a new task {text}")
 
     @asynccontextmanager
-    async def load(self, scale: Scale) -> AsyncIterator[None]:
+    async def load(self, scale: Scale, task_type: str = "embed_vectors") -> AsyncIterator[None]:
         """Callers who publish one task after the other, for as long as the block runs."""
         ending = asyncio.Event()
 
         async def caller(number: int) -> None:
             await asyncio.sleep(scale.rest * number / scale.callers)  # not all in one moment
             while not ending.is_set():
-                await self.publish(sample(number))
+                await self.publish(sample(number, task_type))
                 await asyncio.sleep(scale.rest)
 
         calls = [asyncio.create_task(caller(n)) for n in range(scale.callers)]
@@ -172,9 +182,9 @@ class Trial:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
 
-    def calls(self, since: float, before: float) -> list[float]:
-        """How many seconds each call took that began between two moments and was confirmed."""
-        return [took for began, took in self._calls if since <= began < before]
+    def calls(self, since: float, before: float, task_type: str = "") -> list[Call]:
+        """Those that began between two moments, of one type of task or of all."""
+        return [call for call in self._calls if since <= call.began < before and task_type in {"", call.task_type}]
 
     def moments(self, kind: type[Event], since: float) -> list[tuple[float, Any]]:
         """As `told`, each with its moment."""
@@ -201,9 +211,10 @@ class Trial:
         at = self.first(kind, since, which)
         return since if at is None else at
 
-    def attempts(self, since: float, before: float) -> int:
-        """How many attempts began between two moments."""
-        began = (at - event.duration for at, event in self._heard.get(AttemptSettled, ()))
+    def attempts(self, since: float, before: float, task_type: str = "") -> int:
+        """How many attempts began between two moments, of one type of task or of all."""
+        settled = self._heard.get(AttemptSettled, ())
+        began = (at - event.duration for at, event in settled if task_type in {"", event.task_type})
         return sum(since < moment < before for moment in began)
 
     def _hear(self, event: Event) -> None:
@@ -232,10 +243,15 @@ class Stage:
         self._workers = WORKERS
         book.counts = lambda: (len(self.ledger.accepted), len(self.ledger.confirmed))
 
-    def know(self, workers: Mapping[str, Worker]) -> None:
-        """Task types of the scenario's own, whose queues the judge reads too."""
+    def know(self, workers: Mapping[str, Worker], *, declare: bool = True) -> Path:
+        """Task types of the scenario's own, whose queues the judge reads too; the file that `ml_task_types` names.
+        Without `declare` others make their queues.
+        """
         self._workers = {**WORKERS, **workers}
         self.judge.read(worker.queue for worker in workers.values())
+        types = self.folder / "types.toml"
+        types.write_text("".join(_type(name, worker, declare) for name, worker in workers.items()))
+        return types
 
     def settings(self, **given: object) -> Settings:
         return OwnSettings.load(**{"rabbitmq_url": self.url, "ml_data_dir": self.folder, **given})
@@ -266,3 +282,11 @@ class Stage:
             await whole(self.rabbit.start)
         else:
             self.rabbit.resume()
+
+
+def _type(name: str, worker: Worker, declare: bool) -> str:  # noqa: FBT001  # as the file has it
+    return (
+        f'[task_types.{name}.routes.api]\ncelery_task = "{worker.celery_task}"\nqueue = "{worker.queue}"\n'
+        f"declare = {str(declare).lower()}\n"
+        f'[task_types.{name}.fields]\nshare_id = "string"\ncontent = "string"\n'
+    )
