@@ -78,6 +78,7 @@ def test_quickstart_uses_the_broker_that_answers_and_serves_until_ctrl_c(vhost_u
     assert _running(tmp_path) == []
 
 
+@pytest.mark.chaos
 def test_quickstart_json_is_one_document(vhost_url: str, tmp_path: Path) -> None:
     process = _start(tmp_path, "--exit", "--json", RABBITMQ_URL=vhost_url)
     out, err = process.communicate(timeout=60)
@@ -87,7 +88,7 @@ def test_quickstart_json_is_one_document(vhost_url: str, tmp_path: Path) -> None
     assert 0 < found["p50_ms"] <= found["p99_ms"]
 
 
-@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize("signals", [1, pytest.param(2, marks=pytest.mark.chaos)])
 def test_ctrl_c_while_it_starts_leaves_nothing_running(signals: int, vhost_url: str, tmp_path: Path) -> None:
     process = _start(tmp_path, RABBITMQ_URL=vhost_url)
     assert process.stdout is not None

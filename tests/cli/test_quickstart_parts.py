@@ -17,7 +17,7 @@ import pytest
 from pydantic import SecretStr
 
 from mlproducer.cli.output import output
-from mlproducer.cli.quickstart import broker
+from mlproducer.cli.quickstart import broker, command
 from mlproducer.cli.quickstart.children import Child, ChildFailed, Program
 from mlproducer.cli.quickstart.client import CallFailed, Client
 from mlproducer.cli.quickstart.feed import Story, publish_and_follow
@@ -187,6 +187,19 @@ def test_a_run_is_complete_when_every_task_is_confirmed_and_done(service: tuple[
     assert story.latency(0.5) == pytest.approx(0.010)
     assert story.latency(0.99) == pytest.approx(2.0)
     assert told == sorted(told)
+
+
+def test_what_a_run_came_to_is_one_document(
+    service: tuple[Client, Results], capsys: pytest.CaptureFixture[str]
+) -> None:
+    client, results = service
+    with Running(Screen(output(as_json=True))) as running:
+        with running.screen.progress(2) as show:
+            story = publish_and_follow(client, [b'{"id": "a"}'], results, show, running.check)
+        command._report(client, story, running)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["accepted"], found["confirmed"], found["processed"], found["complete"]) == (2, 2, 2, True)
+    assert 0 < found["p50_ms"] <= found["p99_ms"]
 
 
 def test_tasks_of_an_earlier_run_are_known_and_done_as_they_were_then() -> None:

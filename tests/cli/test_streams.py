@@ -96,7 +96,7 @@ def test_a_reader_of_stderr_that_stalls_stops_neither_tasks_nor_liveness_nor_the
         process.stderr.close()  # type: ignore[union-attr]  # it is a pipe
 
 
-@pytest.mark.parametrize("words", [">&- 2>&-", "<&- >&- 2>&-", "2>&-", ">&-"])
+@pytest.mark.parametrize("words", ["<&- >&- 2>&-", "2>&-", pytest.param(">&-", marks=pytest.mark.chaos)])
 def test_streams_that_are_closed_at_the_start_lead_to_nowhere(words: str, tmp_path: Path) -> None:
     with _service(tmp_path, words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as (process, url):
         held = {str(Path(f"/proc/{process.pid}/fd/{number}").readlink()) for number in (1, 2)}

@@ -458,7 +458,6 @@ asyncio.run(main(*sys.argv[1:]))
 @pytest.mark.parametrize(
     ("processes", "rows"),
     [
-        (2, 4_000),
         (4, 4_000),
         pytest.param(2, 100_000, marks=pytest.mark.chaos),
         pytest.param(4, 100_000, marks=pytest.mark.chaos),

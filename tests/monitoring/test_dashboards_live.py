@@ -80,6 +80,7 @@ def test_every_query_of_every_panel_answers_with_data(scene: Watched) -> None:
     assert silent(scene) == []
 
 
+@pytest.mark.chaos
 def test_an_outage_and_its_end_show_in_the_tiles(scene: Watched) -> None:
     first, second = scene.services
     both = {first.instance: 2.0, second.instance: 2.0}
