@@ -116,6 +116,12 @@ class Broker(Protocol):
         """
         ...
 
+    def move(self) -> None:
+        """From soon on publish on another channel: something that is in flight on this one waits for a queue, and the
+        broker may stop taking what comes behind it. What is in flight keeps its time.
+        """
+        ...
+
     @property
     def obstacle(self) -> NotSentCause | None:
         """Why nothing can be published now: NOT_CONNECTED, BLOCKED, or None. Asked before each attempt. An alarm goes

@@ -38,6 +38,11 @@ def is_closed(peer: Peer, channel: int) -> bool:
     return (channel, commands.Channel.Close) in [(number, type(method)) for number, method in peer.methods]
 
 
+def is_open(peer: Peer, channels: int) -> bool:
+    """So many were asked to confirm."""
+    return sum(isinstance(method, commands.Confirm.Select) for _, method in peer.methods) >= channels
+
+
 async def test_a_late_ack_is_heard_and_then_the_channel_is_closed() -> None:
     peer = Peer()
     async with linked(peer) as link:
@@ -150,6 +155,50 @@ async def test_only_so_many_channels_are_kept_open_and_the_oldest_goes_first(mon
         await until(lambda: bool(rounds[3][1]))
         assert rounds[3][1] == [Confirmed()]
         assert not link.lost
+
+
+async def test_who_moves_leaves_what_is_in_flight_where_it_is() -> None:
+    peer = Peer()
+    async with linked(peer) as link:
+        before = link.publish("before")
+        await peer.until(1)
+        link.broker.move()
+        link.broker.move()  # it is under way
+        assert link.broker.obstacle is None, "meanwhile the old channel is as good as ever"
+        while_moving = link.publish("while moving")
+        await until(lambda: is_open(peer, 2))
+        after = link.publish("after")
+        one, two, three = await peer.until(3)
+        assert one.channel == two.channel != three.channel
+        assert link.broker.view().in_flight == 3
+        peer.ack(three)
+        peer.ack(two, multiple=True)
+        await until(lambda: bool(before and while_moving and after))
+        assert before == while_moving == after == [Confirmed()]
+        await until(lambda: is_closed(peer, one.channel))
+        assert not is_closed(peer, three.channel)
+        assert link.broker.view().in_flight == 0
+        assert not link.lost
+
+
+async def test_a_channel_that_was_left_has_its_time_and_is_no_reason_for_another() -> None:
+    peer = Peer()
+    async with linked(peer) as link:
+        slow = link.publish("slow", seconds=1.0)
+        await peer.until(1)
+        link.broker.move()
+        await until(lambda: is_open(peer, 2))
+        await until(lambda: bool(slow))
+        (outcome,) = slow
+        assert isinstance(outcome, Unsure)
+        assert link.broker.obstacle is None
+        assert not is_open(peer, 3)
+        heard: list[Outcome] = []
+        assert outcome.late is not None
+        outcome.late.listen(heard.append)
+        peer.ack(peer.published[0])
+        await until(lambda: bool(heard))
+        assert heard == [Confirmed()]
 
 
 async def test_a_link_of_few_channels_keeps_none_for_late_answers() -> None:

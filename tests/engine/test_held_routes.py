@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine_bench import bench, embed, until
+from mlproducer.core.quiet import AFTER, EVERY, OTHERS
 from mlproducer.events import RouteState, TaskConfirmed, TaskDeadLettered
 from mlproducer.outcome import Confirmed, Failure, Nacked, NotSent, NotSentCause, Returned, Unsure, UnsureCause
 from mlproducer.ports import Settle
@@ -215,3 +216,42 @@ async def test_weights_divide_the_window_and_leave_room_to_the_next_route(tmp_pa
         weather.of.clear()
         weather.answer(Confirmed())
         await until(lambda: len(b.told(TaskConfirmed)) > 200, 20)
+
+
+async def test_a_queue_that_answers_nothing_is_found_by_its_neighbours_before_the_time_of_its_attempts_is_over() -> (
+    None
+):
+    """RabbitMQ would stop reading from the connection: new tasks of others go on another channel, and its own wait."""
+    b = bench(**PATIENT)
+    weather = Weather(b)
+    weather.of[EMBED] = Weather.SILENT
+    async with asyncio.timeout(30), b.producer as p:
+        await p.connected(5)
+        silent = [asyncio.create_task(p.publish(embed(n))) for n in range(40)]
+        await until(lambda: len(weather.kept) == 40)
+        await asyncio.sleep(AFTER)
+        for n in range(OTHERS + EVERY):
+            assert (await p.publish(summary(n))).confirmed
+        assert b.broker.moves == 1
+        assert (await p.publish(embed("new"))).state is TaskState.SPOOLED
+        assert len(weather.kept) == 40, "it goes on no other channel either"
+        weather.of.clear()
+        weather.answer(Confirmed())
+        assert all(receipt.confirmed for receipt in await asyncio.gather(*silent))
+        assert (await p.publish(embed("after"))).confirmed
+        assert await p.drained(10)
+        assert b.broker.moves == 1
+    assert states(b) == [], "nothing is judged by it"
+
+
+async def test_a_producer_of_one_route_has_nobody_to_move_for() -> None:
+    b = bench(**PATIENT)
+    weather = Weather(b)
+    weather.of[EMBED] = Weather.SILENT
+    async with asyncio.timeout(30), b.producer as p:
+        await p.connected(5)
+        silent = [asyncio.create_task(p.publish(embed(n))) for n in range(2 * EVERY)]
+        await until(lambda: len(weather.kept) == 2 * EVERY)
+        weather.answer(Confirmed())
+        await asyncio.gather(*silent)
+    assert b.broker.moves == 0

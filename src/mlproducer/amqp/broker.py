@@ -17,6 +17,7 @@ from mlproducer.amqp.faults import ACCESS_REFUSED, ChannelClosed, connect_failed
 from mlproducer.amqp.first_use import FirstUse
 from mlproducer.amqp.publishing import HEADER_TOO_LARGE, Hears, PublishingChannel, fits
 from mlproducer.amqp.questions import is_there, refusal
+from mlproducer.amqp.retired import Retired
 from mlproducer.amqp.topology import Topology
 from mlproducer.core.refusals import blamed_route
 from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost, ErrorType
@@ -44,8 +45,7 @@ class AmqpBroker:
         self._addresses = Addresses()
         self._connection: Connection | None = None
         self._publishing: PublishingChannel | None = None
-        self._retired: dict[PublishingChannel, None] = {}
-        """The oldest first."""
+        self._retired = Retired()
         settled = Jobs(lambda error: tell(PartFailed("settle", error)))
         self._hears = Hears(
             self._timed_out, self._emptied, self._channel_closed, self._unroutable, self._alarmed, settled
@@ -55,6 +55,7 @@ class AmqpBroker:
         )
         self._alarm = ""
         """Why the broker blocks us, in its words."""
+        self._moving: asyncio.Task[None] | None = None
         self._looked_at = -math.inf
         self._unblocked = asyncio.Event()
         self._unblocked.set()
@@ -128,6 +129,11 @@ class AmqpBroker:
         else:
             channel.publish(envelope, settle, deadline)
 
+    def move(self) -> None:
+        under_way = self._moving is not None and not self._moving.done()
+        if self._connection is not None and not self._connection.narrow and not under_way:
+            self._moving = self._spawn(self._move(self._connection))
+
     @property
     def obstacle(self) -> NotSentCause | None:
         # A channel that a timeout retired in an alarm cannot be replaced before its end: the alarm is the reason.
@@ -190,20 +196,15 @@ class AmqpBroker:
         return depths
 
     def view(self) -> LinkView:
-        channel, alone = self._publishing, self._alone
-        in_flight = alone.in_flight + self._first_use.in_flight
-        size = alone.bytes_in_flight + self._first_use.bytes_in_flight
+        channel = self._publishing
+        parts: list[Alone | FirstUse | Retired | PublishingChannel] = [self._alone, self._first_use, self._retired]
         if channel is not None:
-            in_flight += channel.in_flight
-            size += channel.bytes_in_flight
-        for retired in self._retired:
-            in_flight += retired.in_flight
-            size += retired.bytes_in_flight
+            parts.append(channel)
         return LinkView(
             connected=channel is not None or self._blocked,
             blocked=self._blocked,
-            in_flight=in_flight,
-            in_flight_bytes=size,
+            in_flight=sum(part.in_flight for part in parts),
+            in_flight_bytes=sum(part.bytes_in_flight for part in parts),
             node=self._endpoint.node,
             differences=self._topology.differences,
             alarm=self._alarm,
@@ -276,7 +277,7 @@ class AmqpBroker:
 
     async def _room(self, connection: Connection) -> None:
         """For one more channel, on a connection that may have few: then one that is retired is not waited for."""
-        for channel in list(self._retired):
+        for channel in self._retired.all():
             if connection.spare:
                 return
             with contextlib.suppress(ChannelClosed):
@@ -302,18 +303,13 @@ class AmqpBroker:
     def _timed_out(self, channel: PublishingChannel, count: int) -> None:
         """It has lost the broker's attention: nothing new goes onto it, and late answers are listened for."""
         if not channel.retired:
-            channel.retired = True
-            self._retired[channel] = None
-            self._make_room(channel)
+            self._retire(channel)
             self._replace(channel, topology=False)
         self._tell(ConfirmsTimedOut(count))
 
-    def _make_room(self, newest: PublishingChannel) -> None:
-        """A broker that is late for long would have us keep ever more channels. The oldest listens no more."""
+    def _retire(self, channel: PublishingChannel) -> None:
         room = MOST_RETIRED if self._connection is None else self._connection.room_for(MOST_RETIRED)
-        quiet = [channel for channel in self._retired if not channel.in_flight and channel is not newest]
-        for channel in quiet[: max(0, len(self._retired) - room)]:
-            channel.give_up()
+        self._retired.add(channel, room)
 
     def _alarmed(self) -> NotSent | None:
         """Under an alarm, what becomes of what was not written yet."""
@@ -324,11 +320,11 @@ class AmqpBroker:
         self._first_use.ready.discard(queue)
 
     def _emptied(self, channel: PublishingChannel) -> None:
-        self._retired.pop(channel, None)
+        self._retired.drop(channel)
         self._release(channel)
 
     def _channel_closed(self, channel: PublishingChannel, why: ChannelClosed) -> None:
-        self._retired.pop(channel, None)
+        self._retired.drop(channel)
         if self._connection is not None:
             self._connection.forget(channel)
         refused = blamed_route(why.code, why.text, self._config.exchange) == EVERY_ROUTE
@@ -370,6 +366,21 @@ class AmqpBroker:
             self._publishing = await self._open_publishing(connection)
         except (TimeoutError, ChannelClosed, BrokerError) as exc:
             connection.abort(connect_failed(self._endpoint.node, exc, tls=self._endpoint.tls is not None))
+
+    async def _move(self, connection: Connection) -> None:
+        try:
+            channel = await self._open_publishing(connection)
+        except (TimeoutError, ChannelClosed, BrokerError):
+            return  # we stay where we are: timeouts and the health check have the last word
+        # Race: while it was opened, the one that we leave was closed or timed out, and has its own successor soon.
+        left = self._publishing
+        if left is None:
+            connection.release(channel)
+            return
+        self._publishing = channel
+        self._retire(left)
+        if not left.in_flight:
+            self._emptied(left)
 
     def _blocked_changed(self, blocked: bool, reason: str) -> None:  # noqa: FBT001  # the fact itself
         self._alarm = reason if blocked else ""

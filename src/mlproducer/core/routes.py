@@ -40,7 +40,7 @@ was ends as dead letters with the reason. A patience of 0 holds nothing: each fa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, assert_never
@@ -48,6 +48,7 @@ from typing import Final, assert_never
 from mlproducer.core.admission import Load
 from mlproducer.core.backoff import Backoff
 from mlproducer.core.breaker import Admission
+from mlproducer.core.quiet import Hearing
 from mlproducer.core.retry import cause_of, words_of
 from mlproducer.events import RouteChanged, RouteState
 from mlproducer.outcome import Failure, Nacked, NotSent, NotSentCause, Returned, Unsure, UnsureCause
@@ -98,6 +99,7 @@ class Route:
     weight: int = 1
     """How much it gets of what routes share (`core.sharing`)."""
     load: Load = field(default_factory=Load)
+    hearing: Hearing = field(default_factory=Hearing)
     state: RouteState = RouteState.OPEN
     passed: int = 0
     """The highest number of an attempt that was confirmed."""
@@ -164,6 +166,9 @@ class Routes:
     def passed(self) -> int:
         """The highest number of an attempt that was confirmed on any route."""
         return max((route.passed for route in self._routes.values()), default=0)
+
+    def known(self) -> Iterable[Route]:
+        return self._routes.values()
 
     def closed(self) -> list[Route]:
         """Those that are not open."""

@@ -12,6 +12,7 @@ from msgspec import Struct
 from mlproducer.core.admission import Load, Window, obstacle_to
 from mlproducer.core.breaker import Admission
 from mlproducer.core.confirm_waits import ConfirmWaits
+from mlproducer.core.quiet import EVERY
 from mlproducer.core.routes import Route
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.route_watch import FREE, RouteWatch, Tried, Ways
@@ -59,6 +60,7 @@ class Attempts:
         self._begun = 0
         self._heard_at = 0.0
         """When the broker last answered an attempt, or the first one of those in flight began."""
+        self._confirmed = 0
 
     def start(
         self, envelope: Envelope, settle: Settle, *, deadline: float, alone: bool = False, attempt: int = 1
@@ -83,6 +85,8 @@ class Attempts:
             on_route=None if self._routes.lonely else route.load,
             weight=route.weight,
         )
+        if cause is None and route.hearing.quiet:
+            cause = NotSentCause.WINDOW_FULL
         if cause is not None:
             self._guard.release(admission)
             self._routes.release(route, way)
@@ -94,9 +98,17 @@ class Attempts:
         if not load.tasks:
             self._heard_at = now
         load.add(size)
+        if not route.load.tasks:
+            route.hearing.heard(now, self._confirmed)
         route.load.add(size)
+        if not turn % EVERY:
+            self._listen()
         answer = _Attempt(self, envelope, size, settle, admission, route, way, turn, now, attempt)
         self._broker.publish(envelope, answer, deadline=deadline, alone=alone)
+
+    def _listen(self) -> None:
+        if not self._routes.lonely and self._routes.fell_quiet(self._confirmed):
+            self._broker.move()
 
     def wait_for(self, route: str) -> float:
         """Seconds for which an attempt on it waits for its confirm."""
@@ -139,10 +151,12 @@ class Attempts:
                 self._waited(self._waits.answered(route.key, duration))
         else:
             outcome = self._failed(attempt, outcome)
+        route.hearing.heard(now, self._confirmed)
         attempt.settle(outcome)
         self._tell(AttemptSettled(envelope.task_id, envelope.task_type, outcome, duration, attempt.size, number))
 
     def _passed(self, attempt: _Attempt) -> None:
+        self._confirmed += 1
         attempt.route.passed = max(attempt.route.passed, attempt.turn)
         if not self._routes.calm:
             self._routes.confirmed(attempt.route, attempt.tried)

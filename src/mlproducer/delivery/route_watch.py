@@ -182,8 +182,15 @@ class RouteWatch:
             most = divided(room, weights, most)
         return {key: rows for key, rows in most.items() if rows}
 
+    def fell_quiet(self, confirmed: int) -> list[Route]:
+        """Routes that do not answer, of which it was not known. `confirmed`: how many attempts were so far."""
+        now = self._clock.monotonic()
+        return [each for each in self._routes.known() if each.hearing.listen(each.load.tasks, now, confirmed)]
+
     def _more(self, key: str, free: int) -> int:
         route = self.of(key)
+        if route.hearing.quiet:
+            return 0
         return free if self.lonely else most_more(route.load.tasks, free, route.weight)
 
     def leased(self, planned: Iterable[str], keys: Iterable[str]) -> None:

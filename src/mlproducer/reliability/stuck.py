@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
@@ -24,9 +24,6 @@ SETTINGS: Final[Mapping[str, float]] = {"ml_confirm_timeout": 2.0, "ml_retry_cap
 _HEALTHY: Final = "embed_vectors"
 _TYPE: Final = "stuck"
 _QUEUE: Final = "ml.stuck"
-_FEW: Final = 10
-"""Callers of the queue that is stuck. RabbitMQ stops reading from a connection that has some 30 messages on their way
-to a quorum queue which does not go on."""
 _PLENTY: Final = 1_000_000
 """Messages that it takes when it is not full."""
 _WORKERS: Final = {_TYPE: Worker("stuck.work", _QUEUE)}
@@ -115,14 +112,13 @@ class Figures:
 async def stuck_route(stage: Stage) -> None:
     """Callers of both routes publish all the time."""
     book, scale = stage.book, stage.scale
-    few = replace(scale, callers=min(_FEW, scale.callers))
     types = stage.know(_WORKERS, declare=False)
     await whole(partial(_make, stage.url))
     seen, calm = [], []
     async with stage.trial(stage.settings(ml_task_types=types, **SETTINGS)) as trial:
-        book.step(f"{scale.callers} callers publish to a queue, {few.callers} to another one")
+        book.step(f"{scale.callers} callers publish to a queue, as many to another one")
         await trial.burst(1)
-        async with trial.load(scale), trial.load(few, _TYPE):
+        async with trial.load(scale), trial.load(scale, _TYPE):
             calm += await _undisturbed(trial, scale)
             for way in WAYS:
                 seen.append(await _stuck(stage, trial, way))

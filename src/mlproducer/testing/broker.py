@@ -30,6 +30,7 @@ class FakeBroker:
         """Of each queue."""
         self.connects = 0
         self.alone: list[str] = []
+        self.moves = 0
         self._connected = False
         self._holding = False
         self._in_flight: dict[int, tuple[Envelope, Settle]] = {}
@@ -57,6 +58,9 @@ class FakeBroker:
         self._in_flight[self._next] = (envelope, settle)
         if not self._holding:
             asyncio.get_running_loop().call_soon(self._answer, self._next)
+
+    def move(self) -> None:
+        self.moves += 1
 
     @property
     def obstacle(self) -> NotSentCause | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self
 
@@ -48,11 +49,11 @@ class PrivateCluster:
         self.stop()
 
     def start(self) -> None:
-        """One after the other: the first makes the cluster, and the others join it. Raises: PrivateRabbitError."""
+        """Raises: PrivateRabbitError."""
         try:
             for node in self.nodes:
                 self._give_cookie(node)
-                node.start()
+            self._start_nodes()
             self.wait(_JOIN_SECONDS)
         except BaseException:
             self.stop()
@@ -93,10 +94,18 @@ class PrivateCluster:
         for node in self.nodes:
             if node.pid is not None:
                 node.resume()
-        for node in self.nodes:
-            node.start()
+        self._start_nodes()
         for node in self.nodes[1:]:
             self.join(node)
+
+    def _start_nodes(self) -> None:
+        """All at once: from RabbitMQ 4.0 on a node waits for the others of its configuration before it says that it
+        runs, also for the first of them.
+        """
+        self._mapper.start()
+        with ThreadPoolExecutor(len(self.nodes)) as starts:
+            for started in [starts.submit(node.start) for node in self.nodes]:
+                started.result()
 
     def _set_cookies(self, node: PrivateRabbit, cookie: str, then: str) -> None:
         others = [each for each in self.nodes if each is not node]
