@@ -275,7 +275,7 @@ def test_publish_to_a_queue_that_never_was_keeps_the_task_and_says_which_route_t
     assert "1 task waits in the spool" in result.stderr
     assert _dead() == []
     (shown,) = _lines(run("retry", "show", "a", "--json"))
-    assert (shown["attempts"], shown["cause"]) == (0, "returned")
+    assert (shown["attempts"], shown["history"][0]["outcome"]) == (0, "returned")
     make_queue(vhost_url, "ml.nowhere")
     drained = run("drain", "--json")
     assert drained.exit_code == 0, drained.stderr
