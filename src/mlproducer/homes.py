@@ -38,3 +38,13 @@ def no_home(folder: Path) -> str:
     if not os.access(nearest, os.W_OK | os.X_OK):
         return f"tasks would be kept in {folder}, and this user may not write to {nearest}"
     return ""
+
+
+def expanded(folder: Path) -> Path:
+    """With the home folder that its ~ means. Raises: ValueError, if nobody knows that."""
+    if folder == HOMELESS:
+        return folder
+    try:
+        return folder.expanduser()
+    except RuntimeError:
+        raise ValueError("nobody knows the home folder that its ~ means: write the whole path") from None

@@ -23,7 +23,7 @@ from mlproducer.settings import Settings
 from mlproducer.spool.outbox.drivers import add_on, create_tables_on
 from mlproducer.spool.outbox.steps import adding
 from mlproducer.task import Envelope, Task
-from mlproducer.wiring import encoder_for, tracing_for
+from mlproducer.wiring import encoder_for, tenants_for, tracing_for
 
 if TYPE_CHECKING:  # none of these needs to be installed, or loaded, by who does not use it
     import sqlite3
@@ -54,7 +54,7 @@ class Outbox:
     ) -> None:
         settings = settings if settings is not None else Settings.load()
         types = TaskTypes.chosen(settings, task_types)
-        self._encoder = encoder_for(types, settings.ml_max_message_bytes)
+        self._encoder = encoder_for(types, settings.ml_max_message_bytes, tenants_for(settings))
         self._tracing = tracing_for(settings, types)
         self._notify = notify
 

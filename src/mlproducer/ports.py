@@ -23,7 +23,7 @@ from mlproducer.rows import (
     Tally,
     WaitingEntry,
 )
-from mlproducer.task import Envelope
+from mlproducer.task import Envelope, Flow
 
 Listener = Callable[[Event], None]
 """Told every fact, synchronously, on the event loop, after what it tells of is done. Should be quick: while it runs,
@@ -203,20 +203,20 @@ class Spool(Protocol):
         """Our claim came to nothing: remove it, if it is still ours."""
         ...
 
-    async def routes(self) -> Sequence[str]:
-        """The routing keys of rows that may be leased now, each once, in no promised order."""
+    async def flows(self) -> Sequence[Flow]:
+        """Those of rows that may be leased now, each once, in no promised order."""
         ...
 
     async def lease(
-        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[Flow, int] | None = None
     ) -> Sequence[Lease]:
         """Up to `limit` rows that are due and not held, oldest `due_at` first; they are ours for `hold` seconds. Fewer
         than there are, but at least one, where more would be over `LEASE_BYTES`.
 
         With `expired`, only rows whose envelope's `expires_at` is past, due or not.
 
-        With `shares`, only rows of these routing keys, at most so many of each, the oldest of each first, and at most
-        `limit` in all; a share of 0 gives none. Where `limit` or `LEASE_BYTES` is short, the routes take turns in the
+        With `shares`, only rows of these flows, at most so many of each, the oldest of each first, and at most
+        `limit` in all; a share of 0 gives none. Where `limit` or `LEASE_BYTES` is short, the flows take turns in the
         order of `shares`: one row of each before a second of any. Not together with `expired`: ValueError.
         """
         ...

@@ -11,7 +11,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -20,10 +29,11 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from mlproducer.core.sharing import MOST_WEIGHT
+from mlproducer.core.sharing import MOST_WEIGHT, split_weights
+from mlproducer.envelope.tenants import checked_header
 from mlproducer.envfile import meant, names_in, read_env_file
 from mlproducer.errors import SettingsError
-from mlproducer.homes import HOMELESS, data_dir, no_home
+from mlproducer.homes import data_dir, expanded, no_home
 from mlproducer.redact import remember
 from mlproducer.urls.brokers import Broker, read_brokers
 from mlproducer.urls.parts import BadUrl, read_url
@@ -34,6 +44,7 @@ MIN_KEY_LENGTH = 16
 _OF_PATHS = frozenset({"sqlite", "memory", "file", "local"})
 """Schemes that have a path and no host."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+Weights = Annotated[Mapping[str, Annotated[int, Field(ge=1, le=MOST_WEIGHT)]], NoDecode, BeforeValidator(split_weights)]
 
 
 ENV_FILE = Path(".env")
@@ -137,11 +148,17 @@ class Settings(BaseSettings):
     ml_retry_jitter: Annotated[float, Field(ge=0, le=1)] = Field(0.3, validation_alias=_env("ML_RETRY_JITTER"))
     ml_route_patience: Annotated[float, Field(ge=0)] = Field(300.0, validation_alias=_env("ML_ROUTE_PATIENCE"))
     """Seconds for which a route may be broken before its tasks spend attempts; 0: each fault is its task's own."""
-    ml_route_weights: Annotated[Mapping[str, Annotated[int, Field(ge=1, le=MOST_WEIGHT)]], NoDecode] = Field(
-        {}, validation_alias=_env("ML_ROUTE_WEIGHTS")
-    )
+    ml_route_weights: Weights = Field({}, validation_alias=_env("ML_ROUTE_WEIGHTS"))
     """Routing keys and what each gets of the window and the leases, as in `ml.embed=3,ml.summarize=2`; others: 1."""
-    ml_data_dir: Path = Field(default_factory=data_dir, validation_alias=_env("ML_DATA_DIR"))
+    ml_tenant_header: Annotated[str, AfterValidator(checked_header)] = Field(
+        "", validation_alias=_env("ML_TENANT_HEADER")
+    )
+    """The header of a task that says whose it is: tenants share what their route gets. Empty: there are none."""
+    ml_tenant_weights: Weights = Field({}, validation_alias=_env("ML_TENANT_WEIGHTS"))
+    """Values of that header and what each gets, as in `acme=3,free=1`; others, who are shared out by a hash: 1."""
+    ml_data_dir: Annotated[Path, AfterValidator(expanded)] = Field(
+        default_factory=data_dir, validation_alias=_env("ML_DATA_DIR")
+    )
     ml_spool_url: SecretStr = Field(SecretStr(""), validation_alias=_env("ML_SPOOL_URL"))
     """`sqlite:///path`, `postgresql://…`, `redis://…`, `memory://`; empty is `mlproducer.db` in `ML_DATA_DIR`.
 
@@ -284,26 +301,6 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name} is no setting{near and f': did you mean {near.lower()}?'}")
         return given
 
-    @field_validator("ml_data_dir")
-    @classmethod
-    def _whose_home(cls, folder: Path) -> Path:
-        if folder == HOMELESS:
-            return folder
-        try:
-            return folder.expanduser()
-        except RuntimeError:
-            raise ValueError("nobody knows the home folder that its ~ means: write the whole path") from None
-
-    @field_validator("ml_route_weights", mode="before")
-    @classmethod
-    def _split_weights(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        pairs = [each.strip().rpartition("=") for each in value.split(",") if each.strip()]
-        if any(not (key and weight.strip().isdecimal()) for key, _, weight in pairs):
-            raise ValueError("routing keys and whole numbers, such as ml.embed=3,ml.summarize=2")
-        return {key.strip(): int(weight) for key, _, weight in pairs}
-
     @field_validator("ml_api_keys", mode="before")
     @classmethod
     def _split_keys(cls, value: object) -> object:
@@ -346,6 +343,8 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if bool(self.rabbitmq_ssl_certfile) != bool(self.rabbitmq_ssl_keyfile):
             raise ValueError("RABBITMQ_SSL_CERTFILE and RABBITMQ_SSL_KEYFILE go together")
+        if self.ml_tenant_weights and not self.ml_tenant_header:
+            raise ValueError("ML_TENANT_WEIGHTS are of what a header says: name that in ML_TENANT_HEADER")
         if self.ml_drain_lease <= self.ml_confirm_timeout:
             raise ValueError("ML_DRAIN_LEASE must be longer than ML_CONFIRM_TIMEOUT")
         try:

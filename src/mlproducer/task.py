@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, ClassVar, Final
+from typing import Annotated, ClassVar, Final, NamedTuple
 
 from msgspec import Struct
 from pydantic import Field
@@ -17,6 +17,8 @@ MAX_SHORTSTR: Final = 255
 
 Identifier = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
 """1 to 128 printable ASCII characters without blanks: safe in an AMQP short string, a log line and a URL."""
+
+Headers = dict[Identifier, Annotated[str, Field(max_length=8192)]]
 
 
 class Task(Given):
@@ -46,7 +48,7 @@ class Task(Given):
     """Not before this moment. The task waits in the spool, not in a worker's memory."""
     expires: Moment | None = None
     """Not after this moment: the broker drops it from the queue, the worker refuses it, the spool buries it."""
-    headers: dict[Identifier, Annotated[str, Field(max_length=8192)]] = Field(default_factory=dict)
+    headers: Headers = Field(default_factory=dict)
     """Extra top-level message headers, such as `traceparent`."""
 
 
@@ -59,6 +61,15 @@ class TaskState(StrEnum):
     CONFIRMED = "confirmed"
     DEAD = "dead"
     EXPIRED = "expired"
+
+
+class Flow(NamedTuple):
+    """What shares the window and the spool's leases with others of its kind: a tenant's part of a route."""
+
+    route: str
+    """The routing key."""
+    tenant: str = ""
+    """As `Envelope.tenant`."""
 
 
 class Envelope(Struct, frozen=True, gc=False):
@@ -78,6 +89,12 @@ class Envelope(Struct, frozen=True, gc=False):
     """Unix time, seconds."""
     eta: float | None = None
     """Unix time, seconds; None is at once."""
+    tenant: str = ""
+    """The short key of whose task it is (`envelope.tenants`), and not a name; empty if no header says that."""
+
+    @property
+    def flow(self) -> Flow:
+        return Flow(self.routing_key, self.tenant)
 
     @property
     def size(self) -> int:

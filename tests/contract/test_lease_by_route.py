@@ -18,16 +18,18 @@ from sqlalchemy import text
 
 from mlproducer.clock import SystemClock
 from mlproducer.errors import SpoolUnavailable
-from mlproducer.rows import Again, Bury
+from mlproducer.rows import Again, Bury, Settlement
 from mlproducer.spool import leases
 from mlproducer.spool.columns import outbox_columns
 from mlproducer.spool.redis import RedisSpool
+from mlproducer.spool.schema import waiting
 from mlproducer.spool.sql import PostgresSpool, SqliteSpool
 from mlproducer.spool.transaction import Transaction
 from mlproducer.spool.turns import in_turn, left_over, quotas, room_for
+from mlproducer.task import Flow
 from mlproducer.testing.spool_contract import DONE, NOW, audit, row
-from mlproducer.testing.spool_contract.of_routes import ids, put_all, routed
-from older_redis import OlderRedisSpool
+from mlproducer.testing.spool_contract.of_routes import flows, ids, of, put_all, routed
+from older_redis import BeforeTenants, OlderRedisSpool
 from private_redis import DURABLE, PrivateRedis
 
 # Turns
@@ -68,8 +70,11 @@ def test_a_route_that_gave_less_than_its_quota_has_no_more_and_the_others_go_beh
 # SQLite
 
 
-def steps_of(spool: SqliteSpool) -> int:
-    """Of SQLite's machine, for the routes and a lease of one row of a small one, which is given back."""
+BIG = pytest.mark.parametrize("big", [Flow("big"), Flow("small", "t")], ids=["another route", "another tenant"])
+
+
+def steps_of(spool: SqliteSpool, big: Flow) -> int:
+    """Of SQLite's machine, for the flows and a lease of one row of a small one, which is given back."""
     assert spool._store is not None
     count = 0
 
@@ -82,26 +87,36 @@ def steps_of(spool: SqliteSpool) -> int:
         assert driver is not None
         driver.set_progress_handler(step, 1)
         try:
-            found = leases.due_routes(connection, spool._store.time)
-            assert sorted(found) == ["big", "small"]
-            (taken,) = leases.lease_shares(Transaction(connection, spool._store.time), 9, 60, "t", {"small": 1})
-            assert taken.row.envelope.routing_key == "small"
+            found = leases.due_flows(connection, spool._store.time)
+            assert sorted(found) == sorted([big, Flow("small")])
+            (taken,) = leases.lease_shares(Transaction(connection, spool._store.time), 9, 60, "t", of({"small": 1}))
+            assert taken.row.envelope.flow == Flow("small")
         finally:
             driver.set_progress_handler(None, 1)
             connection.rollback()
     return count
 
 
+@BIG
 @pytest.mark.parametrize("analyzed", [False, True])
-async def test_sqlite_takes_as_many_steps_whatever_waits_on_another_route(tmp_path: Path, *, analyzed: bool) -> None:
+async def test_sqlite_takes_as_many_steps_whatever_waits_on_another_flow(
+    tmp_path: Path, *, analyzed: bool, big: Flow
+) -> None:
     spool = SqliteSpool(tmp_path / "s.db")
     await spool.open()
-    await put_all(spool, (routed("small 1", "small"), routed("small 2", "small"), routed("big", "big", delay=-9)))
+    await put_all(spool, (routed("small 1", "small"), routed("small 2", "small")))
+    await spool.put(routed("big", big.route, tenant=big.tenant, delay=-9))
     assert spool._store is not None
-    before = steps_of(spool)
+    before = steps_of(spool, big)
     values = {name.rstrip("_"): value for name, value in outbox_columns(row("x").envelope, NOW).items()}
     now = SystemClock().now()
-    values |= {"routing_key": "big", "free_at": now - 9_000, "due_at": now - 9_000, "first_due_at": now - 9_000}
+    values |= {
+        "routing_key": big.route,
+        "tenant": big.tenant,
+        "free_at": now - 9_000,
+        "due_at": now - 9_000,
+        "first_due_at": now - 9_000,
+    }
     copied = ", ".join("'t' || value" if name == "task_id" else f":{name}" for name in values)
     fill = f"INSERT INTO mlproducer_waiting ({', '.join(values)}) SELECT {copied} FROM generate_series"  # noqa: S608  # our own names
     series = "WITH RECURSIVE generate_series (value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM generate_series LIMIT 20000)"
@@ -109,7 +124,7 @@ async def test_sqlite_takes_as_many_steps_whatever_waits_on_another_route(tmp_pa
         connection.execute(text(f"{series} {fill}"), values)
         if analyzed:
             connection.exec_driver_sql("ANALYZE")
-    after = steps_of(spool)
+    after = steps_of(spool, big)
     assert abs(after - before) < 50  # a few less with some versions of SQLite
     await spool.close()
 
@@ -121,9 +136,9 @@ async def test_a_first_row_may_be_larger_than_a_lease_and_then_it_is_alone(
     spool = SqliteSpool(tmp_path / "s.db")
     await spool.open()
     await put_all(spool, (routed("a", "a", size=9_000), routed("b", "b", size=400), routed("c", "c", size=90)))
-    assert ids(await spool.lease(9, hold=60, shares=dict.fromkeys("abc", 1))) == ["a"]
-    assert ids(await spool.lease(9, hold=60, shares=dict.fromkeys("abc", 1))) == ["b"]
-    assert ids(await spool.lease(9, hold=60, shares=dict.fromkeys("abc", 1))) == ["c"]
+    assert ids(await spool.lease(9, hold=60, shares=of(dict.fromkeys("abc", 1)))) == ["a"]
+    assert ids(await spool.lease(9, hold=60, shares=of(dict.fromkeys("abc", 1)))) == ["b"]
+    assert ids(await spool.lease(9, hold=60, shares=of(dict.fromkeys("abc", 1)))) == ["c"]
     await spool.close()
 
 
@@ -131,8 +146,8 @@ async def test_a_first_row_may_be_larger_than_a_lease_and_then_it_is_alone(
 
 FILL = """
     INSERT INTO mlproducer_waiting (task_id, task_type, routing_key, properties, body, size, accepted_at, due_at, free_at,
-        attempts, cause, text, alone, first_due_at)
-    SELECT %s || n, 't', 'big', '', '', 0, 1, n, n, 0, '', '', 0, n FROM generate_series(1, %s) AS n
+        attempts, cause, text, alone, first_due_at, tenant)
+    SELECT %s || n, 't', %s, '', '', 0, 1, n, n, 0, '', '', 0, n, %s FROM generate_series(1, %s) AS n
 """
 
 
@@ -154,25 +169,28 @@ def pages_of(spool: PostgresSpool, statement: str, **given_: object) -> int:
     return int(found["Shared Hit Blocks"]) + int(found["Shared Read Blocks"])
 
 
+@BIG
 @pytest.mark.parametrize("known", ["never", "before the flood", "after the flood"])
-async def test_postgresql_looks_at_as_few_pages_whatever_waits_on_another_route(
-    server: PostgresSpool, postgres_schema_url: str, known: str
+async def test_postgresql_looks_at_as_few_pages_whatever_waits_on_another_flow(
+    server: PostgresSpool, postgres_schema_url: str, known: str, big: Flow
 ) -> None:
     with psycopg.connect(postgres_schema_url, autocommit=True) as db:
         db.execute("ALTER TABLE mlproducer_waiting SET (autovacuum_enabled = false)")
-        db.execute(FILL, ("early", 50))
+        db.execute(FILL, ("early", *big, 50))
         if known == "before the flood":
             db.execute("ANALYZE mlproducer_waiting")
-        db.execute(FILL, ("t", 20_000))
+        db.execute(FILL, ("t", *big, 20_000))
         await server.put(routed("small", "small", delay=-1))
         if known == "after the flood":
             db.execute("ANALYZE mlproducer_waiting")
-    free = str(leases._FREE_ON_SERVER).replace(":keys", ":keys ::text[]").replace(":quotas", ":quotas ::int[]")
-    assert pages_of(server, str(leases._ROUTES_ON_SERVER)) < 40
-    assert pages_of(server, free, keys=["small", "nobody"], quotas=[9, 9]) < 40
-    assert pages_of(server, free, keys=["big"], quotas=[5]) < 40
-    assert sorted(await server.routes()) == ["big", "small"]
-    assert ids(await server.lease(9, hold=60, shares={"small": 9})) == ["small"]
+    free = str(leases._FREE_ON_SERVER).replace(":quotas", ":quotas ::int[]")
+    for name in (":keys", ":tenants"):
+        free = free.replace(name, f"{name} ::text[]")
+    assert pages_of(server, str(leases._FLOWS_ON_SERVER)) < 40
+    assert pages_of(server, free, keys=["small", "nobody"], tenants=["", ""], quotas=[9, 9]) < 40
+    assert pages_of(server, free, keys=[big.route], tenants=[big.tenant], quotas=[5]) < 40
+    assert sorted(await server.flows()) == sorted([big, Flow("small")])
+    assert ids(await server.lease(9, hold=60, shares=of({"small": 9}))) == ["small"]
 
 
 async def test_rows_that_another_instance_is_leasing_are_passed_over(
@@ -181,10 +199,10 @@ async def test_rows_that_another_instance_is_leasing_are_passed_over(
     await put_all(server, (routed(f"{key}{n}", key, delay=n - 9) for key in "ab" for n in range(3)))
     with psycopg.connect(postgres_schema_url) as other:
         other.execute("SELECT 1 FROM mlproducer_waiting WHERE task_id IN ('a0', 'b1') FOR UPDATE")
-        taken = await server.lease(3, hold=60, shares={"a": 9, "b": 9})
+        taken = await server.lease(3, hold=60, shares=of({"a": 9, "b": 9}))
         assert ids(taken) == ["a1", "a2", "b0"]
-        assert ids(await server.lease(9, hold=60, shares={"a": 9, "b": 9})) == ["b2"]
-    assert ids(await server.lease(9, hold=60, shares={"a": 9, "b": 9})) == ["a0", "b1"]
+        assert ids(await server.lease(9, hold=60, shares=of({"a": 9, "b": 9}))) == ["b2"]
+    assert ids(await server.lease(9, hold=60, shares=of({"a": 9, "b": 9}))) == ["a0", "b1"]
 
 
 async def test_what_the_outbox_put_is_leased_by_route_and_counted_once(
@@ -194,12 +212,79 @@ async def test_what_the_outbox_put_is_leased_by_route_and_counted_once(
     names, marks = ", ".join(columns), ", ".join(f"%({name})s" for name in columns)
     with psycopg.connect(postgres_schema_url) as db:
         db.execute(f"INSERT INTO mlproducer_waiting ({names}) VALUES ({marks})".encode(), columns)  # noqa: S608  # our own names
-    (lease,) = await server.lease(9, hold=60, shares={"ml.embed": 9})
+    (lease,) = await server.lease(9, hold=60, shares=of({"ml.embed": 9}))
     size = await server.measure()
     assert (size.tasks, size.bytes) == (1, lease.row.envelope.size)
     await server.settle([(lease, DONE)])
     size = await server.measure()
     assert (size.tasks, size.bytes) == (0, 0)
+
+
+# Databases, and a producer of the version before tenants that is running
+
+
+_WITHOUT = "INSERT INTO mlproducer_waiting ({names}) SELECT {values} FROM mlproducer_waiting WHERE task_id = 'first'"
+_OLDER = {
+    "sqlite": (
+        """
+        WITH RECURSIVE route (name) AS (
+            SELECT min(routing_key) FROM mlproducer_waiting INDEXED BY mlproducer_waiting_route
+            UNION ALL
+            SELECT (
+                SELECT min(routing_key) FROM mlproducer_waiting INDEXED BY mlproducer_waiting_route
+                WHERE routing_key > name
+            ) FROM route WHERE name IS NOT NULL
+        )
+        SELECT name FROM route WHERE name IS NOT NULL AND (
+            SELECT min(free_at) FROM mlproducer_waiting INDEXED BY mlproducer_waiting_route WHERE routing_key = name
+        ) <= 9e9
+        """,
+        """
+        SELECT task_id FROM mlproducer_waiting INDEXED BY mlproducer_waiting_route
+        WHERE routing_key = 'r' AND free_at <= 9e9 ORDER BY free_at LIMIT 9
+        """,
+    ),
+    "postgresql": (
+        """
+        WITH RECURSIVE route AS (
+            (SELECT routing_key, free_at FROM mlproducer_waiting ORDER BY routing_key, free_at LIMIT 1)
+            UNION ALL
+            SELECT following.routing_key, following.free_at FROM route, LATERAL (
+                SELECT routing_key, free_at FROM mlproducer_waiting
+                WHERE mlproducer_waiting.routing_key > route.routing_key ORDER BY routing_key, free_at LIMIT 1
+            ) AS following
+        )
+        SELECT routing_key FROM route WHERE free_at <= 9e9
+        """,
+        """
+        SELECT task_id FROM mlproducer_waiting
+        WHERE (routing_key, free_at) >= ('r', '-infinity'::float8) AND (routing_key, free_at) <= ('r', 9e9)
+        ORDER BY routing_key, free_at LIMIT 9 FOR UPDATE SKIP LOCKED
+        """,
+    ),
+}
+"""Its words: which routes have something, and the oldest of one."""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_a_running_producer_of_before_tenants_puts_and_finds_rows(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = tmp_path / "s.db" if kind == "sqlite" else request.getfixturevalue("postgres_schema_url")
+    spool: SqliteSpool | PostgresSpool = SqliteSpool(url) if isinstance(url, Path) else PostgresSpool(url)
+    await spool.open()
+    await put_all(spool, (routed("first", "r", tenant="a", delay=-9), routed("other", "s", tenant="b")))
+    assert spool._store is not None
+    names = [column.name for column in waiting.columns if column.name != "tenant"]
+    values = ["'second'" if name == "task_id" else name for name in names]
+    routes, oldest = _OLDER[kind]
+    with spool._store.writing.begin() as connection:
+        connection.exec_driver_sql(_WITHOUT.format(names=", ".join(names), values=", ".join(values)))
+        assert list(connection.exec_driver_sql(routes).scalars()) == ["r", "s"]
+        assert sorted(connection.exec_driver_sql(oldest).scalars()) == ["first", "second"]
+    assert sorted(await spool.flows()) == [Flow("r"), Flow("r", "a"), Flow("s", "b")]
+    assert ids(await spool.lease(9, hold=60, shares={Flow("r"): 9})) == ["second"]
+    await spool.close()
 
 
 # Redis
@@ -224,24 +309,25 @@ def sizes(redis: PrivateRedis, spool: RedisSpool) -> dict[str, int]:
     return {name: redis.run("ZCARD", f"{{{spool._address.prefix}}}:{name}") for name in names}
 
 
-async def commands_of(redis: PrivateRedis, spool: RedisSpool) -> int:
-    """That the scripts ran for the routes, and a lease of one route."""
+async def commands_of(redis: PrivateRedis, spool: RedisSpool, big: Flow) -> int:
+    """That the scripts ran for the flows, and a lease of one flow."""
     redis.run("CONFIG", "RESETSTAT")
-    assert sorted(await spool.routes()) == ["big", "small"]
-    assert len(await spool.lease(9, hold=60, shares={"small": 1})) == 1
+    assert sorted(await spool.flows()) == sorted([big, Flow("small")])
+    assert len(await spool.lease(9, hold=60, shares=of({"small": 1}))) == 1
     calls = re.findall(r"cmdstat_(\S+?):calls=(\d+)", redis.run("INFO", "commandstats").decode())
     return sum(int(number) for name, number in calls if "config" not in name and name != "ping")
 
 
-async def test_redis_runs_as_many_commands_whatever_waits_on_another_route(
-    redis: PrivateRedis, spool: RedisSpool
+@BIG
+async def test_redis_runs_as_many_commands_whatever_waits_on_another_flow(
+    redis: PrivateRedis, spool: RedisSpool, big: Flow
 ) -> None:
     await put_all(spool, (routed(f"small{n}", "small") for n in range(3)))
-    await spool.put(routed("big", "big", delay=-9))
-    await commands_of(redis, spool)  # the scripts are known now
-    before = await commands_of(redis, spool)
-    await put_all(spool, (routed(f"big{n}", "big", delay=-9) for n in range(2_000)))
-    assert await commands_of(redis, spool) == before
+    await spool.put(routed("big", big.route, tenant=big.tenant, delay=-9))
+    await commands_of(redis, spool, big)  # the scripts are known now
+    before = await commands_of(redis, spool, big)
+    await put_all(spool, (routed(f"big{n}", big.route, tenant=big.tenant, delay=-9) for n in range(2_000)))
+    assert await commands_of(redis, spool, big) == before
 
 
 async def test_what_is_leased_settled_replayed_or_purged_leaves_nothing_behind(
@@ -250,7 +336,7 @@ async def test_what_is_leased_settled_replayed_or_purged_leaves_nothing_behind(
     await put_all(spool, (routed(f"t{n}", "ab"[n % 2]) for n in range(6)))
     bury = Bury(NOW, 3, "nacked", None, "why")
     again = Again(-1, 1, "nacked", "", alone=False)
-    first, second, *rest = await spool.lease(9, hold=60, shares={"a": 3, "b": 2})
+    first, second, *rest = await spool.lease(9, hold=60, shares=of({"a": 3, "b": 2}))
     await spool.settle([(first, again), (second, bury), *((each, DONE) for each in rest)])
     assert sizes(redis, spool) == {"leasable": 2, "lanes": 2, "free": 0}
     await spool.replay(audit(second.row.envelope.task_id))
@@ -267,7 +353,7 @@ async def test_redis_gives_a_first_row_that_is_larger_than_a_lease_alone(
     monkeypatch.setattr("mlproducer.spool.redis.leases.LEASE_BYTES", 500)
     await put_all(spool, (routed("a", "a", size=9_000), routed("b", "b", size=400), routed("c", "c", size=90)))
     for key in "abc":
-        assert ids(await spool.lease(9, hold=60, shares=dict.fromkeys("abc", 1))) == [key]
+        assert ids(await spool.lease(9, hold=60, shares=of(dict.fromkeys("abc", 1)))) == [key]
 
 
 # Redis, and a producer of the version before routes
@@ -299,10 +385,10 @@ async def test_an_older_spool_is_brought_up_with_rows_leases_and_dead_letters(
     (held,) = await older.older_lease(1, hold=60)
     await newer.open()
     assert sizes(redis, newer) == {"leasable": 1_201, "lanes": 1_201, "free": 0}
-    assert sorted(await newer.routes()) == ["a", "b"]
+    assert sorted(await newer.flows()) == flows(["a", "b"])
     assert (await newer.measure()).tasks == 1_201
     assert await newer.replay(audit("dead")) == 1
-    taken = await newer.lease(2_000, hold=60, shares=dict.fromkeys("abcd", 2_000))
+    taken = await newer.lease(2_000, hold=60, shares=of(dict.fromkeys("abcd", 2_000)))
     assert len(taken) == 1_201, "and not the one that is held"
     assert await older.settle([(held, DONE)]) == [True], "whose lease goes on"
 
@@ -315,11 +401,11 @@ async def test_what_an_older_producer_does_beside_a_new_one_is_found(
     await put_all(older, (routed("put", "b", delay=-4), routed("again", "c", delay=-9), routed("done", "d", delay=-8)))
     again, done = await older.older_lease(2, hold=60)
     assert (await newer.measure()).next_due_at is not None
-    assert sorted(await newer.routes()) == ["a", "b"], "the others are held"
+    assert sorted(await newer.flows()) == flows(["a", "b"]), "the others are held"
     assert await older.settle([(again, Again(-1, 1, "nacked", "", alone=False)), (done, DONE)]) == [True, True]
-    assert sorted(await newer.routes()) == ["a", "b", "c"]
-    assert ids(await newer.lease(9, hold=-1, shares=dict.fromkeys("abcd", 9))) == ["again", "new0", "new1", "put"]
-    for lease in await newer.lease(9, hold=60, shares=dict.fromkeys("abcd", 9)):
+    assert sorted(await newer.flows()) == flows(["a", "b", "c"])
+    assert ids(await newer.lease(9, hold=-1, shares=of(dict.fromkeys("abcd", 9)))) == ["again", "new0", "new1", "put"]
+    for lease in await newer.lease(9, hold=60, shares=of(dict.fromkeys("abcd", 9))):
         await newer.settle([(lease, DONE)])
     assert sizes(redis, newer) == {"leasable": 1, "lanes": 1, "free": 0}, "what was done there, until it is met"
     assert (await newer.measure()).tasks == 0
@@ -332,15 +418,15 @@ async def test_what_an_older_producer_settled_is_dropped_when_it_is_met(
     await newer.open()
     await put_all(older, (routed(f"t{n}", "a", delay=-4) for n in range(3)))
     held = await older.older_lease(3, hold=-1)  # they are over at once, and settle all the same
-    assert await newer.routes() == ["a"]
+    assert await newer.flows() == flows(["a"])
     assert all(await older.settle([(each, DONE) for each in held]))
     await newer.put(routed("new", "a"))
-    shares = {"a": 9} if by_route else None
+    shares = of({"a": 9}) if by_route else None
     for _ in range(2):
         await newer.lease(9, hold=60, shares=shares)
     found = sizes(redis, newer)
     assert found["leasable"] == 1
-    await newer.lease(9, hold=60, shares={"a": 9})
+    await newer.lease(9, hold=60, shares=of({"a": 9}))
     assert sizes(redis, newer) == {"leasable": 1, "lanes": 1, "free": 0}
 
 
@@ -358,6 +444,32 @@ async def test_an_older_producer_cannot_open_a_spool_of_this_version_nor_a_visit
     await visitor.close()
 
 
+async def test_a_producer_of_before_tenants_that_is_running_loses_no_row_and_none_of_its_rows_is_lost(
+    redis: PrivateRedis, spool: RedisSpool
+) -> None:
+    older = BeforeTenants(redis.url(), prefix=spool._address.prefix)
+    await older.open()
+    await put_all(older, (routed(f"old{n}", "r") for n in range(3)))
+    await put_all(spool, (routed(f"{tenant}{n}", "r", tenant=tenant) for tenant in "ab" for n in range(3)))
+    assert sorted(await spool.flows()) == [Flow("r"), Flow("r", "a"), Flow("r", "b")]
+    due = await older.flows()
+    again, done, dead, *_ = await older.lease(99, hold=-1, shares=dict.fromkeys(due, 2))
+    bury = Bury(NOW, 3, "nacked", None, "why")
+    settled: list[Settlement] = [(again, Again(-1, 1, "nacked", "", alone=False)), (done, DONE), (dead, bury)]
+    assert all(await older.settle(settled))
+    assert await older.replay(audit(dead.row.envelope.task_id)) == 1
+    taken: list[str] = []
+    while due := await spool.flows():
+        leases = await spool.lease(2, hold=60, shares=dict.fromkeys(due, 2))
+        taken += ids(leases)
+        assert all(await spool.settle([(lease, DONE) for lease in leases]))
+    kept = {f"{name}{n}" for name in ("old", "a", "b") for n in range(3)} - {done.row.envelope.task_id}
+    assert sorted(taken) == sorted(kept), "each once"
+    assert (await spool.measure()).tasks == 0
+    assert sizes(redis, spool) == {"leasable": 0, "lanes": 0, "free": 0}
+    await older.close()
+
+
 async def test_a_full_server_is_brought_up_and_emptied(tmp_path: Path) -> None:
     with PrivateRedis(tmp_path, DURABLE) as server:
         older, newer = OlderRedisSpool(server.url()), RedisSpool(server.url())
@@ -367,8 +479,8 @@ async def test_a_full_server_is_brought_up_and_emptied(tmp_path: Path) -> None:
         await newer.open()
         with pytest.raises(SpoolUnavailable, match="maxmemory"):
             await newer.put(row("new"))
-        while routes := await newer.routes():
-            taken = await newer.lease(100, hold=60, shares=dict.fromkeys(routes, 100))
+        while due := await newer.flows():
+            taken = await newer.lease(100, hold=60, shares=dict.fromkeys(due, 100))
             assert all(await newer.settle([(lease, DONE) for lease in taken]))
         assert (await newer.measure()).tasks == 0
         await asyncio.gather(older.close(), newer.close())

@@ -23,6 +23,7 @@ from mlproducer.spool.memory import MemorySpool
 from mlproducer.spool.redis import RedisSpool
 from mlproducer.spool.redis.address import Address, Persistence
 from mlproducer.spool.redis.codec import VERSION
+from mlproducer.task import Flow
 from mlproducer.testing.clock import ManualClock
 from mlproducer.testing.counters_contract import CountersContract, MakeCounters
 from mlproducer.testing.spool_contract import NOW, MakeSpool, SpoolContract, StoreClock, audit, claim, row
@@ -130,7 +131,8 @@ FILTERS = st.builds(
 )
 
 
-LEASED = st.sampled_from(({}, {"expired": True}, {"shares": {"a": 9}}, {"shares": {"b": 9, "a": 0, "c": 9}}))
+A, B, BT = FLOWS = (Flow("a"), Flow("b"), Flow("b", "t"))
+LEASED = st.sampled_from(({}, {"expired": True}, {"shares": {A: 9}}, {"shares": {B: 9, A: 0, BT: 9}}))
 
 
 class Machine(RuleBasedStateMachine):
@@ -166,10 +168,11 @@ class Machine(RuleBasedStateMachine):
         expected = self.runner.run(ask(self.model))
         assert self.runner.run(ask(self.spool)) == expected
 
-    @rule(task_id=IDS, delay=TIMES, eta=st.none() | TIMES, expires_at=st.none() | TIMES, route=st.sampled_from("ab"))
-    def put(self, task_id: str, delay: float, eta: float | None, expires_at: float | None, route: str) -> None:
+    @rule(task_id=IDS, delay=TIMES, eta=st.none() | TIMES, expires_at=st.none() | TIMES, flow=st.sampled_from(FLOWS))
+    def put(self, task_id: str, delay: float, eta: float | None, expires_at: float | None, flow: Flow) -> None:
         new = row(task_id, delay=delay, eta=eta)
-        self.both("put", replace(new, envelope=replace(new.envelope, expires_at=expires_at, routing_key=route)))
+        told = {"expires_at": expires_at, "routing_key": flow.route, "tenant": flow.tenant}
+        self.both("put", replace(new, envelope=replace(new.envelope, **told)))
 
     @rule(by=TIMES)
     def time_passes(self, by: float) -> None:
@@ -240,8 +243,8 @@ class Machine(RuleBasedStateMachine):
         assert sizes[0].at == self.now
         self.both("waiting", limit=10)
         self.both("audits", limit=10)
-        routes = [sorted(self.run(each.routes())) for each in (self.spool, self.model)]
-        assert routes[0] == routes[1]
+        flows = [sorted(self.run(each.flows())) for each in (self.spool, self.model)]
+        assert flows[0] == flows[1]
 
         async def found() -> list[Any]:
             return await asyncio.gather(*(each.find(f"t{n}") for n in range(6) for each in (self.spool, self.model)))

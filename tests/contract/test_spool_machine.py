@@ -35,6 +35,7 @@ from mlproducer.rows import (
 )
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.spool.sql import PostgresSpool, SqliteSpool
+from mlproducer.task import Flow
 from mlproducer.testing.clock import ManualClock
 from mlproducer.testing.spool_contract import StoreClock, claim, confirmed, dead_entry, entry, held, row, waits
 from private_postgres import PrivatePostgres
@@ -58,8 +59,8 @@ VERDICTS = st.one_of(
     ),
 )
 TOKENS = st.sampled_from(["me", "you"])
-ROUTES = ("a", "a.b", "ml.embed")
-SHARES = st.dictionaries(st.sampled_from(ROUTES), st.integers(0, 3))
+FLOWS = (Flow("a"), Flow("a", "t"), Flow("a.b"), Flow("ml.embed", "u"))
+SHARES = st.dictionaries(st.sampled_from(FLOWS), st.integers(0, 3))
 
 
 class SpoolMachine(RuleBasedStateMachine):
@@ -116,7 +117,7 @@ class SpoolMachine(RuleBasedStateMachine):
         size=st.integers(0, 50),
         expires_at=st.none() | TIMES,
         history=HISTORIES,
-        route=st.sampled_from(ROUTES),
+        flow=st.sampled_from(FLOWS),
     )
     def put(
         self,
@@ -126,10 +127,12 @@ class SpoolMachine(RuleBasedStateMachine):
         size: int,
         expires_at: float | None,
         history: tuple[Attempted, ...],
-        route: str,
+        flow: Flow,
     ) -> None:
         new = row(task_id, delay=delay, eta=eta, size=size, history=history)
-        new = replace(new, envelope=replace(new.envelope, expires_at=expires_at, routing_key=route))
+        new = replace(
+            new, envelope=replace(new.envelope, expires_at=expires_at, routing_key=flow.route, tenant=flow.tenant)
+        )
         is_new = self.is_free(task_id)
         assert self.run(self.spool.put(new)) is is_new
         if is_new:
@@ -217,23 +220,23 @@ class SpoolMachine(RuleBasedStateMachine):
         self._leased(leases, lasting)
 
     @rule(limit=st.integers(0, 4), lasting=TIMES, shares=SHARES)
-    def lease_shares(self, limit: int, lasting: float, shares: dict[str, int]) -> None:
+    def lease_shares(self, limit: int, lasting: float, shares: dict[Flow, int]) -> None:
         leases = list(self.run(self.spool.lease(limit, hold=lasting, shares=shares)))
         taken = [lease.row.envelope.task_id for lease in leases]
         free = {
-            key: [at for at in sorted(map(self.free_at, self.of_route(key))) if at <= self.now][:share]
-            for key, share in shares.items()
+            flow: [at for at in sorted(map(self.free_at, self.of_flow(flow))) if at <= self.now][:share]
+            for flow, share in shares.items()
         }
-        turns = [(n, key) for n in range(4) for key, rows in free.items() if n < len(rows)]
-        given = Counter(key for _, key in turns[:limit])
-        assert Counter(self.rows[each].envelope.routing_key for each in taken) == given
-        for key, rows in free.items():
-            ours = sorted(self.free_at(each) for each in taken if self.rows[each].envelope.routing_key == key)
-            assert ours == rows[: given[key]]
+        turns = [(n, flow) for n in range(4) for flow, rows in free.items() if n < len(rows)]
+        given = Counter(flow for _, flow in turns[:limit])
+        assert Counter(self.rows[each].envelope.flow for each in taken) == given
+        for flow, rows in free.items():
+            ours = sorted(self.free_at(each) for each in taken if self.rows[each].envelope.flow == flow)
+            assert ours == rows[: given[flow]]
         self._leased(leases, lasting)
 
-    def of_route(self, key: str) -> list[str]:
-        return [each for each, row in self.rows.items() if row.envelope.routing_key == key]
+    def of_flow(self, flow: Flow) -> list[str]:
+        return [each for each, row in self.rows.items() if row.envelope.flow == flow]
 
     @rule(limit=st.integers(0, 4), lasting=TIMES)
     def lease_expired(self, limit: int, lasting: float) -> None:
@@ -357,10 +360,10 @@ class SpoolMachine(RuleBasedStateMachine):
         assert size.next_due_at == min(map(self.free_at, self.rows), default=None)
 
     @invariant()
-    def the_routes_are_those_of_what_is_free(self) -> None:
-        free = {row.envelope.routing_key for each, row in self.rows.items() if self.free_at(each) <= self.now}
-        routes = list(self.run(self.spool.routes()))
-        assert (set(routes), len(routes)) == (free, len(free))
+    def the_flows_are_those_of_what_is_free(self) -> None:
+        free = {row.envelope.flow for each, row in self.rows.items() if self.free_at(each) <= self.now}
+        flows = list(self.run(self.spool.flows()))
+        assert (set(flows), len(flows)) == (free, len(free))
 
     @invariant()
     def each_task_is_where_the_model_has_it(self) -> None:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from depth import histories
-from mlproducer.core.admission import Load, SpoolGate, Window, obstacle_to
+from mlproducer.core.admission import Load, Part, SpoolGate, Window, obstacle_to
 from mlproducer.core.breaker import Admission
+from mlproducer.core.routes import Route, Tenant
 from mlproducer.outcome import NotSentCause
 
 WINDOW = Window(max_tasks=10, max_bytes=1_000)
@@ -21,8 +24,7 @@ def way(
     in_flight_bytes: int = 0,
     size: int = 100,
     route: Admission = Admission.PASS,
-    on_route: Load | None = None,
-    weight: int = 1,
+    parts: Sequence[Part] = (),
 ) -> NotSentCause | None:
     all_in_flight = Load(in_flight, in_flight_bytes)
     return obstacle_to(
@@ -32,9 +34,12 @@ def way(
         size=size,
         window=WINDOW,
         all_in_flight=all_in_flight,
-        on_route=on_route,
-        weight=weight,
+        parts=parts,
     )
+
+
+def of_route(tasks: int, size: int) -> list[Part]:
+    return [Route("r", load=Load(tasks, size))]
 
 
 @pytest.mark.parametrize("admission", [Admission.PASS, Admission.PROBE])
@@ -66,12 +71,29 @@ def test_a_route_that_is_held_sends_its_own_into_the_spool() -> None:
 
 def test_a_route_leaves_room_for_others_where_there_are_any() -> None:
     """It may have twice what is free."""
-    assert way(in_flight=7, on_route=Load(5, 0)) is None
-    assert way(in_flight=7, on_route=Load(6, 0)) is NotSentCause.WINDOW_FULL
-    assert way(in_flight=8, on_route=Load(3, 0)) is None
-    assert way(in_flight=2, in_flight_bytes=890, size=100, on_route=Load(1, 220)) is NotSentCause.WINDOW_FULL
-    assert way(in_flight=2, in_flight_bytes=890, size=100, on_route=Load(1, 219)) is None
-    assert way(in_flight=9, on_route=Load(0, 0)) is None
+    assert way(in_flight=7, parts=of_route(5, 0)) is None
+    assert way(in_flight=7, parts=of_route(6, 0)) is NotSentCause.WINDOW_FULL
+    assert way(in_flight=8, parts=of_route(3, 0)) is None
+    assert way(in_flight=2, in_flight_bytes=890, size=100, parts=of_route(1, 220)) is NotSentCause.WINDOW_FULL
+    assert way(in_flight=2, in_flight_bytes=890, size=100, parts=of_route(1, 219)) is None
+    assert way(in_flight=9, parts=of_route(0, 0)) is None
+
+
+def test_a_tenant_leaves_room_for_others_of_its_route_also_where_that_is_the_only_one() -> None:
+    for (tasks, size), passes in (((5, 0), True), ((6, 0), False), ((5, 2_000), False)):
+        parts = [Tenant(load=Load(tasks, size))]
+        assert (way(in_flight=7, parts=parts) is None) is passes, "twice what is free"
+
+
+def test_a_tenant_has_a_share_of_what_its_route_may_take_and_not_of_the_window() -> None:
+    """A route with 1 in flight may take (2 * 8 - 1) // 3 = 5 more, and one of weight 4, (8 * 8 - 1) // 9 = 7."""
+    for weight, tasks, passes in ((1, 9, True), (1, 10, False), (4, 13, True), (4, 14, False)):
+        parts: list[Part] = [Route("r", weight, Load(1, 0)), Tenant(load=Load(tasks, 0))]
+        assert (way(in_flight=2, parts=parts) is None) is passes
+    assert way(in_flight=2, parts=[Route("r", load=Load(1, 0)), Tenant(2, Load(19, 0))]) is None, "twice its own"
+    full, new = Route("r", load=Load(6, 0)), Tenant()
+    assert way(in_flight=6, parts=[full, new]) is None, "who has nothing yet is let in as long as the route is"
+    assert way(in_flight=7, parts=[full, new]) is NotSentCause.WINDOW_FULL
 
 
 def test_a_load_counts_tasks_and_bytes() -> None:

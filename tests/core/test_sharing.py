@@ -126,5 +126,6 @@ def test_routes_that_flood_one_after_the_other_leave_room_for_a_seventh() -> Non
 @given(taken=st.integers(0, 1_000), free=st.integers(0, 1_000), weight=WEIGHT)
 def test_all_that_a_route_may_take_at_once_it_may_take_one_by_one(taken: int, free: int, weight: int) -> None:
     more, free_before = most_more(taken, free, weight), free
+    assert more or taken or not free, "who has nothing waits for nobody, however small the window is"
     for n in range(more):
         assert within_share(taken + n, free_before - n, weight)

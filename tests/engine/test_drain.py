@@ -19,7 +19,7 @@ from mlproducer.events import SpoolFailed, TaskDeadLettered, TaskRetried
 from mlproducer.outcome import Nacked, NotSent, NotSentCause, Outcome, Returned, Unsure, UnsureCause
 from mlproducer.rows import DeadLetter, Lease, Settlement, SpoolRow
 from mlproducer.spool.memory import MemorySpool
-from mlproducer.task import Envelope
+from mlproducer.task import Envelope, Flow
 
 
 def soon(seconds: float) -> datetime:
@@ -46,7 +46,7 @@ class Watched(MemorySpool):
         self.leased: list[int] = []
 
     async def lease(
-        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[Flow, int] | None = None
     ) -> Sequence[Lease]:
         leases = await super().lease(limit, hold=hold, expired=expired, shares=shares)
         if leases and not expired:
@@ -256,7 +256,7 @@ class LateLease(MemorySpool):
         self._rows = other._rows
 
     async def lease(
-        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[Flow, int] | None = None
     ) -> Sequence[Lease]:
         leases = await super().lease(limit, hold=hold, expired=expired, shares=shares)
         if leases:
@@ -321,7 +321,7 @@ class Faulty(MemorySpool):
     faults = 2
 
     async def lease(
-        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[Flow, int] | None = None
     ) -> Sequence[Lease]:
         if self.faults and not expired:
             self.faults -= 1
@@ -362,15 +362,15 @@ class Breaking(MemorySpool):
     given = 0
     broke = 0
 
-    async def routes(self) -> Sequence[str]:
+    async def flows(self) -> Sequence[Flow]:
         if self.given:
             self.given = 0
             self.broke += 1
             raise RuntimeError("nobody thought of this")
-        return await super().routes()
+        return await super().flows()
 
     async def lease(
-        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[Flow, int] | None = None
     ) -> Sequence[Lease]:
         leases = await super().lease(limit, hold=hold, expired=expired, shares=shares)
         self.given += len(leases)

@@ -244,16 +244,16 @@ async def test_a_drain_that_was_woken_while_it_looked_is_not_dry(monkeypatch: py
     dry: list[bool] = []
     async with asyncio.timeout(20), b.producer as p:
         await p.connected(5)
-        drain, routes = b.producer._parts.drain, b.spool.routes
+        drain, flows = b.producer._parts.drain, b.spool.flows
 
         async def look() -> Any:
-            found = await routes()
+            found = await flows()
             dry.append(drain.dry)
             if len(dry) == 1:
                 drain.wake()
             return found
 
-        monkeypatch.setattr(b.spool, "routes", look)
+        monkeypatch.setattr(b.spool, "flows", look)
         drain.wake()
         await until(lambda: len(dry) > 1)
     assert dry[:2] == [False, False]

@@ -1,16 +1,19 @@
-"""A producer of the version before routes on a Redis spool: its scripts, as they were."""
+"""Producers of older versions on a Redis spool: of that before routes, with its scripts, and of that before tenants."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
-from mlproducer.rows import Lease, Settlement
+from msgspec.structs import replace
+
+from mlproducer.rows import Lease, Settlement, SpoolRow
 from mlproducer.spool.redis import RedisSpool, codec
 from mlproducer.spool.redis.codec import number
 from mlproducer.spool.redis.group import Args
-from mlproducer.spool.redis.lua import NOW, PAIR, STAMP, TELL, Script
+from mlproducer.spool.redis.lua import FLOW, NOW, PAIR, STAMP, TELL, Script
 from mlproducer.spool.redis.spool import _verdict
+from mlproducer.task import Flow
 
 _ADOPT: Final = Script(
     ("version",),
@@ -168,3 +171,32 @@ class OlderRedisSpool(RedisSpool):
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
         args = [value for each in settlements for value in _verdict(each)[:6]]
         return list(map(bool, await self._link.run(_SETTLE, args)))
+
+
+class BeforeTenants(RedisSpool):
+    """One that was open before the spool came to this version: it takes a flow for a routing key, knows of no tenant in
+    what it reads, and loses it in what it writes back.
+    """
+
+    async def open(self) -> None:
+        await super().open()
+        run = self._link.run
+
+        async def as_it_was(script: Script, *args: Any) -> Any:
+            return await run(Script(script.keys, script.body.replace(FLOW, _FLOW)), *args)
+
+        link: Any = self._link
+        link.run = as_it_was
+
+    async def flows(self) -> Sequence[Flow]:
+        return [Flow(codec.flow_name(each).decode()) for each in await super().flows()]
+
+    async def lease(self, limit: int, **given: Any) -> Sequence[Lease]:
+        return [replace(each, row=_without_tenant(each.row)) for each in await super().lease(limit, **given)]
+
+
+_FLOW: Final = "local function flow_of(task) return task[5] end"
+
+
+def _without_tenant(row: SpoolRow) -> SpoolRow:
+    return replace(row, envelope=replace(row.envelope, tenant=""))

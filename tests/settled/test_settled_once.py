@@ -21,6 +21,7 @@ from mlproducer.outcome import Confirmed, Nacked, Outcome, Returned, Unsure, Uns
 from mlproducer.ports import Settle
 from mlproducer.rows import Lease, Record, Settlement
 from mlproducer.spool.memory import MemorySpool
+from mlproducer.task import Flow
 
 LEASE = 40.0
 
@@ -40,7 +41,7 @@ class Watched(MemorySpool):
         return len(self._rows)
 
     async def lease(
-        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[Flow, int] | None = None
     ) -> Sequence[Lease]:
         self.holds[expired].add(hold)
         leases = await super().lease(limit, hold=hold, expired=expired, shares=shares)
@@ -226,7 +227,7 @@ class LateLease(Watched):
     late = 1.0
 
     async def lease(
-        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[Flow, int] | None = None
     ) -> Sequence[Lease]:
         leases = await super().lease(limit, hold=hold, expired=expired, shares=shares)
         if leases:

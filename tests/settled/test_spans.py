@@ -14,6 +14,7 @@ from mlproducer.delivery.pipeline import spans
 from mlproducer.outcome import Nacked
 from mlproducer.rows import Again, Claim, Done, Known, Lease, NewRow, Settlement
 from mlproducer.spool.memory import MemorySpool
+from mlproducer.task import Flow
 
 LEASE, RETENTION, RETRY, CONFIRM = 47.0, 7_001.0, 0.11, 3.0
 
@@ -38,7 +39,7 @@ class Noting(MemorySpool):
         await super().confirm(claim, confirmed_at=confirmed_at, keep=keep)
 
     async def lease(
-        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[Flow, int] | None = None
     ) -> Sequence[Lease]:
         self.spans["lease"].append(hold)
         return await super().lease(limit, hold=hold, expired=expired, shares=shares)

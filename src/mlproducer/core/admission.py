@@ -11,10 +11,12 @@ for a tenth again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from mlproducer.core.breaker import Admission
-from mlproducer.core.sharing import within_share
+from mlproducer.core.sharing import most_more, within_share
 from mlproducer.outcome import NotSentCause
 
 
@@ -42,6 +44,15 @@ class Load:
         self.bytes -= size
 
 
+class Part(Protocol):
+    """What has a share: a route of the window, and a tenant of its route's part."""
+
+    @property
+    def weight(self) -> int: ...
+    @property
+    def load(self) -> Load: ...
+
+
 def obstacle_to(
     link: NotSentCause | None,
     breaker: Admission,
@@ -50,13 +61,12 @@ def obstacle_to(
     size: int,
     window: Window,
     all_in_flight: Load,
-    on_route: Load | None,
-    weight: int,
+    parts: Sequence[Part],
 ) -> NotSentCause | None:
     """Decide on one attempt of `size` bytes: None publishes it now, a cause sends it into the spool.
 
-    `link` is what the link says: not connected, blocked, or None. `route_refused`: its route is held. `on_route` is
-    what its route, of this weight, has in flight; None if there is no other route that it could crowd out.
+    `link` is what the link says: not connected, blocked, or None. `route_refused`: its route is held. `parts` are what
+    could crowd out others of their kind: its route, and then its tenant, which has a share of what its route may take.
     """
     if link is not None:
         return link
@@ -68,12 +78,21 @@ def obstacle_to(
     # One task larger than the whole window still goes when nothing else is in flight, or it would never go.
     if free <= 0 or (all_in_flight.tasks and size > free_bytes):
         return NotSentCause.WINDOW_FULL
-    crowds = on_route is not None and on_route.tasks > 0 and not _has_room(on_route, weight, free, free_bytes)
-    return NotSentCause.WINDOW_FULL if crowds else None
+    return NotSentCause.WINDOW_FULL if parts and not _have_room(parts, free, free_bytes) else None
 
 
-def _has_room(on_route: Load, weight: int, free: int, free_bytes: int) -> bool:
-    return within_share(on_route.tasks, free, weight) and within_share(on_route.bytes, free_bytes, weight)
+def _have_room(parts: Sequence[Part], free: int, free_bytes: int) -> bool:
+    whole: Part | None = None
+    for part in parts:
+        if whole is not None:
+            free = most_more(whole.load.tasks, free, whole.weight)
+            free_bytes = most_more(whole.load.bytes, free_bytes, whole.weight)
+        load, weight = part.load, part.weight
+        within = within_share(load.tasks, free, weight) and within_share(load.bytes, free_bytes, weight)
+        if load.tasks and not within:
+            return False
+        whole = part
+    return True
 
 
 class SpoolGate:

@@ -59,6 +59,8 @@ MOST_CONVICTED: Final = 10_000
 """Ids that are remembered; the oldest are forgotten first, which costs each a held route once more."""
 MOST_ROUTES: Final = 10_000
 """Routes that are remembered; beyond it, calm ones with nothing in flight are forgotten."""
+MOST_TENANTS: Final = 10_000
+"""Likewise, of all routes together."""
 _COSTS_ITS_CHANNEL: Final = frozenset({NotSentCause.CHANNEL_REFUSED.value, UnsureCause.CONFIRM_TIMEOUT.value})
 _PRECONDITION_FAILED: Final = 406
 """AMQP 0-9-1's code for a message that the exchange or the broker would not take as it is, such as a too large one."""
@@ -92,6 +94,15 @@ TABLE: Final[dict[tuple[RouteState, Signal], RouteState]] = {
 
 
 @dataclass(eq=False, slots=True)
+class Tenant:
+    """One tenant's part of a route. It has a share and no health: a queue takes no notice of whose a message is."""
+
+    weight: int = 1
+    """How much it gets of what tenants of the route share."""
+    load: Load = field(default_factory=Load)
+
+
+@dataclass(eq=False, slots=True)
 class Route:
     """One route. The shell counts what is in flight on it."""
 
@@ -100,6 +111,8 @@ class Route:
     """How much it gets of what routes share (`core.sharing`)."""
     load: Load = field(default_factory=Load)
     hearing: Hearing = field(default_factory=Hearing)
+    tenants: dict[str, Tenant] = field(default_factory=dict)
+    """Empty as long as nobody has named one."""
     state: RouteState = RouteState.OPEN
     passed: int = 0
     """The highest number of an attempt that was confirmed."""
@@ -142,6 +155,10 @@ class Routes:
     patience: float
     weights: Mapping[str, int] = field(default_factory=dict)
     """Of routes whose weight is not 1."""
+    tenant_weights: Mapping[str, int] = field(default_factory=dict)
+    """Likewise, on any route."""
+    _tenants: int = 0
+    """At least as many as are remembered."""
     _routes: dict[str, Route] = field(default_factory=dict)
     _closed: dict[str, Route] = field(default_factory=dict)
     _convicted: dict[str, None] = field(default_factory=dict)
@@ -156,6 +173,20 @@ class Routes:
                 self._routes = {each.key: each for each in self._routes.values() if not _is_calm(each)}
             found = self._routes[key] = Route(key, self.weights.get(key, 1))
         return found
+
+    def tenant(self, route: Route, key: str) -> Tenant:
+        found = route.tenants.get(key)
+        if found is None:
+            if self._tenants >= MOST_TENANTS:
+                self._forget_tenants()
+            self._tenants += 1
+            found = route.tenants[key] = Tenant(self.tenant_weights.get(key, 1))
+        return found
+
+    def _forget_tenants(self) -> None:
+        for route in self._routes.values():
+            route.tenants = {key: each for key, each in route.tenants.items() if each.load.tasks}
+        self._tenants = sum(len(route.tenants) for route in self._routes.values())
 
     @property
     def is_calm(self) -> bool:

@@ -1,5 +1,6 @@
 """How routes share what there is: the window of new tasks, and the leases of the drain. A route of weight 3 gets three
-times what one of weight 1 gets, where both want more than there is.
+times what one of weight 1 gets, where both want more than there is. The tenants of a route share what the route gets in
+the same way: so one that is on many routes, or a route that has many tenants, gets no more than another for it.
 
 **The window.** A route may have in flight at most `EAGERNESS` times what is free, times its weight. This is the dynamic
 threshold by which switches share one buffer over many ports (Choudhury and Hahne, "Dynamic queue length thresholds for
@@ -13,9 +14,12 @@ goes to the route that had least for its weight so far: stride scheduling (Walds
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
+
+from mlproducer.task import Flow
 
 EAGERNESS: Final = 2
 """A flooded route may have two thirds of the window: 3,333 of the 5,000 that are the default, which is far more than a
@@ -24,22 +28,34 @@ MOST_WEIGHT: Final = 10
 """A flooded route of this weight leaves a twenty-first of the window free: 238 of 5,000."""
 
 
+def split_weights(given: object) -> object:
+    """Weights as they are written in a setting, such as `ml.embed=3,ml.summarize=2`. Raises: ValueError."""
+    if not isinstance(given, str):
+        return given
+    pairs = [each.strip().rpartition("=") for each in given.split(",") if each.strip()]
+    if any(not (key.strip() and weight.strip().isdecimal()) for key, _, weight in pairs):
+        raise ValueError("names and whole numbers, such as ml.embed=3,ml.summarize=2")
+    return {key.strip(): int(weight) for key, _, weight in pairs}
+
+
 def within_share(taken: int, free: int, weight: int = 1) -> bool:
     """May a route that has `taken` of the window take more, with so much `free`?"""
     return taken < EAGERNESS * weight * free
 
 
 def most_more(taken: int, free: int, weight: int = 1) -> int:
-    """How much more it may take."""
+    """How much more it may take; one, who has nothing and finds anything free, also in a window of one."""
     # Each that it takes is one less that is free: taken + n <= E * w * (free - n).
     eagerness = EAGERNESS * weight
-    return max(0, min(free, (eagerness * free - taken) // (1 + eagerness)))
+    least = 0 if taken else min(1, free)
+    return max(0, least, min(free, (eagerness * free - taken) // (1 + eagerness)))
 
 
 @dataclass(slots=True)
 class Turns:
-    """Who is first. A route that comes (back) begins where the last one that was served stands: what it did not ask for
-    it does not get later, and however many come, they come behind who waits. What it had in advance it owes.
+    """Who is first, of routes or of the tenants of one. Who comes (back) begins where the last one that was served
+    stands: what it did not ask for it does not get later, and however many come, they come behind who waits. What it
+    had in advance it owes.
     """
 
     _had: dict[str, float] = field(default_factory=dict)
@@ -47,9 +63,9 @@ class Turns:
     _waits: frozenset[str] = frozenset()
     _now: float = 0.0
 
-    def order(self, routes: Iterable[str]) -> list[str]:
+    def order(self, keys: Iterable[str]) -> list[str]:
         """Those that want some now, the one that had least first."""
-        had = {key: self._had[key] if key in self._waits else max(self._had.get(key, 0), self._now) for key in routes}
+        had = {key: self._had[key] if key in self._waits else max(self._had.get(key, 0), self._now) for key in keys}
         self._had = {key: rows for key, rows in self._had.items() if rows > self._now} | had
         self._waits = frozenset(had)
         return sorted(had, key=lambda key: (had[key], key))
@@ -59,6 +75,42 @@ class Turns:
         for key, count in rows.items():
             self._had[key] = self._had.get(key, self._now) + count / weights[key]
         self._now = max(self._now, min((self._had[key] for key in rows), default=0))
+
+
+class FlowTurns:
+    """Whose turn it is: of the routes, and of the tenants of each route."""
+
+    def __init__(self) -> None:
+        self._routes = Turns()
+        self._tenants: dict[str, Turns] = {}
+        """Of those routes that have something due, and had it of several tenants at once."""
+
+    def order(self, due: Iterable[Flow], ready: Container[str]) -> dict[str, list[str]]:
+        """The tenants of each route that is `ready`; who had least is first, among the routes and among the tenants.
+        `due` are all, since who waits for a held route loses no turn by it.
+        """
+        tenants: dict[str, list[str]] = {}
+        for route, tenant in due:
+            tenants.setdefault(route, []).append(tenant)
+        several = (route for route, keys in tenants.items() if len(keys) > 1 or route in self._tenants)
+        self._tenants = {route: self._tenants.get(route) or Turns() for route in several}
+        routes = self._routes.order(route for route in tenants if route in ready)
+        return {route: self._in_order(route, tenants[route]) for route in routes}
+
+    def took(self, rows: Mapping[Flow, int], weights: Mapping[Flow, tuple[int, int]]) -> None:
+        """How many rows each flow got; the weights of its route and of its tenant."""
+        of_routes = Counter[str]()
+        of_tenants: dict[str, dict[str, int]] = {}
+        for flow, count in rows.items():
+            of_routes[flow.route] += count
+            of_tenants.setdefault(flow.route, {})[flow.tenant] = count
+        self._routes.took(of_routes, {flow.route: weight for flow, (weight, _) in weights.items()})
+        for route, taken in of_tenants.items():
+            if route in self._tenants:
+                self._tenants[route].took(taken, {key: weights[Flow(route, key)][1] for key in taken})
+
+    def _in_order(self, route: str, tenants: list[str]) -> list[str]:
+        return self._tenants[route].order(tenants) if route in self._tenants else tenants
 
 
 def divided(room: int, weights: Mapping[str, int], most: Mapping[str, int]) -> dict[str, int]:

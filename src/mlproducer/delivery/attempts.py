@@ -13,7 +13,7 @@ from mlproducer.core.admission import Load, Window, obstacle_to
 from mlproducer.core.breaker import Admission
 from mlproducer.core.confirm_waits import ConfirmWaits
 from mlproducer.core.quiet import EVERY
-from mlproducer.core.routes import Route
+from mlproducer.core.routes import Route, Tenant
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.route_watch import FREE, RouteWatch, Tried, Ways
 from mlproducer.events import AnsweredLate, AttemptSettled, ConfirmWaitChanged
@@ -70,7 +70,8 @@ class Attempts:
         `attempt` counts from 1 the attempts spent before plus this one.
         """
         size, obstacle, load = envelope.size, self._broker.obstacle, self._load
-        route = self._routes.of(envelope.routing_key)
+        parts = self._routes.parts(envelope)
+        route = parts[0]
         # With no link neither route nor breaker is asked: it would be given back what it gave.
         way = FREE if self._routes.free(route) or obstacle is not None else self._routes.admit(route)
         calm = self._guard.calm or obstacle is not None or way.refused
@@ -82,8 +83,7 @@ class Attempts:
             size=size,
             window=self._window,
             all_in_flight=load,
-            on_route=None if self._routes.lonely else route.load,
-            weight=route.weight,
+            parts=() if self._routes.alone(parts) else parts,
         )
         if cause is None and route.hearing.quiet:
             cause = NotSentCause.WINDOW_FULL
@@ -100,10 +100,11 @@ class Attempts:
         load.add(size)
         if not route.load.tasks:
             route.hearing.heard(now, self._confirmed)
-        route.load.add(size)
+        for part in parts:
+            part.load.add(size)
         if not turn % EVERY:
             self._listen()
-        answer = _Attempt(self, envelope, size, settle, admission, route, way, turn, now, attempt)
+        answer = _Attempt(self, envelope, size, settle, admission, parts, way, turn, now, attempt)
         self._broker.publish(envelope, answer, deadline=deadline, alone=alone)
 
     def _listen(self) -> None:
@@ -140,7 +141,8 @@ class Attempts:
         """The broker's answer: for route and breaker, for who waits, for the metrics."""
         envelope, size, route = attempt.envelope, attempt.size, attempt.route
         self._load.remove(size)
-        route.load.remove(size)
+        for part in attempt.parts:
+            part.load.remove(size)
         now = self._monotonic()
         if type(outcome) is not Unsure:
             self._heard_at = now
@@ -207,7 +209,7 @@ class _Attempt(Struct, eq=False):
     size: int
     settle: Settle
     admission: Admission
-    route: Route
+    parts: tuple[Route, *tuple[Tenant, ...]]
     way: Ways
     turn: int
     """Its number among all attempts of this process."""
@@ -216,6 +218,10 @@ class _Attempt(Struct, eq=False):
 
     def __call__(self, outcome: Outcome) -> None:
         self.attempts.settled(self, outcome)
+
+    @property
+    def route(self) -> Route:
+        return self.parts[0]
 
     @property
     def tried(self) -> Tried:

@@ -5,10 +5,10 @@ committed in one transaction. Up to `LANES` batches overlap, so that the store w
 another; `core.pacing` bounds how much that is. A crash between any two steps leaves the rows leased; when the lease
 ends they are published again with the same task ids: at least once, never lost.
 
-The routes that have something due share each batch by their weights (`core.sharing`): a million rows of one do not
-keep the ten of another waiting. A held route gives it nothing, or the one row that probes it, which goes in a batch of
-its own. A batch whose answers are not all in after `SLOW_AFTER` commits those that are and leaves
-its lane: a queue that confirms nothing keeps its own rows waiting, and no others.
+The routes that have something due share each batch by their weights, and the tenants of a route what it gets
+(`core.sharing`): a million rows of one do not keep the ten of another waiting. A held route gives it nothing, or the
+one row that probes it, which goes in a batch of its own. A batch whose answers are not all in after `SLOW_AFTER`
+commits those that are and leaves its lane: a queue that confirms nothing keeps its own rows waiting, and no others.
 """
 
 from __future__ import annotations
@@ -238,14 +238,14 @@ class Drain:
             return idle
         # Counted from before the store is asked, whose lease ends later than this then.
         until = self._clock.monotonic() + self._times.lease
-        due = await self._spool.routes()
+        due = await self._spool.flows()
         planned = self._routes.plan(due, room, self._attempts.room())
         leases = await self._spool.lease(room, hold=self._times.lease, shares=planned) if planned else ()
-        self._routes.leased(planned, (lease.row.envelope.routing_key for lease in leases))
+        self._routes.leased(planned, (lease.row.envelope.flow for lease in leases))
         if not leases:
             # Race: a row is put and told while we look. The look may have come before it, so one more is due.
             self.dry = not due and not self._jobs and not self._wake.is_set()
-            self.held = "" if planned or self._jobs else ", ".join(due)
+            self.held = "" if planned or self._jobs else ", ".join(dict.fromkeys(flow.route for flow in due))
             return self._routes.wait(due) or self._times.poll
         self.held = ""
         for batch in self._batches(leases, until):

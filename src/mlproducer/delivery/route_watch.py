@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 from mlproducer.core.breaker import Admission
 from mlproducer.core.facts import HeldRoute
 from mlproducer.core.retry import words_of
-from mlproducer.core.routes import Changes, Route, Routes, Try
-from mlproducer.core.sharing import Turns, divided, most_more
+from mlproducer.core.routes import Changes, Route, Routes, Tenant, Try
+from mlproducer.core.sharing import FlowTurns, divided, most_more
 from mlproducer.events import RouteState
 from mlproducer.outcome import (
     EVERY_ROUTE,
@@ -25,6 +25,7 @@ from mlproducer.outcome import (
     UnsureCause,
 )
 from mlproducer.ports import Clock, Listener
+from mlproducer.task import Envelope, Flow
 
 
 class Ways(NamedTuple):
@@ -70,15 +71,26 @@ class RouteWatch:
         self._tell = tell
         self._renew = renew
         self._renewed_at = -math.inf
-        self._turns = Turns()
+        self._turns = FlowTurns()
         self.of = routes.of
         self.calm = True
         """`Routes.is_calm` of both, at hand: asked with each confirm."""
 
+    def parts(self, envelope: Envelope) -> tuple[Route, *tuple[Tenant, ...]]:
+        """Its route, and its tenant's part of that; the route alone as long as it has no tenant."""
+        route = self.of(envelope.routing_key)
+        if envelope.tenant or route.tenants:
+            return route, self._routes.tenant(route, envelope.tenant)
+        return (route,)
+
     @property
     def lonely(self) -> bool:
-        """No route is known but one, which can crowd out none."""
+        """No route is known but one."""
         return len(self._routes) < 2  # noqa: PLR2004  # one
+
+    def alone(self, parts: Sequence[Route | Tenant]) -> bool:
+        """The route is lonely and has no tenants: it can crowd out nobody."""
+        return len(parts) == 1 and self.lonely
 
     @property
     def passed(self) -> int:
@@ -163,24 +175,40 @@ class RouteWatch:
         if self._renew is None or self._every.failures < 2:  # noqa: PLR2004  # the first refusal, and no probe's
             self._exchange.hurry(now)
 
-    def plan(self, due: Sequence[str], room: int, free: int) -> dict[str, int]:
-        """How many rows at most of which of the `due` routes may be leased now, of which `room` in all, the first ones
-        first: of a held one a single probe, if it may go. `free` is what is left of the window.
+    def plan(self, due: Sequence[Flow], room: int, free: int) -> dict[Flow, int]:
+        """How many rows at most of which of the `due` flows may be leased now, of which `room` in all, the first ones
+        first: of a held route a single probe, if it may go. `free` is what is left of the window.
         """
         now = self._clock.monotonic()
         whole = self._exchange.ready(EVERY_ROUTE, now)
         if whole is Admission.REFUSED:
             return {}
-        ways = {key: self._routes.ready(key, now) for key in due}
-        order = self._turns.order(key for key, way in ways.items() if way is not Admission.REFUSED)
+        ways = {key: self._routes.ready(key, now) for key in dict.fromkeys(flow.route for flow in due)}
+        order = self._turns.order(due, {key for key, way in ways.items() if way is not Admission.REFUSED})
         if whole is Admission.PROBE:
-            return dict.fromkeys(order[:1], 1)  # for all of them
+            return {Flow(key, tenants[0]): 1 for key, tenants in islice(order.items(), 1)}  # for all of them
         most = {key: 1 if ways[key] is Admission.PROBE else min(room, self._more(key, free)) for key in order}
         weights = {key: self.of(key).weight for key in order}
-        # What is of one weight the store divides evenly, and it knows who has less to give than its part.
-        if len(set(weights.values())) > 1:
+        # What is of one weight the store divides evenly, and it knows who has less to give than its part. But it
+        # divides among flows: a route of many tenants would get more than one of a single tenant.
+        if len(set(weights.values())) > 1 or (len(order) > 1 and len(order) < sum(map(len, order.values()))):
             most = divided(room, weights, most)
-        return {key: rows for key, rows in most.items() if rows}
+        planned: dict[Flow, int] = {}
+        for key, tenants in order.items():
+            planned |= self._of_tenants(self.of(key), tenants, most[key], room, free)
+        return {flow: rows for flow, rows in planned.items() if rows}
+
+    def _of_tenants(self, route: Route, tenants: list[str], most: int, room: int, free: int) -> dict[Flow, int]:
+        """What each of them may get of the `most` that its route gets of the `room`."""
+        if not route.tenants and tenants == [""]:
+            return {Flow(route.key): most}
+        left = self._more(route.key, free)
+        parts = {key: self._routes.tenant(route, key) for key in tenants}
+        mosts = {key: min(most, most_more(part.load.tasks, left, part.weight)) for key, part in parts.items()}
+        weights = {key: part.weight for key, part in parts.items()}
+        if most < room or len(set(weights.values())) > 1:
+            mosts = divided(most, weights, mosts)
+        return {Flow(route.key, key): rows for key, rows in mosts.items()}
 
     def fell_quiet(self, confirmed: int) -> list[Route]:
         """Routes that do not answer, of which it was not known. `confirmed`: how many attempts were so far."""
@@ -191,16 +219,18 @@ class RouteWatch:
         route = self.of(key)
         if route.hearing.quiet:
             return 0
-        return free if self.lonely else most_more(route.load.tasks, free, route.weight)
+        alone = not route.tenants and self.lonely
+        return free if alone else most_more(route.load.tasks, free, route.weight)
 
-    def leased(self, planned: Iterable[str], keys: Iterable[str]) -> None:
-        """A row of each of `keys` was. The first that was planned had its turn, though another process took its rows
+    def leased(self, planned: Iterable[Flow], flows: Iterable[Flow]) -> None:
+        """A row of each of `flows` was. The first that was planned had its turn, though another process took its rows
         before us: it is not the first again.
         """
-        rows = Counter(keys)
+        rows = Counter(flows)
         for first in islice(planned, 1):
             rows[first] = max(rows[first], 1)
-        self._turns.took(rows, {key: self.of(key).weight for key in rows})
+        tenants = self._routes.tenant_weights
+        self._turns.took(rows, {flow: (self.of(flow.route).weight, tenants.get(flow.tenant, 1)) for flow in rows})
 
     def probes(self, key: str) -> bool:
         """Only a probe may go on it."""
@@ -208,9 +238,10 @@ class RouteWatch:
         ways = Ways(self._exchange.ready(EVERY_ROUTE, now), self._routes.ready(key, now))
         return ways != FREE
 
-    def wait(self, due: Sequence[str]) -> float | None:
+    def wait(self, due: Sequence[Flow]) -> float | None:
         """Seconds until the first of the held routes among `due` may be probed; None if none is held."""
-        now, held = self._clock.monotonic(), [route for route in self._routes.closed() if route.key in due]
+        now, keys = self._clock.monotonic(), {flow.route for flow in due}
+        held = [route for route in self._routes.closed() if route.key in keys]
         return min((max(0.0, route.until - now) for route in (*self._exchange.closed(), *held)), default=None)
 
     def closed(self) -> tuple[HeldRoute, ...]:

@@ -27,9 +27,9 @@ takes a claim, and the next task not."""
 SILENT: Final = 5.0
 """Seconds without an answer to a call after which the store is taken for one that hangs."""
 
-READS: Final = frozenset({"measure", "find", "routes", "waiting", "dead", "count_dead", "audits", "counts"})
-CLEARS: Final = READS - {"routes"}
-"""The reads that show that reading works. The drain asks for routes at each turn: that would hide that others fail."""
+READS: Final = frozenset({"measure", "find", "flows", "waiting", "dead", "count_dead", "audits", "counts"})
+CLEARS: Final = READS - {"flows"}
+"""The reads that show that reading works. The drain asks for flows at each turn: that would hide that others fail."""
 PROVES: Final = frozenset({"put", "claim"})
 """What goes through only where a new task would. The other writes take out, and a full store does that still."""
 _NOT_CALLS: Final = frozenset({"open", "close", "watch"})

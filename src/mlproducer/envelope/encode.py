@@ -41,6 +41,7 @@ from mlproducer.values.limits import HALF_A_PAIR, dotted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mlproducer.envelope.tenants import Tenants
     from mlproducer.envelope.types import Route, TaskType, TaskTypes
 
 MAX_EXPIRATION_MS: Final = 2**32 - 1
@@ -110,11 +111,12 @@ class Encoder:
     """Turns tasks into envelopes, from any thread; remembers nothing of a task but how long ids were.
 
     `origin` tells workers and their logs who sent a task, such as `mlproducer@host`. `max_bytes` bounds body and
-    properties together (`ML_MAX_MESSAGE_BYTES`).
+    properties together (`ML_MAX_MESSAGE_BYTES`). Without `tenants` no task has one.
     """
 
-    def __init__(self, types: TaskTypes, origin: str, max_bytes: int) -> None:
+    def __init__(self, types: TaskTypes, origin: str, max_bytes: int, tenants: Tenants | None = None) -> None:
         self._types = types
+        self._tenants = tenants
         self._max_bytes = max_bytes
         self._prepared: dict[tuple[str, str | None], _Prepared] = {}
         for each in types:
@@ -146,7 +148,8 @@ class Encoder:
         expires_at = None if expires_utc is None else expires_utc.timestamp()
         if eta_at is not None and expires_at is not None and expires_at <= eta_at:
             raise InvalidTask("is not after eta, so the task could never run", field="expires")
-        return Envelope(task.id, prepared.task_type, prepared.queue, properties, body, expires_at, eta_at)
+        tenant = "" if self._tenants is None else self._tenants.of(task.headers)
+        return Envelope(task.id, prepared.task_type, prepared.queue, properties, body, expires_at, eta_at, tenant)
 
 
 def attempt_properties(envelope: Envelope, message_id: bytes, now: float) -> bytes:

@@ -128,6 +128,7 @@ def _task(share: Share, kind: str, content: str, backend: str | None) -> Task:
         root_id=group,
         group=group,
         group_index=_INDEX[kind],
+        headers=share.headers,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
+from mlproducer.task import Headers
 from mlproducer.values.given import Content, Given
 from mlproducer.values.limits import HALF_A_PAIR, encodable
 
@@ -56,6 +57,8 @@ class Share(Given):
     """`audio`, `video`, `image`, or a MIME type; without it the ending of `media_url` decides."""
     media_url: Annotated[Text, Field(max_length=8192)] | None = None
     options: ShareOptions = ShareOptions()
+    headers: Headers = Field(default_factory=dict)
+    """Of each of its tasks; no part of what they are: the same share with others is the same share."""
 
 
 def parse_share(data: object) -> Share:

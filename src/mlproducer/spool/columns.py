@@ -59,6 +59,7 @@ def waiting_values(row: NewRow, due_at: float, *, counted: bool = True) -> tuple
         history_text(row.history),
         int(counted),
         due_at,  # first_due_at
+        row.envelope.tenant,
     )
 
 
@@ -83,6 +84,7 @@ def dead_columns(letter: DeadLetter) -> dict[str, object]:
         letter.code,
         storable(letter.text),
         history_text(letter.history),
+        letter.envelope.tenant,
     )
     return dict(zip(dead_letters.c.keys(), values, strict=True))
 
@@ -182,4 +184,5 @@ def _envelope_from(found: RowMapping) -> Envelope:
         found["body"],
         found["expires_at"],
         found["eta"],
+        found["tenant"],
     )

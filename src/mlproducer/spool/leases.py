@@ -1,13 +1,15 @@
-"""Which rows a drain takes: the oldest of all, or the oldest of each route. In one transaction of the caller's.
+"""Which rows a drain takes: the oldest of all, or the oldest of each flow. In one transaction of the caller's.
 
-**By route**, the work is that of the routes asked for and the rows given, however many rows wait: one index has the
-rows of a route side by side, in order of when they are free.
-- SQLite is told which index to use (INDEXED BY). All routes are asked for in one statement with one answer, since each
-  row of an answer is a wait of its own (see `bulk`). Its LIMIT cannot differ from route to route, so routes whose
-  quotas are alike are asked for together, and no more than twice the rows are looked at.
+**By flow**, the work is that of the flows asked for and the rows given, however many rows wait: one index has the
+rows of a flow side by side, in order of when they are free.
+- SQLite is told which index to use (INDEXED BY). All flows are asked for in one statement with one answer, since each
+  row of an answer is a wait of its own (see `bulk`). Its LIMIT cannot differ from flow to flow, so flows whose quotas
+  are alike are asked for together, and no more than twice the rows are looked at.
 - PostgreSQL's planner chooses by what it knows of the table, which may be long out of date. Asked for the rows *of* a
-  route in order of `free_at`, it may walk the index of `free_at`, through all rows of others. So it is asked for the
-  rows from one pair (route, moment) to another, in the order of such pairs, which only the one index has.
+  flow in order of `free_at`, it may walk the index of `free_at`, through all rows of others. So the route is said as
+  one of a list, of one, and the order is by route and `free_at`: it cannot know that these are of one route, and only
+  the one index has that order. (A comparison of whole places would not do: it begins at the first row of the flow and
+  does not end before the last one of the route.)
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ from mlproducer.spool.schema import waiting
 from mlproducer.spool.store_time import SERVER_TIME, StoreTime
 from mlproducer.spool.transaction import Transaction
 from mlproducer.spool.turns import in_turn, left_over, quotas, room_for
+from mlproducer.task import Flow
 
-_ROUTES: Final = text("""
+_FLOWS: Final = text("""
     WITH RECURSIVE route (name) AS (
         SELECT min(routing_key) FROM mlproducer_waiting INDEXED BY mlproducer_waiting_route
         UNION ALL
@@ -49,42 +52,61 @@ _ROUTES: Final = text("""
             SELECT min(routing_key) FROM mlproducer_waiting INDEXED BY mlproducer_waiting_route
             WHERE routing_key > name
         ) FROM route WHERE name IS NOT NULL
+    ), flow (route, tenant) AS (
+        SELECT name, (
+            SELECT min(tenant) FROM mlproducer_waiting INDEXED BY mlproducer_waiting_route WHERE routing_key = name
+        ) FROM route WHERE name IS NOT NULL
+        UNION ALL
+        SELECT route, (
+            SELECT min(tenant) FROM mlproducer_waiting INDEXED BY mlproducer_waiting_route
+            WHERE routing_key = route AND tenant > flow.tenant
+        ) FROM flow WHERE flow.tenant IS NOT NULL
     )
-    SELECT json_group_array(name) FROM route
-    WHERE name IS NOT NULL AND (
-        SELECT min(free_at) FROM mlproducer_waiting INDEXED BY mlproducer_waiting_route WHERE routing_key = name
+    SELECT json_group_array(json_array(route, flow.tenant)) FROM flow
+    WHERE flow.tenant IS NOT NULL AND (
+        SELECT min(free_at) FROM mlproducer_waiting INDEXED BY mlproducer_waiting_route
+        WHERE routing_key = route AND tenant = flow.tenant
     ) <= :now
 """)
-_ROUTES_ON_SERVER: Final = text(f"""
-    WITH RECURSIVE route AS (
-        (SELECT routing_key, free_at FROM mlproducer_waiting ORDER BY routing_key, free_at LIMIT 1)
+_FLOWS_ON_SERVER: Final = text(f"""
+    WITH RECURSIVE flow AS (
+        (
+            SELECT routing_key, tenant, free_at FROM mlproducer_waiting
+            ORDER BY routing_key, tenant, free_at LIMIT 1
+        )
         UNION ALL
-        SELECT following.routing_key, following.free_at FROM route, LATERAL (
-            SELECT routing_key, free_at FROM mlproducer_waiting
-            WHERE mlproducer_waiting.routing_key > route.routing_key ORDER BY routing_key, free_at LIMIT 1
+        SELECT following.routing_key, following.tenant, following.free_at FROM flow, LATERAL (
+            SELECT routing_key, tenant, free_at FROM mlproducer_waiting
+            WHERE (mlproducer_waiting.routing_key, mlproducer_waiting.tenant) > (flow.routing_key, flow.tenant)
+            ORDER BY routing_key, tenant, free_at LIMIT 1
         ) AS following
     )
-    SELECT routing_key FROM route WHERE free_at <= {SERVER_TIME}
+    SELECT routing_key, tenant FROM flow WHERE free_at <= {SERVER_TIME}
 """)  # noqa: S608  # our own words
-"""From the first row of a route to that of the next one."""
+"""From the first row of a flow to that of the next one."""
 
 _FREE: Final = text("""
     SELECT json_group_array(json((
         SELECT json_group_array(json_array(id, size)) FROM (
             SELECT rowid AS id, size FROM mlproducer_waiting INDEXED BY mlproducer_waiting_route
-            WHERE routing_key = asked.value AND free_at <= :now ORDER BY free_at LIMIT :most
+            WHERE routing_key = json_extract(asked.value, '$[0]') AND tenant = json_extract(asked.value, '$[1]')
+                AND free_at <= :now
+            ORDER BY free_at LIMIT :most
         )
-    ))) FROM json_each(:keys) AS asked
+    ))) FROM json_each(:flows) AS asked
 """)
 _FREE_ON_SERVER: Final = text(f"""
     SELECT asked.number, free.task_id, free.size, free.counted
-    FROM unnest(:keys, :quotas) WITH ORDINALITY AS asked (routing_key, quota, number), LATERAL (
+    FROM unnest(:keys, :tenants, :quotas) WITH ORDINALITY AS asked (routing_key, tenant, quota, number), LATERAL (
         SELECT task_id, size, counted, free_at FROM mlproducer_waiting
-        WHERE (routing_key, free_at) >= (asked.routing_key, '-infinity'::float8)
-            AND (routing_key, free_at) <= (asked.routing_key, {SERVER_TIME})
-        ORDER BY routing_key, free_at LIMIT asked.quota FOR UPDATE SKIP LOCKED
+        WHERE routing_key = ANY (ARRAY[asked.routing_key]) AND tenant = asked.tenant AND free_at <= {SERVER_TIME}
+        ORDER BY routing_key, tenant, free_at LIMIT asked.quota FOR UPDATE SKIP LOCKED
     ) AS free ORDER BY asked.number, free.free_at
-""").bindparams(bindparam("keys", type_=ARRAY(Text)), bindparam("quotas", type_=ARRAY(Integer)))  # noqa: S608  # as above
+""").bindparams(  # noqa: S608  # as above
+    bindparam("keys", type_=ARRAY(Text)),
+    bindparam("tenants", type_=ARRAY(Text)),
+    bindparam("quotas", type_=ARRAY(Integer)),
+)
 
 _BY_ROWID: Final = text("SELECT * FROM mlproducer_waiting WHERE rowid IN (SELECT value FROM json_each(:ids))")
 
@@ -102,12 +124,11 @@ _Taken = tuple[list[RowMapping], list[int]]
 """The rows, and the sizes of those that were not in the totals yet."""
 
 
-def due_routes(connection: Connection, time: StoreTime) -> list[str]:
-    """The routing keys of rows that may be leased now."""
+def due_flows(connection: Connection, time: StoreTime) -> list[Flow]:
+    """Those of rows that may be leased now."""
     if is_postgresql(connection):
-        return list(connection.execute(_ROUTES_ON_SERVER).scalars())
-    found: list[str] = json.loads(connection.execute(_ROUTES, {"now": time.now()}).scalar_one())
-    return found
+        return [Flow(*found) for found in connection.execute(_FLOWS_ON_SERVER)]
+    return [Flow(*found) for found in json.loads(connection.execute(_FLOWS, {"now": time.now()}).scalar_one())]
 
 
 def lease_rows(tx: Transaction, limit: int, hold: float, token: str, *, expired: bool) -> list[Lease]:
@@ -126,8 +147,8 @@ def lease_rows(tx: Transaction, limit: int, hold: float, token: str, *, expired:
     return _leased(tx, [take(tx.connection, query, _held(tx, hold, token))], token)
 
 
-def lease_shares(tx: Transaction, limit: int, hold: float, token: str, shares: Mapping[str, int]) -> list[Lease]:
-    """The oldest of each route, and the routes in turn (see `turns`). Else as `lease_rows`."""
+def lease_shares(tx: Transaction, limit: int, hold: float, token: str, shares: Mapping[Flow, int]) -> list[Lease]:
+    """The oldest of each flow, and the flows in turn (see `turns`). Else as `lease_rows`."""
     left = dict(shares)
     on_server = is_postgresql(tx.connection)
     held = _held(tx, hold, token)
@@ -140,7 +161,7 @@ def lease_shares(tx: Transaction, limit: int, hold: float, token: str, shares: M
         chosen = in_turn(found, _size, room)
         rows, uncounted = (_take_ids if on_server else _take_rowids)(tx.connection, chosen, held)
         taken.append((rows, uncounted))
-        left_over(left, asked, Counter(row["routing_key"] for row in rows))
+        left_over(left, asked, Counter(Flow(row["routing_key"], row["tenant"]) for row in rows))
         room -= sum(map(_size, chosen))
         limit -= len(chosen)
     return _leased(tx, taken, token)
@@ -207,24 +228,25 @@ def _within_bytes(found: Iterable[RowMapping]) -> list[RowMapping]:
     return chosen
 
 
-def _free(tx: Transaction, asked: Mapping[str, int]) -> list[list[_Free]]:
-    """On SQLite: for each route, in the order asked for."""
-    alike: dict[int, list[str]] = {}
-    for key, quota in asked.items():
-        alike.setdefault(quota.bit_length(), []).append(key)
-    found: dict[str, list[_Free]] = {}
-    for keys in alike.values():
-        given = {"now": tx.time.now(), "keys": json.dumps(keys), "most": max(asked[key] for key in keys)}
+def _free(tx: Transaction, asked: Mapping[Flow, int]) -> list[list[_Free]]:
+    """On SQLite: for each flow, in the order asked for."""
+    alike: dict[int, list[Flow]] = {}
+    for flow, quota in asked.items():
+        alike.setdefault(quota.bit_length(), []).append(flow)
+    found: dict[Flow, list[_Free]] = {}
+    for flows in alike.values():
+        given = {"now": tx.time.now(), "flows": json.dumps(flows), "most": max(asked[flow] for flow in flows)}
         answer = json.loads(tx.connection.execute(_FREE, given).scalar_one())
-        for key, rows in zip(keys, answer, strict=True):
-            found[key] = [_Free(rowid, size) for rowid, size in rows[: asked[key]]]
-    return [found[key] for key in asked]
+        for flow, rows in zip(flows, answer, strict=True):
+            found[flow] = [_Free(rowid, size) for rowid, size in rows[: asked[flow]]]
+    return [found[flow] for flow in asked]
 
 
-def _free_on_server(connection: Connection, asked: Mapping[str, int]) -> list[list[_Free]]:
-    """On PostgreSQL, where they are locked: for each route, in the order asked for."""
+def _free_on_server(connection: Connection, asked: Mapping[Flow, int]) -> list[list[_Free]]:
+    """On PostgreSQL, where they are locked: for each flow, in the order asked for."""
     found: list[list[_Free]] = [[] for _ in asked]
-    given = {"keys": list(asked), "quotas": list(asked.values())}
+    keys, tenants = [flow.route for flow in asked], [flow.tenant for flow in asked]
+    given = {"keys": keys, "tenants": tenants, "quotas": list(asked.values())}
     for number, task_id, size, counted in connection.execute(_FREE_ON_SERVER, given):
         found[number - 1].append(_Free(task_id, size, bool(counted)))
     return found

@@ -36,6 +36,7 @@ from mlproducer.rows import (
 from mlproducer.spool.lone_time import LoneTime
 from mlproducer.spool.memory_counts import MemoryCounters
 from mlproducer.spool.turns import check_shares, in_turn, room_for
+from mlproducer.task import Flow
 
 
 @dataclass(slots=True)
@@ -48,8 +49,8 @@ class _Held:
     until: float = 0.0
 
     @property
-    def route(self) -> str:
-        return self.row.envelope.routing_key
+    def flow(self) -> Flow:
+        return self.row.envelope.flow
 
     @property
     def size(self) -> int:
@@ -128,12 +129,12 @@ class MemorySpool(MemoryCounters):
         if known is not None and _is_claim(known) and known.token == token:
             del self._records[task_id]
 
-    async def routes(self) -> Sequence[str]:
+    async def flows(self) -> Sequence[Flow]:
         self._put_etas_right()
-        return list({held.route: None for held in self._free(expired=False)})
+        return list({held.flow: None for held in self._free(expired=False)})
 
     async def lease(
-        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[Flow, int] | None = None
     ) -> Sequence[Lease]:
         check_shares(shares, expired=expired)
         self._put_etas_right()
@@ -285,12 +286,13 @@ def _oldest(free: Sequence[_Held], limit: int) -> list[_Held]:
     return chosen
 
 
-def _oldest_of_each(free: Sequence[_Held], limit: int, shares: Mapping[str, int]) -> list[_Held]:
-    routes: dict[str, list[_Held]] = {key: [] for key in shares}
+def _oldest_of_each(free: Sequence[_Held], limit: int, shares: Mapping[Flow, int]) -> list[_Held]:
+    flows: dict[Flow, list[_Held]] = {flow: [] for flow in shares}
     for held in free:
-        if len(routes.get(held.route, ())) < shares.get(held.route, 0):
-            routes[held.route].append(held)
-    found = list(routes.values())
+        flow = held.flow
+        if len(flows.get(flow, ())) < shares.get(flow, 0):
+            flows[flow].append(held)
+    found = list(flows.values())
     return in_turn(found, _size, room_for(found, _size, LEASE_BYTES))[:limit]
 
 

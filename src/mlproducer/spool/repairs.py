@@ -14,7 +14,10 @@ from mlproducer.spool.columns import audit_columns
 from mlproducer.spool.schema import audits, dead_letters, waiting
 from mlproducer.spool.transaction import Transaction
 
-_KEPT: Final = ("task_id", "task_type", "routing_key", "properties", "body", "size", "expires_at", "eta", "accepted_at")
+_KEPT: Final = (
+    *("task_id", "task_type", "routing_key", "properties", "body", "size", "expires_at", "eta", "accepted_at"),
+    *("history", "tenant"),
+)
 
 _DUE: Final = ("due_at", "free_at", "first_due_at")
 
@@ -27,11 +30,11 @@ def replay_rows(tx: Transaction, audit: Audit) -> int:
         due = now if isinstance(now, ColumnElement) else literal(now)
         values = {"attempts": 0, "cause": "replayed", "text": "", "alone": 0, "counted": 1}
         chosen = select(
-            *(dead_letters.c[name] for name in (*_KEPT, "history")),
+            *(dead_letters.c[name] for name in _KEPT),
             *(due for _ in _DUE),
             *(literal(value) for value in values.values()),
         ).where(among(tx.connection, dead_letters.c.task_id, chunk))
-        columns = (*_KEPT, "history", *_DUE, *values)
+        columns = (*_KEPT, *_DUE, *values)
         new = postgresql.insert(waiting) if is_postgresql(tx.connection) else sqlite.insert(waiting)
         # An id that waits as well (the outbox does not ask whether it is dead) stays dead until that one is done.
         moving = new.from_select(columns, chosen.order_by(dead_letters.c.task_id)).on_conflict_do_nothing()

@@ -59,6 +59,7 @@ waiting = Table(
     Column("counted", Integer, nullable=False),
     # When it was due for the first time. Null: an outbox of an older version put it, when it was accepted.
     Column("first_due_at", Double, info=SPAN),
+    Column("tenant", Text, nullable=False),
 )
 
 dead_letters = Table(
@@ -72,6 +73,7 @@ dead_letters = Table(
     Column("code", Integer),
     Column("text", Text, nullable=False),
     Column("history", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
 )
 
 # Claims (`confirmed_at` is null) and confirmed tasks, without content.

@@ -41,6 +41,7 @@ from mlproducer.spool.store import Store
 from mlproducer.spool.transaction import Transaction
 from mlproducer.spool.turns import check_shares
 from mlproducer.spool.writer import Writer
+from mlproducer.task import Flow
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Store)
@@ -99,11 +100,11 @@ class SqlSpool(Generic[S]):
         whole = token_of(self._opened().who, token)
         await self._run(lambda tx: statements.release_claim(tx, task_id, whole))
 
-    async def routes(self) -> Sequence[str]:
-        return await self._read(lambda connection: leases.due_routes(connection, self._opened().time))
+    async def flows(self) -> Sequence[Flow]:
+        return await self._read(lambda connection: leases.due_flows(connection, self._opened().time))
 
     async def lease(
-        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[Flow, int] | None = None
     ) -> Sequence[Lease]:
         token = token_of(self._opened().who, str(next(self._leases)))
         check_shares(shares, expired=expired)

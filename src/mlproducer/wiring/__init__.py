@@ -17,6 +17,7 @@ from mlproducer.wiring.choices import (
     spool_for,
     start_logging,
     start_tracing,
+    tenants_for,
     tracing_for,
 )
 from mlproducer.wiring.parts import MakeBroker, Overrides
@@ -38,5 +39,6 @@ __all__ = [
     "spool_for",
     "start_logging",
     "start_tracing",
+    "tenants_for",
     "tracing_for",
 ]

@@ -28,6 +28,7 @@ from mlproducer.clock import SystemClock
 from mlproducer.core.admission import SpoolGate
 from mlproducer.core.budget import Limits
 from mlproducer.envelope.encode import Encoder
+from mlproducer.envelope.tenants import Tenants
 from mlproducer.envelope.types import QueuePlan, TaskTypes
 from mlproducer.errors import SettingsError
 from mlproducer.ports import AskFlows, Clock, Counters, CountingSpool, QueueFlow
@@ -47,9 +48,15 @@ _STORES: Final = {"postgres": "postgresql", "postgresql+psycopg": "postgresql", 
 """The other schemes of `ML_SPOOL_URL` that mean the same store."""
 
 
-def encoder_for(types: TaskTypes, max_bytes: int) -> Encoder:
+def encoder_for(types: TaskTypes, max_bytes: int, tenants: Tenants | None = None) -> Encoder:
     """What makes messages of tasks; workers and their logs see which host they came from."""
-    return Encoder(types, f"mlproducer@{socket.gethostname()}", max_bytes)
+    return Encoder(types, f"mlproducer@{socket.gethostname()}", max_bytes, tenants)
+
+
+def tenants_for(settings: Settings) -> Tenants | None:
+    """How a task says whose it is; None if no header does."""
+    header = settings.ml_tenant_header
+    return Tenants(header, settings.ml_tenant_weights) if header else None
 
 
 def spool_for(settings: Settings, *, owner: bool = True, clock: Clock | None = None) -> CountingSpool:

@@ -67,6 +67,7 @@ from mlproducer.wiring.choices import (
     queues_of,
     results_of,
     spool_for,
+    tenants_for,
     tracing_for,
 )
 
@@ -189,7 +190,8 @@ def _inner(out: _Outside, recent: Recent) -> _Inner:
     retry = Backoff(settings.ml_retry_first, settings.ml_retry_cap, settings.ml_retry_jitter)
     patience = settings.ml_route_patience
     renew = out.knot.renew if out.fresh_login else None
-    on_routes = Routes(retry, patience, settings.ml_route_weights)
+    tenants = tenants_for(settings)
+    on_routes = Routes(retry, patience, settings.ml_route_weights, {} if tenants is None else tenants.weights)
     routes = RouteWatch(on_routes, Routes(retry, patience), clock, tell, renew)
     waits = ConfirmWaits(settings.ml_confirm_timeout, settings.longest_confirm)
     attempts = Attempts(broker, guard, routes, clock, tell, window, waits)
@@ -315,7 +317,7 @@ def _pipeline(
     claim_check = claim_check_for(settings)
     largest = settings.ml_max_message_bytes if claim_check is None else settings.ml_max_payload_bytes
     return Pipeline(
-        encode=encoder_for(out.types, largest).encode,
+        encode=encoder_for(out.types, largest, tenants_for(settings)).encode,
         claim_check=claim_check,
         attempts=attempts,
         broker=out.broker,

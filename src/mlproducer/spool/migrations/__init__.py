@@ -19,6 +19,7 @@ from mlproducer.spool.migrations import (
     m0005_first_due,
     m0006_clock,
     m0007_routes,
+    m0008_tenants,
 )
 
 FIRST: Final = 3
@@ -32,6 +33,7 @@ STEPS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
         m0005_first_due.UPGRADE["sqlite"],
         m0006_clock.UPGRADE,
         m0007_routes.UPGRADE["sqlite"],
+        m0008_tenants.UPGRADE["sqlite"],
     ),
     "postgresql": (
         (),
@@ -40,6 +42,7 @@ STEPS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
         m0005_first_due.UPGRADE["postgresql"],
         (),
         m0007_routes.UPGRADE["postgresql"],
+        m0008_tenants.UPGRADE["postgresql"],
     ),
 }
 """From version 1 to 2, from 2 to 3, …"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mlproducer.spool.redis.lua import EXACT, KNOWN, NOW, PAIR, PLACE, STAMP, TELL, Script
+from mlproducer.spool.redis.lua import EXACT, FLOW, KNOWN, NOW, PAIR, PLACE, STAMP, TELL, Script
 
 ADOPT: Final = Script(
     ("version",),
@@ -69,7 +69,7 @@ end
 return answer
 """,
 )
-"""args: who puts; then for each row: id, entry, content, delay, expires_at or '', eta or '', routing key. 1 for each
+"""args: who puts; then for each row: id, entry, content, delay, expires_at or '', eta or '', flow. 1 for each
 stored."""
 
 CLAIM: Final = Script(
@@ -175,7 +175,7 @@ end
 if #done > 0 then call('HDEL', bodies, unpack(done)) end
 local record, keep = {}, {}
 for _, id in ipairs(held) do
-  local verdict, _, _, value, by, expires_at, route = unpack(args, at[id], at[id] + 6)
+  local verdict, _, _, value, by, expires_at, flow = unpack(args, at[id], at[id] + 6)
   if verdict == 'done' then
     pair(record, id, value)
     pair(keep, now + by, id)
@@ -185,7 +185,7 @@ for _, id in ipairs(held) do
   else
     call('HSET', rows, id, stamped(value, now + by))
     call('ZADD', leasable, now + by, id)
-    call('ZADD', lanes, 0, place(route, now + by, id))
+    call('ZADD', lanes, 0, place(flow, now + by, id))
     call('ZADD', due, now + by, id)
     if expires_at ~= '' then call('ZADD', expires, expires_at, id) end
   end
@@ -198,7 +198,7 @@ return answer
 """,
 )
 """args for each: 'done', 'again' or 'bury'; id; token; record or entry; keep, delay or -died_at; expires_at or
-''; routing key; when it was accepted, which is asked where there is no token. 1 for each whose lease held."""
+''; flow; when it was accepted, which is asked where there is no token. 1 for each whose lease held."""
 
 _TAKE: Final = """
 local function found(first)
@@ -218,6 +218,7 @@ REPLAY: Final = Script(
     + NOW
     + STAMP
     + PLACE
+    + FLOW
     + """
 local _, from, told = unpack(args, 1, 3)
 local ids, size = found(4), 0
@@ -231,7 +232,7 @@ for _, id in ipairs(ids) do
   call('HDEL', dead, id)
   call('HSET', rows, id, string.sub(entry, 1, 4 + kept) .. told)
   call('ZADD', leasable, now, id)
-  call('ZADD', lanes, 0, place(task[5], now, id))
+  call('ZADD', lanes, 0, place(flow_of(task), now, id))
   call('ZADD', due, now, id)
   call('ZADD', accepted, now, id)
   if task[3] then call('ZADD', expires, task[3], id) end

@@ -34,17 +34,17 @@ from mlproducer.rows import (
     SpoolRow,
     WaitingEntry,
 )
-from mlproducer.spool.redis.lua import CONTENT_HEAD
-from mlproducer.task import Envelope
+from mlproducer.spool.redis.lua import BEFORE_TENANT, CONTENT_HEAD
+from mlproducer.task import Envelope, Flow
 
 _LENGTHS: Final = struct.Struct(">III")
 
-VERSION: Final = 2
-"""Of the layout here and in `lua`; a spool of a newer one is refused. 2: routes."""
+VERSION: Final = 3
+"""Of the layout here and in `lua`; a spool of a newer one is refused. 2: routes. 3: tenants."""
 
 
 class _Kept(Struct, array_like=True, frozen=True):
-    """The scripts look at the first three and the fifth."""
+    """The scripts look at the first three, the fifth and the last."""
 
     task_type: str
     accepted_at: float
@@ -53,6 +53,7 @@ class _Kept(Struct, array_like=True, frozen=True):
     routing_key: str
     size: int
     history: list[tuple[float, str, int | None, str]]
+    tenant: str = ""
 
 
 class _Waits(Struct, array_like=True, frozen=True):
@@ -104,6 +105,17 @@ def pack(value: object) -> bytes:
 
 def content(envelope: Envelope) -> bytes:
     return b"".join((len(envelope.properties).to_bytes(CONTENT_HEAD), envelope.properties, envelope.body))
+
+
+def flow_name(flow: Flow) -> bytes:
+    """As the scripts call it."""
+    route = flow.route.encode()
+    return route + BEFORE_TENANT + flow.tenant.encode() if flow.tenant else route
+
+
+def flow_from(name: bytes) -> Flow:
+    route, _, tenant = name.partition(BEFORE_TENANT)
+    return Flow(route.decode(), tenant.decode())
 
 
 def row_entry(row: NewRow) -> bytes:
@@ -265,6 +277,7 @@ def _entry(envelope: Envelope, accepted_at: float, history: History, told: bytes
             envelope.routing_key,
             envelope.size,
             [(each.at, each.outcome, each.code, storable(each.text)) for each in history],
+            envelope.tenant,
         )
     )
     return b"".join((len(kept).to_bytes(4), kept, told))
@@ -284,7 +297,8 @@ def _split(entry: bytes) -> tuple[_Kept, memoryview]:
 def _envelope(task_id: str, kept: _Kept, content: bytes) -> Envelope:
     end = CONTENT_HEAD + int.from_bytes(content[:CONTENT_HEAD])
     properties, body = content[CONTENT_HEAD:end], content[end:]
-    return Envelope(task_id, kept.task_type, kept.routing_key, properties, body, kept.expires_at, kept.eta)
+    told = (kept.expires_at, kept.eta, kept.tenant)
+    return Envelope(task_id, kept.task_type, kept.routing_key, properties, body, *told)
 
 
 def _history(kept: _Kept) -> History:

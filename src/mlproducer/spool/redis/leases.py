@@ -1,4 +1,4 @@
-"""What is leased from Redis, by when it is free, or route by route. `lua` says what the keys are."""
+"""What is leased from Redis, by when it is free, or flow by flow. `lua` says what the keys are."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from mlproducer.errors import SpoolUnavailable
 from mlproducer.rows import LEASE_BYTES, Lease
 from mlproducer.spool.redis import codec
 from mlproducer.spool.redis.codec import number
-from mlproducer.spool.redis.lua import NOW, PAIR, PLACE, Script
+from mlproducer.spool.redis.lua import FLOW, NOW, PAIR, PLACE, Script
 from mlproducer.spool.turns import left_over, quotas
+from mlproducer.task import Flow
 
 if TYPE_CHECKING:
     from mlproducer.spool.redis.link import Link
 
 _AT_ONCE: Final = 500
-"""Rows, or routes, in one script, while which the server does nothing else."""
+"""Rows, or flows, in one script, while which the server does nothing else."""
 
 _TAKE_IN: Final = (
     PLACE
+    + FLOW
     + """
-local function route_of(entry)
-  return cmsgpack.unpack(string.sub(entry, 5, 4 + struct.unpack('>I4', entry)))[5]
+local function flow_in(entry)
+  return flow_of(cmsgpack.unpack(string.sub(entry, 5, 4 + struct.unpack('>I4', entry))))
 end
 -- What older producers wrote since, and before this version was: how much of it there was, up to a bound.
 local function take_in()
@@ -34,10 +36,10 @@ local function take_in()
     call('ZREM', free, id)
     local entry = call('HGET', rows, id)
     if entry then
-      local route, before = route_of(entry), call('ZSCORE', leasable, id)
-      if before then call('ZREM', lanes, place(route, before, id)) end
+      local flow, before = flow_in(entry), call('ZSCORE', leasable, id)
+      if before then call('ZREM', lanes, place(flow, before, id)) end
       call('ZADD', leasable, at, id)
-      call('ZADD', lanes, 0, place(route, at, id))
+      call('ZADD', lanes, 0, place(flow, at, id))
     end
   end
   return #found / 2
@@ -57,9 +59,9 @@ local function give(id, entry, content)
   taken[#taken + 1] = id
   pair(held, id, token)
   pair(till, ends, id)
-  local route = route_of(entry)
-  from[#from + 1] = place(route, call('ZSCORE', leasable, id) or 0, id)
-  pair(to, 0, place(route, ends, id))
+  local flow = flow_in(entry)
+  from[#from + 1] = place(flow, call('ZSCORE', leasable, id) or 0, id)
+  pair(to, 0, place(flow, ends, id))
   local expires_at = call('ZSCORE', expires, id)
   if expires_at and tonumber(expires_at) < ends then pair(late, ends, id) end
 end
@@ -116,9 +118,9 @@ SHARES: Final = Script(
     + _TAKE_IN
     + _GIVE
     + """
--- The longest free rows of a route: id, entry, … . What an older producer moved or settled is dropped here.
-local function oldest(route, most)
-  local head = lane(route)
+-- The longest free rows of a flow: id, entry, … . What an older producer moved or settled is dropped here.
+local function oldest(flow, most)
+  local head = lane(flow)
   local rest = '(' .. head .. struct.pack('>d', now) .. '\\255'
   local found, dropped
   repeat
@@ -126,7 +128,7 @@ local function oldest(route, most)
     for _, there in ipairs(call('ZRANGEBYLEX', lanes, '[' .. head, rest, 'LIMIT', 0, most)) do
       local id = string.sub(there, #head + 9)
       local entry, at = call('HGET', rows, id), call('ZSCORE', leasable, id)
-      if entry and at and place(route, at, id) == there then
+      if entry and at and place(flow, at, id) == there then
         pair(found, id, entry)
       else
         call('ZREM', lanes, there)
@@ -141,13 +143,13 @@ local left, turn = {}, 1
 for n = 5, #args, 2 do left[#left + 1] = oldest(args[n], args[n + 1]) end
 while #left > 0 do
   local again = {}
-  for _, route in ipairs(left) do
-    local id, entry = route[turn], route[turn + 1]
+  for _, flow in ipairs(left) do
+    local id, entry = flow[turn], flow[turn + 1]
     local size = id and call('HSTRLEN', bodies, id)
     if id and (size <= tonumber(room) or (first == 'first' and #taken == 0)) then
       give(id, entry, call('HGET', bodies, id))
       room = room - size
-      again[#again + 1] = route
+      again[#again + 1] = flow
     end
   end
   left, turn = again, turn + 2
@@ -155,10 +157,10 @@ end
 return given()
 """,
 )
-"""args: hold, token, the most bytes of content, 'first' if one row may be larger; then for each route its key and how
-many. As `LEASE`, and the routes in turn (see `turns`)."""
+"""args: hold, token, the most bytes of content, 'first' if one row may be larger; then for each flow what it is
+called and how many. As `LEASE`, and the flows in turn (see `turns`)."""
 
-ROUTES: Final = Script(
+FLOWS: Final = Script(
     ("rows", "free", "leasable", "lanes"),
     NOW
     + _TAKE_IN
@@ -175,7 +177,7 @@ end
 return {from, answer}
 """,
 )
-"""args: where to begin, and how many routes to look at. Where to go on, if there may be more; the keys that are due."""
+"""args: where to begin, and how many flows to look at. Where to go on, if there may be more; those that are due."""
 
 
 class RedisLeases:
@@ -190,13 +192,13 @@ class RedisLeases:
         while await self._link.run(TAKE_IN, []):
             pass
 
-    async def routes(self) -> Sequence[str]:
-        keys: list[bytes] = []
+    async def flows(self) -> Sequence[Flow]:
+        found: list[bytes] = []
         from_: bytes | None = b"-"
         while from_ is not None:
-            from_, more = await self._link.run(ROUTES, [from_, _AT_ONCE])
-            keys += more
-        return [key.decode() for key in keys]
+            from_, more = await self._link.run(FLOWS, [from_, _AT_ONCE])
+            found += more
+        return [codec.flow_from(each) for each in found]
 
     async def oldest(self, limit: int, hold: float, *, expired: bool) -> list[Lease]:
         """With `expired`, those that expired first."""
@@ -214,25 +216,25 @@ class RedisLeases:
                 break
         return leases
 
-    async def of_routes(self, limit: int, hold: float, shares: Mapping[str, int]) -> list[Lease]:
+    async def of_flows(self, limit: int, hold: float, shares: Mapping[Flow, int]) -> list[Lease]:
         token = next(self._tokens)
         left = dict(shares)
         leases: list[Lease] = []
         room = LEASE_BYTES
         while room > 0 and (asked := quotas(left, min(limit - len(leases), _AT_ONCE))):
-            args: list[str | int] = [number(hold), token, room, "" if leases else "first"]
-            for quota in asked.items():
-                args += quota
+            args: list[str | bytes | int] = [number(hold), token, room, "" if leases else "first"]
+            for flow, quota in asked.items():
+                args += (codec.flow_name(flow), quota)
             found = await self._run(SHARES, args, leases)
             if found is None:
                 break
             rows = list(codec.rows_from(found))
             leases += (Lease(row, token) for row in rows)
-            left_over(left, asked, Counter(row.envelope.routing_key for row in rows))
+            left_over(left, asked, Counter(row.envelope.flow for row in rows))
             room -= len(found)
         return leases
 
-    async def _run(self, script: Script, args: list[str | int], leases: Sequence[Lease]) -> bytes | None:
+    async def _run(self, script: Script, args: Sequence[str | bytes | int], leases: Sequence[Lease]) -> bytes | None:
         """None after a fault, if this call has leases: they are ours all the same, and the next call meets it again."""
         try:
             found: bytes = await self._link.run(script, args)

@@ -3,7 +3,7 @@
 The keys, all under one hash tag (`{prefix}:…`), and so in one slot of a cluster:
 
     rows       hash  id → entry of a waiting row      leasable  zset  id by when it may be leased next
-    bodies     hash  id → content, waiting or dead    lanes     zset  routing key, that moment, id (see below)
+    bodies     hash  id → content, waiting or dead    lanes     zset  flow, that moment, id (see below)
     tokens     hash  id → token of its lease          due       zset  id by `due_at`, for lists
     dead       hash  id → entry of a dead letter      accepted  zset  id by when it was first due (see below)
     records    hash  id → record                      expires   zset  id by `expires_at`, of those that have one
@@ -20,15 +20,19 @@ they add by the time of acceptance.
 
 `leasable` is `due_at`, or the end of the lease while somebody holds the row; `expires` likewise is not before that end.
 
-`lanes` has the same in order of routes. All scores are 0, so members are in order of their bytes: the length of the
-routing key in two, the key, the moment as eight (a double, highest byte first, which orders what is not negative), the
-id. So the rows of a route lie side by side, the longest free first, and from one route to the next it is one step.
+`lanes` has the same in order of flows. All scores are 0, so members are in order of their bytes: the length of the
+flow in two, the flow, the moment as eight (a double, highest byte first, which orders what is not negative), the id. So
+the rows of a flow lie side by side, the longest free first, and from one flow to the next it is one step. A flow is its
+routing key; of a tenant, the key, a byte 0, which no name of a queue has, and the tenant.
 
 **Beside an older version.** One that was opened before us goes on. It knows no `lanes`, and for both it has `free`. So
 whatever it puts, leases or puts back is in `free`, and who asks for routes or leases takes that in first (`leases`):
 to bring a spool up to this version is the same thing, with all rows in `free`. What it settles stays behind in
 `leasable` and `lanes`, and is dropped when it is met. It leases what it wrote itself, until that is taken in. It cannot
 be opened again: `version` is a newer one's.
+
+A producer of the version before tenants takes a flow for a routing key. What it leases or puts back is in `lanes` under
+the routing key alone, and is leased from there; what is left at the old place is dropped when it is met.
 
 **Memory limits.** A server over its `maxmemory` (`noeviction`) refuses a script at its first write, if that is one
 which may need memory; after any write a script is let through to its end. So what takes new tasks (put, claim) writes
@@ -45,6 +49,8 @@ from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Final
 
+BEFORE_TENANT: Final = b"\0"
+"""Between the routing key and the tenant of a flow: no name of a queue has it, and an older producer can read it."""
 CONTENT_HEAD: Final = 4
 """Bytes that content is longer than `Envelope.size`."""
 
@@ -87,9 +93,19 @@ EXACT: Final = "local function exact(number) return string.format('%.17g', numbe
 
 PLACE: Final = """
 -- Where a row is in `lanes`.
-local function lane(route) return struct.pack('>I2', #route) .. route end
-local function place(route, at, id) return lane(route) .. struct.pack('>d', math.max(at, 0)) .. id end
+local function lane(flow) return struct.pack('>I2', #flow) .. flow end
+local function place(flow, at, id) return lane(flow) .. struct.pack('>d', math.max(at, 0)) .. id end
 """
+
+FLOW: Final = f"""
+-- Of what `codec` keeps of a task, unpacked.
+local function flow_of(task)
+  local route, tenant = task[5], task[8]
+  if not tenant or tenant == '' then return route end
+  return route .. '\\{BEFORE_TENANT[0]}' .. tenant
+end
+"""
+"""See `codec.flow_name`."""
 
 STAMP: Final = """
 -- The due_at of a row's entry, or of what is told of it: the first of an array, a double.

@@ -34,6 +34,7 @@ from mlproducer.spool.redis.group import Args, Group
 from mlproducer.spool.redis.leases import RedisLeases
 from mlproducer.spool.redis.lua import Script
 from mlproducer.spool.turns import check_shares
+from mlproducer.task import Flow
 
 if TYPE_CHECKING:
     from mlproducer.spool.redis.link import Link
@@ -126,7 +127,7 @@ class RedisSpool:
             number(row.delay),
             optional(task.expires_at),
             optional(task.eta),
-            task.routing_key,
+            codec.flow_name(task.flow),
         )
 
     async def claim(self, claim: Claim, *, hold: float) -> Known | None:
@@ -140,17 +141,17 @@ class RedisSpool:
     async def release(self, task_id: str, token: str) -> None:
         await self._releases.ask(task_id, token)
 
-    async def routes(self) -> Sequence[str]:
-        return await self._leases.routes()
+    async def flows(self) -> Sequence[Flow]:
+        return await self._leases.flows()
 
     async def lease(
-        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[str, int] | None = None
+        self, limit: int, *, hold: float, expired: bool = False, shares: Mapping[Flow, int] | None = None
     ) -> Sequence[Lease]:
         check_shares(shares, expired=expired)
         if shares is None:
             leases = await self._leases.oldest(limit, hold, expired=expired)
         else:
-            leases = await self._leases.of_routes(limit, hold, shares)
+            leases = await self._leases.of_flows(limit, hold, shares)
         return sorted(leases, key=lambda lease: lease.row.due_at)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool]:
@@ -330,4 +331,5 @@ def _verdict(settlement: Settlement) -> Args:
         case _:
             assert_never(verdict)
     kind, value, by, expires_at = said
-    return kind, task.task_id, lease.token, value, by, expires_at, task.routing_key, number(row.accepted_at)
+    told = (codec.flow_name(task.flow), number(row.accepted_at))
+    return kind, task.task_id, lease.token, value, by, expires_at, *told

@@ -35,7 +35,7 @@ from mlproducer.testing.spool_contract.examples import (
 )
 from mlproducer.testing.spool_contract.of_dead_letters import OfDeadLetters
 from mlproducer.testing.spool_contract.of_ids import OfIds
-from mlproducer.testing.spool_contract.of_routes import OfRoutes
+from mlproducer.testing.spool_contract.of_routes import OfRoutes, OfTenants
 from mlproducer.testing.spool_contract.of_rows import OfRows
 from mlproducer.testing.spool_contract.of_time import OfTime
 
@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 
-class SpoolContract(OfRows, OfRoutes, OfDeadLetters, OfIds, OfTime):
+class SpoolContract(OfRows, OfRoutes, OfTenants, OfDeadLetters, OfIds, OfTime):
     """The sentences. Each test gets a spool of its own, open and empty."""
 
     @pytest.fixture
