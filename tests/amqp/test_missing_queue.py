@@ -62,6 +62,12 @@ def shows_depth(p: Producer) -> bool:
     return f'queue_depth{{queue_name="{EMBED}"}}' in p.metrics.prometheus()[0].decode()
 
 
+def shows_missing(p: Producer) -> str:
+    """What the alert is made of."""
+    told = p.metrics.prometheus()[0].decode()
+    return told.partition(f'queue_missing{{queue_name="{EMBED}"}} ')[2].partition("\n")[0]
+
+
 def taken(url: str, queue: str) -> set[str]:
     with Reader(url) as reader:
         return {message.task_id for message in reader.take(queue)}
@@ -120,6 +126,7 @@ async def test_a_route_whose_queue_is_gone_is_held_and_not_confirmed_on_the_word
         await admin.queue_delete(EMBED)
         await until(lambda: f"{EMBED}: it is not there" in topology(p), 20)
         assert p.health().status == "degraded"
+        await until(lambda: shows_missing(p) == "1.0", 20)
         await until(lambda: not shows_depth(p), 20)
         receipts = [await p.publish(embed(n)) for n in range(20)]
         assert {receipt.state for receipt in receipts} == {TaskState.SPOOLED}
@@ -132,6 +139,7 @@ async def test_a_route_whose_queue_is_gone_is_held_and_not_confirmed_on_the_word
         await asyncio.to_thread(make, vhost_url)
         assert await p.drained(30)
         await until(lambda: shows_depth(p) and "it is not there" not in topology(p), 20)
+        await until(lambda: shows_missing(p) == "0.0", 20)
         assert not [event for event in events if isinstance(event, TaskDeadLettered)]
     assert {receipt.task_id for receipt in receipts} <= await asyncio.to_thread(taken, vhost_url, EMBED)
 

@@ -154,6 +154,16 @@ async def test_a_leaving_producer_does_not_wait_for_a_held_route() -> None:
         await p.publish(embed(0))
 
 
+async def test_a_leaving_producer_does_not_wait_for_what_is_due_on_a_held_route() -> None:
+    """What comes while the route is held is due at once, and yet nothing can be done for it."""
+    b = bench(**{**PATIENT, "ml_retry_first": 30, "ml_retry_cap": 30, "ml_shutdown_timeout": 300})
+    Weather(b).of[EMBED] = Nacked()
+    async with asyncio.timeout(30), b.producer as p:
+        await p.connected(5)
+        for n in range(3):
+            await p.publish(embed(n))
+
+
 async def test_timeouts_of_one_route_while_others_pass_do_not_open_the_breaker() -> None:
     b = bench(**{**PATIENT, "ml_breaker_failures": 1})
     weather = Weather(b)

@@ -226,6 +226,23 @@ class OfRows:
         assert not await spool.lease(10, hold=60, expired=True)
         assert await settle(spool, lease, Bury(NOW, 1, "expired", None, "too late"))
 
+    async def test_a_row_that_expires_while_somebody_holds_it_is_nobody_elses(
+        self, spool: Spool, clock: StoreClock
+    ) -> None:
+        await spool.put(row("a"))  # row() expires at NOW + 60
+        (lease,) = await spool.lease(1, hold=100)
+        clock.advance(99)
+        assert not await spool.lease(9, hold=60, expired=True)
+        clock.advance(1)
+        assert len(await spool.lease(9, hold=60, expired=True)) == 1
+        assert not await settle(spool, lease, DONE)
+
+    async def test_of_large_ones_that_come_together_none_is_left_out(self, spool: Spool) -> None:
+        ids = [f"t{n}" for n in range(9)]
+        assert all(await asyncio.gather(*(spool.put(row(task_id, size=400_000)) for task_id in ids)))
+        assert [each.task_id for each in await spool.waiting(limit=99)] == ids
+        assert (await spool.measure()).tasks == len(ids)
+
     async def test_a_row_waits_for_its_eta_or_its_delay_whichever_is_later(
         self, spool: Spool, clock: StoreClock
     ) -> None:
