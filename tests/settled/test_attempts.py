@@ -24,6 +24,7 @@ from mlproducer.events import AttemptSettled, BreakerState, Event, RouteState
 from mlproducer.outcome import (
     EVERY_ROUTE,
     Confirmed,
+    Failure,
     Nacked,
     NotSent,
     NotSentCause,
@@ -43,7 +44,7 @@ EVERY: list[Outcome] = [
     Returned(312, "NO_ROUTE"),
     *(Unsure(cause) for cause in UnsureCause),
     *(NotSent(cause) for cause in NotSentCause),
-    NotSent(NotSentCause.CHANNEL_REFUSED, 403, "no right to write", route=EVERY_ROUTE),
+    OF_ALL := NotSent(NotSentCause.CHANNEL_REFUSED, 403, "no right to write", route=EVERY_ROUTE),
 ]
 """Each kind, so that a new one is tried too."""
 KEYS = ("ml.embed", "ml.summarize", "ml.transcribe")
@@ -184,14 +185,17 @@ async def _any_history(data: st.DataObject, patience: float) -> None:
     desk.guard.stop()
 
 
+@pytest.mark.parametrize("held_by", [Nacked(), OF_ALL], ids=["a route", "all of the exchange"])
 @pytest.mark.parametrize("full_of", [Window(1, 10**9), Window(10**9, 1)], ids=["tasks", "bytes"])
-async def test_an_attempt_that_a_full_window_turns_away_keeps_no_probe_of_breaker_or_route(full_of: Window) -> None:
+async def test_an_attempt_that_a_full_window_turns_away_keeps_no_probe_of_breaker_or_route(
+    full_of: Window, held_by: Failure
+) -> None:
     desk = Desk(300.0, full_of)
     desk.start("ml.embed", 5)
     (held,) = desk.take()  # in flight, and the window is full of it
     for _ in range(3):
         desk.guard.failure()
-    desk.routes.judge(desk.machine.of("ml.summarize"), Tried("other", 0, FREE), Nacked())
+    desk.routes.judge(desk.machine.of("ml.summarize"), Tried("other", 0, FREE), held_by)
     desk.clock.advance(60)
     assert desk.guard.state() is BreakerState.HALF_OPEN
     desk.start("ml.summarize", 5)
