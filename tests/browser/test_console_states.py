@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, expect
+from playwright.async_api import Browser, Page, expect
+from typer.testing import CliRunner
 
 from console_bench import OTHERS_DECLARE, ServedConsole, served_console, until
-from console_page import chromium, console_page
+from console_page import PHONE, chromium, console_page
 from making_queues import delete_queue, make_queue
+from mlproducer.cli.app import app
 from mlproducer.testing.rabbitmq import PrivateRabbit
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one browser for all
 
 HOLDS = {"ML_ROUTE_PATIENCE": "300", "ML_RETRY_CAP": "1"}
+TOO_WIDE = """[...document.querySelectorAll("body *")]
+  .filter((node) => document.documentElement.scrollWidth > innerWidth && node.getBoundingClientRect().right > innerWidth)
+  .map((node) => node.outerHTML.slice(0, 80))"""
+"""What makes the page wider than the screen."""
 OFTEN = {"ML_HEALTH_INTERVAL": "0.5"}
 
 
@@ -29,6 +36,52 @@ async def browser() -> AsyncIterator[Browser]:
 
 def metric(served: ServedConsole, line: str) -> bool:
     return line in served.api.get("/api/ml/metrics/prometheus").text
+
+
+async def photograph(page: Page, file: Path) -> None:
+    """The page as it is, on a desktop and on a phone, where nothing is wider than the screen."""
+    await page.screenshot(path=file, full_page=True)
+    before = page.viewport_size
+    await page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    await page.screenshot(path=file.with_stem(f"{file.stem}-phone"), full_page=True)
+    wide = await page.evaluate(TOO_WIDE)
+    assert not wide, "the page itself never scrolls sideways"
+    assert before is not None
+    await page.set_viewport_size(before)
+
+
+async def test_one_that_waits_hides_none_that_are_dead(
+    browser: Browser, vhost_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = [f"dead-{n}" for n in range(7)]
+    await asyncio.to_thread(make_queue, vhost_url, "ml.summarize")
+    with served_console(vhost_url, tmp_path, **OTHERS_DECLARE) as served:
+        await asyncio.to_thread(served.bury, vhost_url, *dead)
+    with served_console(vhost_url, tmp_path, **OTHERS_DECLARE, **HOLDS) as served:
+        assert served.publish("embed_vectors", "waits") == ["spooled"], "its queue is missing"
+        async with console_page(browser, served) as page:
+            for words in ("some tasks are dead", "tasks wait in the spool"):
+                await expect(page.locator("#verdict.warn")).to_contain_text(words)
+            for words in ("7 dead letters to look at", "1 in the spool"):
+                await expect(page.locator(".causes")).to_contain_text(words)
+            await expect(page.locator("#tab-retry-queue .badge")).to_have_text("1")
+            await expect(page.locator("#tab-dead-letters .badge")).to_have_text("7")
+            await photograph(page, tmp_path / "hidden.png")
+        health, status = served.api.get("/api/ml/health").json(), served.status()
+        checks = {check["name"]: check for check in health["checks"]}
+        assert checks["dead_letter_queue"]["detail"] == "7 dead letters to look at"
+        assert "1 in the spool" in checks["retry_queue"]["detail"]
+        for face in (health, status):
+            assert {"dead", "backlog"} <= {cause["code"] for cause in face["causes"]}
+        assert (status["dead"], status["spool_tasks"]) == (7, 1)
+        for line in ("dlq_size 7.0", "retry_queue_size 1.0", 'cause{cause="dead"} 1.0', 'cause{cause="backlog"} 1.0'):
+            until(lambda line=line: metric(served, f"ml_producer_{line}"), line)
+        monkeypatch.setenv("RABBITMQ_URL", vhost_url)
+        monkeypatch.setenv("ML_DATA_DIR", str(tmp_path))
+        told = await asyncio.to_thread(CliRunner().invoke, app, ["doctor", "--json"])
+        spool = next(each for each in json.loads(told.stdout)["findings"] if each["check"] == "spool")
+        assert spool["verdict"] == "warning"
+        assert "1 task wait, 7 dead letters" in spool["detail"]
 
 
 async def test_a_queue_that_nobody_reads_is_amber_and_named_everywhere(
@@ -46,7 +99,7 @@ async def test_a_queue_that_nobody_reads_is_amber_and_named_everywhere(
             row = page.get_by_role("row", name="ml.embed")
             await expect(row).to_contain_text("200")
             await expect(row).to_contain_text("Nobody reads it")
-            await page.screenshot(path=tmp_path / "unread.png", full_page=True)
+            await photograph(page, tmp_path / "unread.png")
         assert served.api.get("/api/ml/health").json()["status"] == "degraded"
         assert [cause["code"] for cause in served.status()["causes"]] == ["unread"]
         until(lambda: metric(served, 'ml_producer_cause{cause="unread"} 1.0'), "the metric says it, too")
@@ -66,7 +119,7 @@ async def test_a_deleted_queue_is_named_with_its_route_and_what_becomes_of_its_t
             held = page.locator("section", has=page.get_by_role("heading", name="Held routes"))
             await expect(held.get_by_role("row", name="ml.embed")).to_contain_text("returned")
             await expect(page.locator("#verdict-detail")).to_contain_text("others kept in the spool")
-            await page.screenshot(path=tmp_path / "deleted.png", full_page=True)
+            await photograph(page, tmp_path / "deleted.png")
         health = served.api.get("/api/ml/health").json()
         assert any(cause["about"] == "ml.embed" for cause in health["causes"])
         assert health["new_tasks"] == "some_kept"
@@ -86,7 +139,7 @@ async def test_a_frozen_broker_is_no_longer_green_before_the_confirm_timeout(
             try:
                 await expect(page.get_by_role("status").first).to_have_text("The broker does not answer")
                 await expect(page.locator("#verdict.warn")).to_contain_text("66 tasks are in flight")
-                await page.screenshot(path=tmp_path / "frozen.png", full_page=True)
+                await photograph(page, tmp_path / "frozen.png")
             finally:
                 own_rabbit.resume()
                 await calls
@@ -113,7 +166,7 @@ async def test_a_full_spool_says_that_tasks_are_refused_and_a_button_tries_the_b
             await expect(page.locator("#verdict-detail")).not_to_contain_text("accepted")
             await expect(page.locator("main")).to_contain_text("100 % of ML_SPOOL_MAX_TASKS")
             await expect(page.locator("main")).to_contain_text("SpoolFull 2")
-            await page.screenshot(path=tmp_path / "full.png", full_page=True)
+            await photograph(page, tmp_path / "full.png")
             assert served.api.get("/api/ml/health").status_code == 503
             assert served.api.get("/api/ml/health/ready").status_code == 503
             assert metric(served, "ml_producer_new_tasks 4.0")
