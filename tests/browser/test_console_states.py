@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ async def test_one_that_waits_hides_none_that_are_dead(
             assert {"dead", "backlog"} <= {cause["code"] for cause in face["causes"]}
         assert (status["dead"], status["spool_tasks"]) == (7, 1)
         for line in ("dlq_size 7.0", "retry_queue_size 1.0", 'cause{cause="dead"} 1.0', 'cause{cause="backlog"} 1.0'):
-            until(lambda line=line: metric(served, f"ml_producer_{line}"), line)
+            until(partial(metric, served, f"ml_producer_{line}"), line)
         monkeypatch.setenv("RABBITMQ_URL", vhost_url)
         monkeypatch.setenv("ML_DATA_DIR", str(tmp_path))
         told = await asyncio.to_thread(CliRunner().invoke, app, ["doctor", "--json"])

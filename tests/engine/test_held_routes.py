@@ -10,6 +10,7 @@ import pytest
 
 from engine_bench import bench, embed, until
 from mlproducer.core.quiet import AFTER, EVERY, OTHERS
+from mlproducer.delivery.drain import LANES
 from mlproducer.events import RouteState, TaskConfirmed, TaskDeadLettered
 from mlproducer.outcome import Confirmed, Failure, Nacked, NotSent, NotSentCause, Returned, Unsure, UnsureCause
 from mlproducer.ports import Settle
@@ -88,6 +89,21 @@ async def test_a_queue_that_answers_nothing_keeps_its_own_rows_and_no_batch() ->
         weather.of.clear()
         weather.answer(Confirmed())
         assert await p.drained(10)
+
+
+async def test_many_batches_that_nobody_answers_keep_no_later_one_waiting() -> None:
+    b = bench(**PATIENT, ml_drain_batch=1, ml_confirm_timeout=60, ml_drain_lease=120)
+    weather = Weather(b)
+    weather.of[EMBED] = Weather.SILENT
+    b.broker.blocked = True
+    async with asyncio.timeout(30), b.producer as p:
+        await p.connected(5)
+        for n in range(LANES + 2):
+            await p.publish(embed(n))
+        b.broker.blocked = False
+        await until(lambda: len(weather.kept) > LANES, 20)
+        weather.of.clear()
+        weather.answer(Confirmed())
 
 
 async def test_a_message_that_fails_while_its_neighbours_pass_goes_to_the_dead_letters_alone() -> None:

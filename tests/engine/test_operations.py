@@ -79,6 +79,25 @@ async def test_while_the_spool_is_away_a_receipt_is_what_the_memory_knows_and_el
             await p.receipt("nobody")
 
 
+async def test_a_replayed_task_has_all_its_attempts_again_also_in_what_the_memory_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    b = bench(ml_retry_attempts=1)
+    async with b.producer as p:
+        await p.connected(1)
+        await killed(b, "a")
+        assert (await p.receipt("a")).attempts == 1
+        b.broker.blocked = True
+        await p.replay(["a"])
+
+        async def away(_: MemorySpool, task_id: str) -> None:
+            raise SpoolUnavailable(f"gone, with {task_id}")
+
+        monkeypatch.setattr(MemorySpool, "find", away)
+        receipt = await p.receipt("a")
+        assert (receipt.state, receipt.attempts) == (TaskState.SPOOLED, 0)
+
+
 async def test_a_replayed_task_is_published_at_once_and_not_at_the_next_poll() -> None:
     b = bench(ml_retry_attempts=1, ml_drain_poll=60.0)
     async with b.producer as p:

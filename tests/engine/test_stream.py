@@ -9,6 +9,8 @@ import pytest
 
 from engine_bench import bench, embed, until
 from mlproducer import Receipt, Refusal, Task, TaskState
+from mlproducer.errors import SpoolFull
+from mlproducer.events import TaskSpooled
 from mlproducer.outcome import Nacked, Unsure, UnsureCause
 
 
@@ -121,6 +123,46 @@ async def test_an_abandoned_stream_leaves_nothing_under_way() -> None:
         assert p.status().in_flight == 0
         receipt = await p.publish(embed("after"))
         assert receipt.confirmed
+
+
+async def test_what_the_broker_answers_after_a_stream_was_given_up_is_kept_by_nobody() -> None:
+    b = bench()
+    async with b.producer as p:
+        await p.connected(1)
+        b.broker.hold()
+        stream = p.publish_many(embed(n) for n in range(9))
+        pull = asyncio.ensure_future(anext(stream))
+        await until(lambda: p.status().in_flight == 9)
+        pull.cancel()
+        await asyncio.gather(pull, return_exceptions=True)
+        b.broker.script.extend([Nacked()] * 9)
+        b.broker.release()
+        await until(lambda: p.status().in_flight == 0)
+        receipt = await p.publish(embed("after"))
+        assert receipt.confirmed
+        assert (await b.places())["spool"] == []
+        assert not b.told(TaskSpooled)
+
+
+async def test_the_id_of_a_refused_task_is_free_while_its_stream_goes_on() -> None:
+    b = bench(ml_spool_max_tasks=1, ml_accept_timeout=60)
+    goes_on = asyncio.Event()
+
+    async def source() -> AsyncIterator[Task]:
+        yield embed("again", id="again")
+        await goes_on.wait()
+
+    async with asyncio.timeout(20), b.producer as p:
+        await p.connected(1)
+        b.broker.blocked = True
+        assert (await p.publish(embed("fills it"))).state is TaskState.SPOOLED
+        stream = p.publish_many(source())
+        refused = await anext(stream)
+        assert isinstance(refused, Refusal)
+        with pytest.raises(SpoolFull):
+            await p.publish(embed("again", id="again"))
+        goes_on.set()
+        assert [each async for each in stream] == []
 
 
 async def test_an_id_that_comes_again_while_the_first_is_in_flight_gets_the_first_receipt() -> None:

@@ -19,7 +19,7 @@ from mlproducer.delivery.receipts import Accepting, ReceiptBook
 from mlproducer.delivery.verdicts import Verdicts
 from mlproducer.events import PartFailed, TaskDeadLettered
 from mlproducer.outcome import Nacked
-from mlproducer.rows import Audit, Bury, NewRow, SpoolRow
+from mlproducer.rows import Again, Audit, Bury, NewRow, SpoolRow
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.task import Envelope, Receipt, TaskState
 from mlproducer.testing.clock import ManualClock
@@ -87,6 +87,15 @@ class Moody(MemorySpool):
             case "slow":
                 await asyncio.sleep(60)
         return await super().put(row)
+
+
+@pytest.mark.parametrize("suspected", [True, False])
+def test_a_row_that_was_suspected_once_goes_alone_for_ever(*, suspected: bool) -> None:
+    """One refusal in company was enough; a fault after that says nothing of the first."""
+    verdicts = Verdicts(RetryPolicy(3, Backoff(1.0, 10.0, 0.0)), ManualClock(), 60.0)
+    again = verdicts.after(SpoolRow(ENVELOPE, 0.0, 0.0, 1, alone=suspected), Nacked())
+    assert isinstance(again, Again)
+    assert again.alone is suspected
 
 
 @pytest.mark.parametrize("mood", ["", "away", "a bug", "slow", "known"])
