@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from pamqp import commands
 
-from mlproducer.amqp import broker as module
+from mlproducer.amqp import retired as module
 from mlproducer.outcome import Confirmed, Nacked, NotSent, NotSentCause, Outcome, Returned, Unsure, UnsureCause
 from scripted_peer import Link, Peer, Published, linked, settle
 

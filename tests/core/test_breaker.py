@@ -137,6 +137,17 @@ def test_a_connection_that_comes_up_ends_the_cool_down() -> None:
     assert failing.is_calm
 
 
+def test_half_open_a_held_route_tries_beside_the_probe_and_open_it_does_not() -> None:
+    assert probing().admit(31.0, of_route=True) == (Admission.PASS, ())
+    assert opened().admit(30.0, of_route=True) == (Admission.PASS, (HALF_OPENED,))
+    assert opened().admit(29.0, of_route=True) == (Admission.REFUSED, ())
+    halfway = probing()
+    halfway.admit(31.0, of_route=True)
+    assert halfway.abandon_probe(31.0) == ()
+    assert halfway.admit(31.0) == (Admission.PROBE, ()), "the permit is the breaker's own"
+    assert halfway.success(32.0) == (CLOSED,), "whoever it comes from"
+
+
 def test_what_is_seen_in_a_debugger_says_the_state() -> None:
     assert repr(probing()) == "<Breaker HALF_OPEN failures=10 probing=True>"
 

@@ -40,7 +40,8 @@ class Published:
 @dataclass
 class Peer:
     """What one server saw, and its hands. `silent` makes it answer nothing more, until `speak`; what it is `deaf` to, it
-    never answers, nor what comes after it on the same channel: a channel does one thing after the other.
+    never answers, nor what comes after it on the same channel: a channel does one thing after the other. So it is with a
+    message whose routing key is `stuck`, as in RabbitMQ with a queue whose leader hangs.
     """
 
     tune: commands.Connection.Tune = field(default_factory=lambda: commands.Connection.Tune(2047, 131072, 0))
@@ -55,6 +56,10 @@ class Peer:
     heartbeats: int = 0
     silent: bool = False
     deaf: Callable[[base.Frame], bool] = lambda _method: False
+    greets: bool = True
+    acks: bool = False
+    """It confirms each message at once."""
+    stuck: str = ""
     refusing: Callable[[base.Frame], commands.Channel.Close | None] = lambda _method: None
     """The close of the channel that is the answer to a method, if it is."""
     writer: asyncio.StreamWriter | None = None
@@ -108,7 +113,8 @@ class Peer:
         self._tags.clear()
         try:
             assert await reader.readexactly(8) == b"AMQP\x00\x00\x09\x01"
-            self.send(0, commands.Connection.Start(mechanisms=self.mechanisms, server_properties={}))
+            if self.greets:
+                self.send(0, commands.Connection.Start(mechanisms=self.mechanisms, server_properties={}))
             while True:
                 await self._frame(reader)
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -124,30 +130,41 @@ class Peer:
         match value:
             case heartbeat.Heartbeat():
                 self.heartbeats += 1
-            case commands.Connection.StartOk(client_properties=client, mechanism=mechanism, response=response):
-                self.client = dict(client or {})
-                self.logins.append((mechanism, response))
-                self.send(0, self.refuse or self.tune)
+            case commands.Connection.StartOk() | commands.Connection.Open():
+                if not self.deaf(value):
+                    self._introduced(value)
             case commands.Connection.TuneOk() | commands.Connection.CloseOk() | commands.Channel.CloseOk():
                 pass
-            case commands.Connection.Open():
-                self._opened()
-            case commands.Basic.Publish():
+            case commands.Basic.Publish(routing_key=key):
                 self._tags[channel] = self._tags.get(channel, 0) + 1
                 self.published.append(Published(channel, self._tags[channel], "", b""))
-            case header.ContentHeader(properties=properties, body_size=size):
-                self.published[-1].message_id = str(properties.message_id)
-                if not size:
-                    self.arrived.set()
-            case body.ContentBody(value=part):
-                self.published[-1].body += part
-                self.arrived.set()
+                if self.stuck and key == self.stuck:
+                    self._stuck.add((self.writer, channel))
+            case header.ContentHeader() | body.ContentBody():
+                self._content(value)
             case base.Frame():
                 self._asked(channel, value)
             case _:
                 pass
 
-    def _opened(self) -> None:
+    def _content(self, value: header.ContentHeader | body.ContentBody) -> None:
+        last = self.published[-1]
+        if isinstance(value, header.ContentHeader):
+            last.message_id = str(value.properties.message_id)
+            if value.body_size:
+                return
+        else:
+            last.body += value.value
+        self.arrived.set()
+        if self.acks and (self.writer, last.channel) not in self._stuck:
+            self.ack(last)
+
+    def _introduced(self, value: commands.Connection.StartOk | commands.Connection.Open) -> None:
+        if isinstance(value, commands.Connection.StartOk):
+            self.client = dict(value.client_properties or {})
+            self.logins.append((value.mechanism, value.response))
+            self.send(0, self.refuse or self.tune)
+            return
         if self.hangs_up:
             raise ConnectionError
         self.send(0, commands.Connection.OpenOk())
@@ -174,13 +191,7 @@ class Link:
     lost: list[BrokerError]
 
     def publish(
-        self,
-        task_id: str = "t",
-        *,
-        queue: str = "ml.embed",
-        seconds: float = 30.0,
-        size: int = 5,
-        alone: bool = False,
+        self, task_id: str = "t", *, seconds: float = 30.0, size: int = 5, alone: bool = False, queue: str = "ml.embed"
     ) -> list[Outcome]:
         """The outcomes of one publish: none yet, then exactly one."""
         outcomes: list[Outcome] = []
@@ -192,6 +203,12 @@ class Link:
 def envelope(task_id: str = "t", size: int = 5, queue: str = "ml.embed") -> Envelope:
     flags = sum(commands.Basic.Properties.flags[name] for name in ("message_id", "timestamp"))
     return Envelope(task_id, "embed_vectors", queue, flags.to_bytes(2), b"x" * size)
+
+
+async def served(peer: Peer) -> asyncio.Server:
+    server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
+    peer.port = server.sockets[0].getsockname()[1]
+    return server
 
 
 @asynccontextmanager
@@ -206,11 +223,7 @@ async def linked(
     queues: tuple[str, ...] = ("ml.embed",),
     late_for: float = 30.0,
 ) -> AsyncIterator[Link]:
-    servers = []
-    for peer in peers:
-        server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
-        peer.port = server.sockets[0].getsockname()[1]
-        servers.append(server)
+    servers = [await served(peer) for peer in peers]
     login = Credentials("ml", "s3cret")
     config = AmqpConfig(
         endpoints=tuple(Endpoint("127.0.0.1", peer.port, "/", login, None) for peer in peers),

@@ -21,14 +21,17 @@ from mlproducer.outcome import NotSent, NotSentCause, Outcome
 from mlproducer.ports import Settle
 from mlproducer.task import Envelope
 
+LANES: Final = 16
+"""As many routes have a channel for this at once, where the connection may have as many."""
 MOST: Final = 20
-"""Lanes, and messages that wait in one at once. If each of them costs its channel, so many channels are opened for it
-one after the other, and then somebody looks again whether that is wise."""
+"""Messages that wait in one lane at once. If each of them costs its channel, so many channels are opened for it one
+after the other, and then somebody looks again whether that is wise."""
 
 
 class Alone:
     """`spawn` starts a job of the connection; `alarmed` says what becomes of a message while the broker has an alarm;
-    `settled` runs settle callbacks.
+    `settled` runs settle callbacks; `most` says how many lanes there may be now, at least one. What is of more routes
+    waits in the shortest.
     """
 
     def __init__(
@@ -38,7 +41,9 @@ class Alone:
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         alarmed: Callable[[], NotSent | None],
         settled: Jobs,
+        most: Callable[[], int],
     ) -> None:
+        self._most = most
         self._make = partial(_Lane, open_channel, release, spawn, alarmed, settled)
         self._lanes: dict[str, _Lane] = {}
         """By route."""
@@ -52,14 +57,7 @@ class Alone:
         return sum(lane.bytes_in_flight for lane in self._lanes.values())
 
     def publish(self, envelope: Envelope, settle: Settle, deadline: float) -> None:
-        lane = self._lanes.get(envelope.routing_key)
-        if lane is None:
-            self._lanes = {route: each for route, each in self._lanes.items() if each.is_busy}
-            if len(self._lanes) >= MOST:
-                settle(NotSent(NotSentCause.WINDOW_FULL))
-                return
-            lane = self._lanes[envelope.routing_key] = self._make()
-        lane.publish(envelope, settle, deadline)
+        self._lane(envelope.routing_key).publish(envelope, settle, deadline)
 
     def owns(self, channel: PublishingChannel) -> bool:
         return any(lane.owns(channel) for lane in self._lanes.values())
@@ -75,6 +73,15 @@ class Alone:
         lanes, self._lanes = self._lanes, {}
         for lane in lanes.values():
             lane.lost()
+
+    def _lane(self, route: str) -> _Lane:
+        lane = self._lanes.get(route)
+        if lane is None:
+            self._lanes = {route: each for route, each in self._lanes.items() if each.is_busy}
+            if len(self._lanes) >= self._most():
+                return min(self._lanes.values(), key=lambda lane: lane.in_flight)
+            lane = self._lanes[route] = self._make()
+        return lane
 
 
 class _Lane:

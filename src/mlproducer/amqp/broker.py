@@ -7,10 +7,9 @@ import contextlib
 import math
 import secrets
 from collections.abc import Callable, Coroutine
-from typing import Final
 
 from mlproducer.amqp.addresses import Addresses
-from mlproducer.amqp.alone import Alone
+from mlproducer.amqp.alone import LANES, Alone
 from mlproducer.amqp.config import AmqpConfig, Credentials, Endpoint
 from mlproducer.amqp.connection import Connection
 from mlproducer.amqp.faults import ACCESS_REFUSED, ChannelClosed, connect_failed, no_credentials
@@ -27,31 +26,43 @@ from mlproducer.outcome import EVERY_ROUTE, NotSent, NotSentCause, blocked_text
 from mlproducer.ports import Clock, LinkView, Listener, QueueDepth, Settle
 from mlproducer.task import Envelope
 
-MOST_RETIRED: Final = 8
-"""Channels that are kept open for late answers: as many timeouts, one after the other, as answers are listened for."""
-
 
 class AmqpBroker:
-    """See `ports.Broker`. `lost` is called once for each established link that ends without `close`."""
+    """See `ports.Broker`. `lost` is called once for each established link that ends without `close`; `answers` when the
+    broker has opened another channel in the place of one on which it did not confirm.
+    """
 
-    def __init__(self, config: AmqpConfig, clock: Clock, tell: Listener, lost: Callable[[BrokerError], None]) -> None:
+    def __init__(
+        self,
+        config: AmqpConfig,
+        clock: Clock,
+        tell: Listener,
+        lost: Callable[[BrokerError], None],
+        answers: Callable[[], None] = lambda: None,
+    ) -> None:
         self._config = config
         self._clock = clock
         self._tell = tell
         self._lost = lost
+        self._answers = answers
         self._nonce = secrets.token_hex(6)
         self._epoch = 0
         self._turn = -1
         self._addresses = Addresses()
         self._connection: Connection | None = None
         self._publishing: PublishingChannel | None = None
-        self._retired = Retired()
+        self._retired = Retired(self._release)
         settled = Jobs(lambda error: tell(PartFailed("settle", error)))
         self._hears = Hears(
-            self._timed_out, self._emptied, self._channel_closed, self._unroutable, self._alarmed, settled
+            self._timed_out, self._retired.emptied, self._channel_closed, self._unroutable, self._alarmed, settled
         )
         self._alone = Alone(
-            lambda: self._open_publishing(self._link()), self._release, self._spawn, self._alarmed, settled
+            lambda: self._open_publishing(self._link()),
+            self._release,
+            self._spawn,
+            self._alarmed,
+            settled,
+            lambda: max(1, self._link().room_for(LANES)),
         )
         self._alarm = ""
         """Why the broker blocks us, in its words."""
@@ -263,10 +274,14 @@ class AmqpBroker:
                 late_for=self._config.late_for if connection.room_for(1) else 0.0,
             )
 
-        await connection.patiently(self._room(connection), self._config.check_timeout)
+        await connection.patiently(self._retired.make_room(connection), self._config.check_timeout)
         channel = connection.add(make)
         try:
             await connection.patiently(channel.start(), self._config.check_timeout)
+        except TimeoutError as exc:
+            # Whoever asked for it: a broker that opens no channel takes nothing either.
+            connection.abort(connect_failed(self._endpoint.node, exc, tls=self._endpoint.tls is not None))
+            raise
         except BaseException:
             connection.release(channel)
             raise
@@ -274,16 +289,6 @@ class AmqpBroker:
         if channel.end is not None:
             raise channel.end
         return channel
-
-    async def _room(self, connection: Connection) -> None:
-        """For one more channel, on a connection that may have few: then one that is retired is not waited for."""
-        for channel in self._retired.all():
-            if connection.spare:
-                return
-            with contextlib.suppress(ChannelClosed):
-                await channel.close()  # what is still on it is unsure
-            self._emptied(channel)
-        await connection.room()
 
     async def _can_ask(self, connection: Connection) -> bool:
         """A channel is left for it, or is so within the time that an answer may take."""
@@ -303,13 +308,9 @@ class AmqpBroker:
     def _timed_out(self, channel: PublishingChannel, count: int) -> None:
         """It has lost the broker's attention: nothing new goes onto it, and late answers are listened for."""
         if not channel.retired:
-            self._retire(channel)
+            self._retired.add(channel, self._connection)
             self._replace(channel, topology=False)
         self._tell(ConfirmsTimedOut(count))
-
-    def _retire(self, channel: PublishingChannel) -> None:
-        room = MOST_RETIRED if self._connection is None else self._connection.room_for(MOST_RETIRED)
-        self._retired.add(channel, room)
 
     def _alarmed(self) -> NotSent | None:
         """Under an alarm, what becomes of what was not written yet."""
@@ -319,12 +320,8 @@ class AmqpBroker:
         self._topology.unroutable(queue)
         self._first_use.ready.discard(queue)
 
-    def _emptied(self, channel: PublishingChannel) -> None:
-        self._retired.drop(channel)
-        self._release(channel)
-
     def _channel_closed(self, channel: PublishingChannel, why: ChannelClosed) -> None:
-        self._retired.drop(channel)
+        self._retired.forget(channel)
         if self._connection is not None:
             self._connection.forget(channel)
         refused = blamed_route(why.code, why.text, self._config.exchange) == EVERY_ROUTE
@@ -366,21 +363,23 @@ class AmqpBroker:
             self._publishing = await self._open_publishing(connection)
         except (TimeoutError, ChannelClosed, BrokerError) as exc:
             connection.abort(connect_failed(self._endpoint.node, exc, tls=self._endpoint.tls is not None))
+            return
+        self._answers()
 
     async def _move(self, connection: Connection) -> None:
         try:
             channel = await self._open_publishing(connection)
         except (TimeoutError, ChannelClosed, BrokerError):
-            return  # we stay where we are: timeouts and the health check have the last word
+            return  # we stay where we are, if the link did not end with it
         # Race: while it was opened, the one that we leave was closed or timed out, and has its own successor soon.
         left = self._publishing
         if left is None:
             connection.release(channel)
             return
         self._publishing = channel
-        self._retire(left)
+        self._retired.add(left, connection)
         if not left.in_flight:
-            self._emptied(left)
+            self._retired.emptied(left)
 
     def _blocked_changed(self, blocked: bool, reason: str) -> None:  # noqa: FBT001  # the fact itself
         self._alarm = reason if blocked else ""

@@ -5,16 +5,23 @@
                                 meets the threshold → OPEN
     OPEN       ignored, late    ignored, late               → HALF_OPEN      → HALF_OPEN   → CLOSED   REFUSED
     HALF_OPEN  → CLOSED         → OPEN, a new cool-down     –                → CLOSED      → CLOSED   PROBE for one,
-                                                                                                      then REFUSED
+                                                                                                      then REFUSED;
+                                                                                                      PASS on a route
+                                                                                                      that is held
 
 A new connection answers anew, so an open breaker waits no longer for the old one's fault to pass: else a broker that
-came back in a second would be left alone for thirty. A late answer, of an attempt that was given up, counts as
-`connected`, for the same reason: the broker is slow, and answers.
+came back in a second would be left alone for thirty. Two more signs count as `connected`, for the same reason. A late
+answer, to an attempt that was given up: the broker is slow, and answers. And a channel that it opens at once in the
+place of one on which it confirmed nothing: some queue does not answer, and the broker does.
 
 In HALF_OPEN one probe at a time is admitted. A probe that never reached the broker gives its permit back
 (`abandon_probe`), or the breaker would wait for ever for an answer that nobody asked for. A success or failure that
 comes in HALF_OPEN counts whoever it comes from: an attempt that was admitted before the breaker opened and is answered
 now is as good a sign as the probe.
+
+A route that is held has probes of its own (`core.routes`), which need no other permit in HALF_OPEN. They can but close
+the breaker: that a queue still does not answer is no news of the broker. Were the breaker's one probe such a one, a
+queue that is stuck could have it each time, and all others would wait.
 
 Time is read only when somebody asks: the end of the cool-down becomes a change with the first call after it, and
 before whatever that call does.
@@ -104,11 +111,15 @@ class Breaker:
         """The state as of `now`: an open breaker whose cool-down is over counts as half-open."""
         return BreakerState.HALF_OPEN if self._has_cooled(now) else self._state
 
-    def admit(self, now: float) -> tuple[Admission, Changes]:
-        """May an attempt go to the broker? A PROBE must end in success, failure or abandon_probe."""
+    def admit(self, now: float, *, of_route: bool = False) -> tuple[Admission, Changes]:
+        """May an attempt go to the broker? A PROBE must end in success, failure or abandon_probe. `of_route`: its route
+        is not open, and let it pass.
+        """
         if self._state is BreakerState.CLOSED:
             return Admission.PASS, ()
         changes = self._cool(now)
+        if self._state is not BreakerState.OPEN and of_route:
+            return Admission.PASS, changes
         if self._state is BreakerState.OPEN or self._probing:
             return Admission.REFUSED, changes
         self._probing = True

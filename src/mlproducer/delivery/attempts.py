@@ -61,6 +61,8 @@ class Attempts:
         self._heard_at = 0.0
         """When the broker last answered an attempt, or the first one of those in flight began."""
         self._confirmed = 0
+        self._answering = 0
+        """The last attempt that had begun when `answers` was told."""
 
     def start(
         self, envelope: Envelope, settle: Settle, *, deadline: float, alone: bool = False, attempt: int = 1
@@ -75,7 +77,7 @@ class Attempts:
         # With no link neither route nor breaker is asked: it would be given back what it gave.
         way = FREE if self._routes.free(route) or obstacle is not None else self._routes.admit(route)
         calm = self._guard.calm or obstacle is not None or way.refused
-        admission = Admission.PASS if calm else self._guard.admit()
+        admission = Admission.PASS if calm else self._guard.admit(of_route=way is not FREE)
         cause = obstacle_to(
             obstacle,
             admission,
@@ -110,6 +112,13 @@ class Attempts:
     def _listen(self) -> None:
         if not self._routes.lonely and self._routes.fell_quiet(self._confirmed):
             self._broker.move()
+
+    def answers(self) -> None:
+        """The broker has opened a channel in the place of one on which it confirmed nothing. Race: some of those on the
+        old channel time out before that, and others after it: these are no news of the broker any more.
+        """
+        self._answering = self._begun
+        self._guard.answers()
 
     def wait_for(self, route: str) -> float:
         """Seconds for which an attempt on it waits for its confirm."""
@@ -167,14 +176,20 @@ class Attempts:
 
     def _failed(self, attempt: _Attempt, outcome: Failure) -> Failure:
         # Asked of all routes, so only where the breaker minds it.
-        others_pass = isinstance(outcome, Unsure) and self._routes.passed > attempt.turn
-        self._guard.judge(outcome, attempt.admission, others_pass=others_pass)
+        of_route = isinstance(outcome, Unsure) and self._is_of_route(attempt)
+        self._guard.judge(outcome, attempt.admission, of_route=of_route)
         outcome = self._routes.judge(attempt.route, attempt.tried, outcome)
         if isinstance(outcome, Unsure) and outcome.late is not None:
             heard, told = outcome.late, LateAnswer(outcome.late.window)
             heard.listen(partial(self._late, attempt, told))
             return replace(outcome, late=told)
         return outcome
+
+    def _is_of_route(self, attempt: _Attempt) -> bool:
+        """That nobody answered it tells nothing of the broker: its route was known to fail, or the broker answered
+        something that it was asked later.
+        """
+        return attempt.way is not FREE or attempt.turn <= self._answering or attempt.turn < self._routes.passed
 
     def _late(self, attempt: _Attempt, told: LateAnswer, outcome: Outcome) -> None:
         """How an attempt that was given up ended after all: judged as any, and told to who has its task."""

@@ -17,6 +17,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from msgspec import Struct
@@ -41,6 +42,8 @@ LANES: Final = 3
 """Batches under way at once: one being leased, one at the broker, one being settled."""
 SLOW_AFTER: Final = 0.5
 """Seconds that a batch waits for all of its answers before it goes on without those that are missing."""
+HALF_OPEN: Final = 8
+"""Rows at once while the breaker is half-open, and one at most of each route: see `core.breaker`."""
 NO_ROOM_WAIT: Final = 0.05
 """Seconds until the next look when new tasks fill the window: nobody tells the drain when it has room again."""
 
@@ -240,6 +243,8 @@ class Drain:
         until = self._clock.monotonic() + self._times.lease
         due = await self._spool.flows()
         planned = self._routes.plan(due, room, self._attempts.room())
+        if self._guard.state() is BreakerState.HALF_OPEN:
+            planned = dict.fromkeys(islice(planned, room), 1)
         leases = await self._spool.lease(room, hold=self._times.lease, shares=planned) if planned else ()
         self._routes.leased(planned, (lease.row.envelope.flow for lease in leases))
         if not leases:
@@ -269,7 +274,7 @@ class Drain:
             case BreakerState.OPEN:
                 return 0, poll
             case BreakerState.HALF_OPEN:
-                return (0, poll) if self._jobs else (1, 0.0)  # one probe at a time
+                return (0, poll) if self._jobs else (HALF_OPEN, 0.0)
             case BreakerState.CLOSED:
                 pass
         now = self._clock.monotonic()

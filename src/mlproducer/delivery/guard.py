@@ -54,20 +54,21 @@ class Guard:
         at = self._breaker.half_opens_at
         return None if at is None else max(0.0, at - self._clock.monotonic())
 
-    def admit(self) -> Admission:
-        admission, changes = self._breaker.admit(self._clock.monotonic())
+    def admit(self, *, of_route: bool) -> Admission:
+        """`of_route`: its route is not open, and let it pass."""
+        admission, changes = self._breaker.admit(self._clock.monotonic(), of_route=of_route)
         self._announce(changes)
         return admission
 
-    def judge(self, outcome: Outcome, admission: Admission, *, others_pass: bool = False) -> None:
-        """Feed the breaker with what an admitted attempt came to. `others_pass`: an attempt that began later was
-        confirmed, on whatever route.
+    def judge(self, outcome: Outcome, admission: Admission, *, of_route: bool = False) -> None:
+        """Feed the breaker with what an admitted attempt came to. `of_route`: that nobody answered it tells of its
+        route, if of anything, and not of the broker.
         """
         match outcome:
             case Confirmed() | Nacked() | Returned():
                 self.success()
-            case Unsure(cause=UnsureCause.CONFIRM_TIMEOUT) if others_pass:
-                self.release(admission)  # its route is to blame, which the breaker does not judge
+            case Unsure(cause=UnsureCause.CONFIRM_TIMEOUT | UnsureCause.CHANNEL_LOST) if of_route:
+                self.release(admission)  # the breaker does not judge routes
             case Unsure(cause=cause):
                 self._judge_unsure(cause, admission)
             case NotSent(cause=NotSentCause.CHANNEL_REFUSED | NotSentCause.TOO_LARGE):
@@ -111,6 +112,11 @@ class Guard:
         self.connected()
         if was is BreakerState.OPEN:
             self._half_opened()
+
+    def answers(self) -> None:
+        """It has opened a channel in the place of one on which it confirmed nothing. That alone closes no breaker."""
+        if self.state() is BreakerState.OPEN:
+            self.answered_late()
 
     def reset(self) -> None:
         self._announce(self._breaker.reset(self._clock.monotonic()))

@@ -253,7 +253,7 @@ def _inner(out: _Outside, recent: Recent) -> _Inner:
         tell=tell,
         durable=not settings.spool_url.startswith("memory:"),
     )
-    out.knot.tie(link, drain, pipeline)
+    out.knot.tie(link, attempts, drain, pipeline)
     return _Inner(guard, link, pipeline, drain, health, flows, gauges, assessor, operations, leaving)
 
 
@@ -351,13 +351,17 @@ class _Knot:
     def tell(self, event: Event) -> None:
         self.tells(event)
 
-    def tie(self, link: LinkKeeper, drain: Drain, pipeline: Pipeline) -> None:
+    def tie(self, link: LinkKeeper, attempts: Attempts, drain: Drain, pipeline: Pipeline) -> None:
         self._link = link
+        self._attempts = attempts
         self._drain = drain
         self._pipeline = pipeline
 
     def lost(self, error: BrokerError) -> None:
         self._link.lost(error)
+
+    def answers(self) -> None:
+        self._attempts.answers()
 
     def half_opened(self) -> None:
         self._link.probe()
@@ -388,4 +392,4 @@ def _broker(
     if overrides.broker is not None:
         return overrides.broker(knot.lost, tell)
     config = AmqpConfig.from_settings(settings, queues_of(settings, types), credentials=credentials)
-    return AmqpBroker(config, clock, tell, knot.lost)
+    return AmqpBroker(config, clock, tell, knot.lost, knot.answers)
