@@ -98,6 +98,15 @@ def test_a_confirm_alone_proves_nothing() -> None:
     assert (verdict.lost, verdict.false_confirms) == (1, 1)
 
 
+def test_what_went_with_a_queue_that_somebody_deleted_is_counted_apart_and_only_if_it_is_nowhere() -> None:
+    ledger = told(gone="confirmed", there="confirmed", other="confirmed", spooled="spooled")
+    ledger.went(("gone", "there", "spooled"))
+    verdict = judge(ledger, Places(delivered(there=1)))
+    assert verdict.gone == 1
+    assert verdict.false_confirms == 1, "other was not on its way when the queue was deleted"
+    assert verdict.lost == 2, "and what was not confirmed cannot have been in a queue"
+
+
 @pytest.mark.parametrize("place", ["waiting", "dead"])
 def test_a_confirmed_task_that_only_the_spool_has_is_a_false_confirm(place: str) -> None:
     """Nothing is lost; but its caller was told that it is in a queue."""

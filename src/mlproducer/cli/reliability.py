@@ -183,6 +183,9 @@ def _conclude(out: Output, reports: Sequence[Report], seconds: float) -> None:
             "[dim]duplicated: an attempt whose confirm did not come may have landed all the same; it is made again, "
             "with the same task id.[/dim]",
         )
+    gone = sum(int(report.measure("gone") or 0) for report in reports)
+    if gone:
+        _say(out, f"[dim]{plural(gone, 'task')}: confirmed, and gone with the queue that was deleted just then.[/dim]")
     failed = [report.scenario for report in reports if not report.ok]
     lost = sum(int(report.measure("lost") or 0) for report in reports)
     what = f"{plural(len(reports), 'scenario')}, {seconds:.0f} s"

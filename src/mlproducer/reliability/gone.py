@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from mlproducer.events import RouteChanged, RouteState, TaskDeadLettered
 from mlproducer.outcome import EVERY_ROUTE
 from mlproducer.reliability.reader import Reader
-from mlproducer.reliability.stage import Stage, Trial, whole
+from mlproducer.reliability.stage import Stage, Trial, publishes_again, whole
 
 SETTINGS: Final[Mapping[str, float]] = {"ml_health_interval": 1.0, "ml_reconnect_cap": 2.0}
 _QUEUE: Final = "ml.embed"
@@ -56,34 +56,29 @@ async def lost_permission(stage: Stage) -> None:
 
 
 async def deleted_queue(stage: Stage) -> None:
-    """A queue is deleted: by a producer that makes it, it is made again; else its tasks wait for it.
-
-    It is emptied before, and nobody publishes in that moment: RabbitMQ confirms what is on its way to a queue that is
-    deleted, and what is in it goes with it.
-    """
+    """A queue is deleted under load: by a producer that makes it, it is made again; else its tasks wait for it."""
     book, scale = stage.book, stage.scale
     async with stage.trial(stage.settings(**SETTINGS)) as trial:
-        book.step(f"{scale.few} tasks, which a worker takes; then their queue is deleted")
-        await trial.burst(scale.few)
-        await whole(partial(_delete, stage))
-        deleted = time.monotonic()
-        book.step(f"{scale.callers} callers publish; the producer makes the queue again")
+        book.step(f"{scale.callers} callers publish")
         async with trial.load(scale):
-            book.time_to_detect = await trial.heard(RouteChanged, deleted, "the route to be held", _is_held) - deleted
-            opened = await trial.heard(RouteChanged, deleted, "the route to open again", _is_open)
+            await asyncio.sleep(scale.load)
+            book.step("their queue is deleted, the callers go on; the producer makes it again")
+            looked, deleted = await whole(partial(_delete, stage))
+            again = await publishes_again(trial, deleted)
             await asyncio.sleep(scale.load)
         await stage.drained(trial)
         await trial.is_whole()
-    book.saw(f"the queue was made again {opened - deleted:.1f} s after it was deleted", ok=True)
+        stage.ledger.went(trial.confirmed_between(looked, deleted))
+    book.saw(f"{again - deleted:.1f} s after it was deleted a task was confirmed again", ok=True)
     _none_died(stage, trial)
     settings = stage.settings(ml_declare_topology=False, **SETTINGS)
     async with stage.trial(settings) as trial:
-        book.step("a producer that makes no queues: the queue is deleted again, and its tasks wait")
-        await trial.burst(scale.few)
-        await whole(partial(_delete, stage))
-        deleted = time.monotonic()
+        book.step("callers of a producer that makes no queues publish; the queue is deleted again, and its tasks wait")
         async with trial.load(scale):
-            await trial.heard(RouteChanged, deleted, "the route to be held", _is_held)
+            await asyncio.sleep(scale.load)
+            looked, deleted = await whole(partial(_delete, stage))
+            held = await trial.heard(RouteChanged, looked, "the route to be held", _is_held)
+            book.time_to_detect = max(0.0, held - deleted)
             await asyncio.sleep(3 * scale.load)
             told = _told(trial)
             book.step("somebody makes the queue")
@@ -91,16 +86,14 @@ async def deleted_queue(stage: Stage) -> None:
         back = time.monotonic()
         book.time_to_recover = await stage.drained(trial) - back
         await trial.is_whole()
+        stage.ledger.went(trial.confirmed_between(looked, deleted))
     book.saw(f"the missing queue was named: {told}", ok=_QUEUE in told, instead=f"told was: {told}")
+    book.saw(f"{trial.spooled:,} tasks waited for it", ok=trial.spooled > 0, instead="no task waited for it")
     _none_died(stage, trial)
 
 
 def _is_held(event: RouteChanged) -> bool:
     return event.state is RouteState.HELD and event.route in {EVERY_ROUTE, _QUEUE}
-
-
-def _is_open(event: RouteChanged) -> bool:
-    return event.state is RouteState.OPEN
 
 
 def _told(trial: Trial) -> str:
@@ -109,11 +102,8 @@ def _told(trial: Trial) -> str:
 
 def _none_died(stage: Stage, trial: Trial) -> None:
     dead = len(trial.told(TaskDeadLettered))
-    stage.book.saw(
-        f"{trial.spooled:,} tasks were spooled meanwhile, and none became a dead letter",
-        ok=not dead and trial.spooled > 0,
-        instead=f"{dead} tasks became dead letters, of {trial.spooled:,} that were spooled meanwhile",
-    )
+    text = f"{trial.spooled:,} tasks were spooled meanwhile, and none became a dead letter"
+    stage.book.saw(text, ok=not dead, instead=f"{dead} tasks became dead letters")
 
 
 def _make(url: str, exchange: str) -> None:
@@ -121,7 +111,13 @@ def _make(url: str, exchange: str) -> None:
         admin.make_queue(_QUEUE, exchange)
 
 
-def _delete(stage: Stage) -> None:
-    stage.judge.take()
+def _delete(stage: Stage) -> tuple[float, float]:
+    """A worker takes what is in it, and it is deleted. The moments before the worker's last look and after the delete:
+    what came between them went with it.
+    """
+    stage.judge.take(_QUEUE)
+    looked = time.monotonic()
     with Reader(stage.url) as admin:
+        stage.judge.take(_QUEUE)
         admin.delete(_QUEUE)
+    return looked, time.monotonic()

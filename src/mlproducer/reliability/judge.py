@@ -55,6 +55,7 @@ class Ledger:
         self._states: dict[str, str] = {}
         self._confirmed: set[str] = set()
         self._unsure: Counter[str] = Counter()
+        self._went: set[str] = set()
 
     def called(self, task_id: str, digest: str) -> None:
         """A caller is about to publish it. `digest` as of `message.expected`; of one id it is always the same."""
@@ -79,6 +80,16 @@ class Ledger:
     def interrupted(self) -> None:
         """A producer was killed, or lost its store: what is not known as confirmed may have been under way."""
         self._unsure.update(self._called.keys() - self._confirmed)
+
+    def went(self, task_ids: Iterable[str]) -> None:
+        """They were confirmed in the moment in which somebody deleted their queue: RabbitMQ confirms what is on its way
+        to it, and what is in it goes with it. So they may be nowhere.
+        """
+        self._went.update(task_ids)
+
+    @property
+    def may_be_gone(self) -> AbstractSet[str]:
+        return self._went
 
     @property
     def accepted(self) -> AbstractSet[str]:
@@ -141,6 +152,8 @@ class Verdict:
     """Messages that nobody asked for."""
     false_confirms: int = 0
     """Confirmed tasks that were in no queue, whole."""
+    gone: int = 0
+    """Confirmed tasks that went with a queue which was deleted under them."""
     unexplained: int = 0
     """Deliveries beyond the first, and beyond one for each unsure attempt of their task."""
 
@@ -165,6 +178,8 @@ def judge(ledger: Ledger, places: Places) -> Verdict:
         {message.task_id for message in place if ledger.is_whole(message)}
         for place in (places.delivered, places.waiting, places.dead)
     )
+    found = delivered | waiting | dead
+    gone = (confirmed & ledger.may_be_gone) - found
     extra = {task_id: count - 1 for task_id, count in places.deliveries.items()}
     return Verdict(
         accepted=len(accepted),
@@ -172,12 +187,13 @@ def judge(ledger: Ledger, places: Places) -> Verdict:
         delivered=len(accepted & delivered),
         in_spool=len(accepted & waiting),
         in_dlq=len(accepted & dead),
-        lost=len(accepted - delivered - waiting - dead),
+        lost=len(accepted - found - gone),
         duplicated=sum(extra.values()),
         unsure=ledger.unsure_attempts(),
         altered=len(all_found) - len(whole) - len(of_strangers),
         strangers=len(of_strangers),
-        false_confirms=len(confirmed - delivered),
+        false_confirms=len(confirmed - delivered - gone),
+        gone=len(gone),
         unexplained=sum(max(0, more - ledger.unsure_attempts(task_id)) for task_id, more in extra.items()),
     )
 

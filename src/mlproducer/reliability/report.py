@@ -11,8 +11,8 @@ from pydantic import AliasChoices
 from mlproducer.reliability.judge import Verdict
 from mlproducer.settings import Settings
 
-JUDGED: Final = ("unsure", "altered", "strangers", "false_confirms", "unexplained")
-"""What the judge counts beside `MEASURES`. All but `unsure` must be 0."""
+JUDGED: Final = ("unsure", "gone", "altered", "strangers", "false_confirms", "unexplained")
+"""What the judge counts beside `MEASURES`. All but `unsure` and `gone` must be 0."""
 MEASURES: Final = (
     "accepted",
     "confirmed",

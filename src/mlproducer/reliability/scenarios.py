@@ -136,7 +136,7 @@ SCENARIOS: Final[tuple[Scenario, ...]] = (
     ),
     OnBroker(
         "deleted-queue",
-        "A queue is deleted: it is made again, or, where that is left to others, its tasks wait for it; none dies.",
+        "A queue is deleted under load: it is made again, or, where others make it, its tasks wait; none dies.",
         lambda _: 4,
         gone.deleted_queue,
         gone.SETTINGS,

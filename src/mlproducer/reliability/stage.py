@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from mlproducer.events import AttemptSettled, Event, TaskConfirmed
 from mlproducer.jobs import shielded
-from mlproducer.outcome import Unsure
+from mlproducer.outcome import Confirmed, Unsure
 from mlproducer.reliability.book import Book, NotSeen
 from mlproducer.reliability.judge import Judge, Ledger
 from mlproducer.reliability.message import WORKERS, Worker, expected
@@ -217,6 +217,14 @@ class Trial:
         began = (at - event.duration for at, event in settled if task_type in {"", event.task_type})
         return sum(since < moment < before for moment in began)
 
+    def confirmed_between(self, since: float, before: float) -> set[str]:
+        """Tasks of which an attempt was under way then, and was confirmed."""
+        return {
+            event.task_id
+            for at, event in self.moments(AttemptSettled, since)
+            if at - event.duration < before and isinstance(event.outcome, Confirmed)
+        }
+
     def _hear(self, event: Event) -> None:
         match event:
             case TaskConfirmed(task_id=task_id):
@@ -226,6 +234,20 @@ class Trial:
             case _:
                 pass
         self._heard.setdefault(type(event), []).append((time.monotonic(), event))
+
+
+async def publishes_again(trial: Trial, since: float, seconds: float = PATIENCE) -> float:
+    """Wait for the first attempt that began after `since` and was confirmed; the moment at which it was."""
+
+    def confirmed() -> list[float]:
+        return [at for at, event in trial.moments(AttemptSettled, since) if _began_after(since, at, event)]
+
+    await until(lambda: bool(confirmed()), "a task to be confirmed again", seconds)
+    return confirmed()[0]
+
+
+def _began_after(since: float, at: float, event: AttemptSettled) -> bool:
+    return type(event.outcome) is Confirmed and at - event.duration > since
 
 
 class Stage:
