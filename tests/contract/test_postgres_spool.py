@@ -62,6 +62,21 @@ async def is_waiting(task: asyncio.Future[Any]) -> bool:
 # Several instances
 
 
+async def test_a_connection_whose_set_up_fails_is_closed(
+    postgres_schema_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def fails(self: psycopg.Connection[Any], *_: object) -> None:
+        made.append(self)
+        raise psycopg.OperationalError("the server went away")
+
+    monkeypatch.setattr(psycopg.Connection, "execute", fails)
+    with pytest.raises(SpoolUnavailable, match="went away"):
+        await PostgresSpool(postgres_schema_url).open()
+    assert {connection.closed for connection in made} == {True}
+
+
 async def test_instances_that_open_a_new_database_at_once_all_find_the_tables(postgres_schema_url: str) -> None:
     spools = [PostgresSpool(postgres_schema_url) for _ in range(6)]
     await asyncio.gather(*(spool.open() for spool in spools))

@@ -129,6 +129,35 @@ async def test_what_a_killed_process_held_is_released_by_the_next_one(tmp_path: 
         assert len(processes) == 1, "the files of the dead are gone"
 
 
+REFUSED_AND_FORKED = """
+import asyncio, os, pathlib, sys
+from mlproducer.errors import SpoolUnavailable
+from mlproducer.spool import forks
+from mlproducer.spool.sql import SqliteSpool
+
+forks.PATIENCE = 300.0
+path = pathlib.Path(sys.argv[1])
+path.write_bytes(b"this is no database" * 100)
+spool, told = SqliteSpool(path), None
+try:
+    asyncio.run(spool.open())
+except SpoolUnavailable as error:
+    told = error  # kept, with all that it refers to
+pid = os.fork()
+if not pid:
+    path.unlink()
+    asyncio.run(SqliteSpool(path).open())
+    os._exit(0)
+print(os.waitpid(pid, 0)[1], told)
+"""
+
+
+def test_a_fork_waits_for_no_connection_whose_set_up_failed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", REFUSED_AND_FORKED, str(tmp_path / "s.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout.startswith("0 the spool"), done.stderr
+
+
 async def test_no_lock_outlives_its_producer_in_a_forked_child(tmp_path: Path) -> None:
     async with open_spool(tmp_path / FILE) as spool:
         await spool.put(row("a"))

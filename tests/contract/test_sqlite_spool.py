@@ -7,7 +7,7 @@ import sqlite3
 import stat
 import traceback
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -571,9 +571,19 @@ async def test_a_database_that_stays_locked_refuses_and_service_resumes(
 async def test_something_else_than_a_spool_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     path.write_text("this is a letter to my aunt, and no database at all" * 20)
-    with pytest.raises(SpoolUnavailable, match="ML_SPOOL_URL"):
+    with pytest.raises(SpoolUnavailable, match="ML_SPOOL_URL") as refused:
         await SqliteSpool(path).open()
     assert "aunt" in path.read_text()
+    assert not [name for name in _open_files() if name.startswith(str(path))], "also while the error is kept"
+    assert refused.value.__cause__ is not None
+
+
+def _open_files() -> list[str]:
+    found = []
+    for each in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # another thread's, closed since
+            found.append(str(each.readlink()))
+    return found
 
 
 async def test_a_folder_that_cannot_be_made_is_named_with_its_setting(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import sqlite3
 import stat
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, exc
 
@@ -191,11 +192,11 @@ def _open(path: Path, opened: ExitStack, keeping: FileTime, *, owner: bool) -> S
         _make(path)
     _refuse_names(path)
     refuse_spoiled(_identity(path))
-    writing = _engine(path, owner=owner, begin="BEGIN IMMEDIATE", cache=_WRITING_CACHE)
+    connections = Connections(_identity(path))
+    writing = _engine(path, connections, owner=owner, begin="BEGIN IMMEDIATE", cache=_WRITING_CACHE)
     opened.callback(writing.dispose)
-    reading = _engine(path, owner=owner, begin="BEGIN", cache=_READING_CACHE)
+    reading = _engine(path, connections, owner=owner, begin="BEGIN", cache=_READING_CACHE)
     opened.callback(reading.dispose)
-    connections = Connections(_identity(path), writing, reading)
     store = SqliteStore(path, writing, reading, turns, membership, connections, keeping)
     if membership is None:
         with turns.taken(), store.writing.begin() as connection:
@@ -289,15 +290,14 @@ def _identity(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _engine(path: Path, *, owner: bool, begin: str, cache: int) -> Engine:
+def _engine(path: Path, connections: Connections, *, owner: bool, begin: str, cache: int) -> Engine:
     # Errors must not quote the parameters: they are users' content.
     engine = create_engine(URL.create("sqlite", database=str(path)), pool_size=2, max_overflow=2, hide_parameters=True)
     # A visitor takes the journal mode as the owner left it: the file may be something else than a spool.
     pragmas = (f"busy_timeout={_BUSY_MS}", *(("journal_mode=WAL",) if owner else ()), f"cache_size=-{cache}", *_PRAGMAS)
     log = min(_LOG_BYTES, _room(path)[1] // 2)
 
-    @event.listens_for(engine, "connect")
-    def _connected(dbapi: Any, _record: object) -> None:  # noqa: ANN401  # the driver's own type
+    def set_up(dbapi: sqlite3.Connection) -> None:
         dbapi.isolation_level = None  # we say BEGIN ourselves, below
         cursor = dbapi.cursor()
         for pragma in pragmas:
@@ -305,6 +305,8 @@ def _engine(path: Path, *, owner: bool, begin: str, cache: int) -> Engine:
         page = cursor.execute("PRAGMA page_size").fetchone()[0]
         cursor.execute(f"PRAGMA wal_autocheckpoint={max(1, log // page)}")
         cursor.close()
+
+    connections.watch(engine, set_up)
 
     @event.listens_for(engine, "begin")
     def _begins(connection: Connection) -> None:

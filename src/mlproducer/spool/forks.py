@@ -12,6 +12,7 @@ import os
 import sqlite3
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Final
 
 from sqlalchemy import Engine, event
@@ -25,19 +26,34 @@ PATIENCE: Final = 10.0
 class Connections:
     """Those of one spool to its file, whose `identity` is device and inode."""
 
-    def __init__(self, identity: tuple[int, int], *engines: Engine) -> None:
+    def __init__(self, identity: tuple[int, int]) -> None:
         self.identity = identity
         self._changed = threading.Condition()
         self._open: set[sqlite3.Connection] = set()
         self._in_use = 0
         self._paused = False
-        for engine in engines:
-            event.listen(engine, "connect", self._opens, insert=True)  # before others set it up
-            event.listen(engine, "connect", self._ends)
-            event.listen(engine, "checkout", self._begins)
-            event.listen(engine, "checkin", self._ends)
-            event.listen(engine, "close", self._closes)
         _OPEN.add(self)
+
+    def watch(self, engine: Engine, set_up: Callable[[sqlite3.Connection], None]) -> None:
+        """The engine's connections are ours, each after its `set_up`, which uses the file too."""
+
+        def opens(connection: sqlite3.Connection, _record: object) -> None:
+            self._begins()
+            self._open.add(connection)
+            try:
+                set_up(connection)
+            except BaseException:
+                # The pool forgets a connection whose set-up failed: nobody else would close it.
+                self._open.discard(connection)
+                connection.close()
+                raise
+            finally:
+                self._ends()
+
+        event.listen(engine, "connect", opens)
+        event.listen(engine, "checkout", self._begins)
+        event.listen(engine, "checkin", self._ends)
+        event.listen(engine, "close", self._closes)
 
     def pause(self) -> None:
         """Until nobody uses one; nobody begins to before `resume`."""
@@ -57,10 +73,6 @@ class Connections:
             return
         for each in self._open:
             each.close()
-
-    def _opens(self, connection: sqlite3.Connection, _record: object) -> None:
-        self._begins()
-        self._open.add(connection)
 
     def _closes(self, connection: sqlite3.Connection, _record: object) -> None:
         self._open.discard(connection)

@@ -110,8 +110,12 @@ def begin_failed(error: Exception) -> bool:
 
 def _prepare_statements(dbapi: Any, _record: object) -> None:  # noqa: ANN401  # the driver's own type
     """Where this connection has the session for itself. A pooler tells its clients an id of its own making."""
-    if dbapi.execute("SELECT pg_backend_pid()").fetchone() == (dbapi.info.backend_pid,):
-        dbapi.prepare_threshold = _PREPARED_AFTER
+    try:
+        if dbapi.execute("SELECT pg_backend_pid()").fetchone() == (dbapi.info.backend_pid,):
+            dbapi.prepare_threshold = _PREPARED_AFTER
+    except BaseException:
+        dbapi.close()  # the pool forgets a connection whose set-up failed: nobody else would close it
+        raise
 
 
 def _begins(statement: str) -> Callable[[Connection], None]:
