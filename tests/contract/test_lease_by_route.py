@@ -169,6 +169,14 @@ def pages_of(spool: PostgresSpool, statement: str, **given_: object) -> int:
     return int(found["Shared Hit Blocks"]) + int(found["Shared Read Blocks"])
 
 
+def free_on_server() -> str:
+    """The statement, with the types that the driver would say."""
+    free = str(leases._FREE_ON_SERVER).replace(":quotas", ":quotas ::int[]")
+    for name in (":keys", ":tenants"):
+        free = free.replace(name, f"{name} ::text[]")
+    return free
+
+
 @BIG
 @pytest.mark.parametrize("known", ["never", "before the flood", "after the flood"])
 async def test_postgresql_looks_at_as_few_pages_whatever_waits_on_another_flow(
@@ -183,14 +191,23 @@ async def test_postgresql_looks_at_as_few_pages_whatever_waits_on_another_flow(
         await server.put(routed("small", "small", delay=-1))
         if known == "after the flood":
             db.execute("ANALYZE mlproducer_waiting")
-    free = str(leases._FREE_ON_SERVER).replace(":quotas", ":quotas ::int[]")
-    for name in (":keys", ":tenants"):
-        free = free.replace(name, f"{name} ::text[]")
+    free = free_on_server()
     assert pages_of(server, str(leases._FLOWS_ON_SERVER)) < 40
     assert pages_of(server, free, keys=["small", "nobody"], tenants=["", ""], quotas=[9, 9]) < 40
     assert pages_of(server, free, keys=[big.route], tenants=[big.tenant], quotas=[5]) < 40
     assert sorted(await server.flows()) == sorted([big, Flow("small")])
     assert ids(await server.lease(9, hold=60, shares=of({"small": 9}))) == ["small"]
+
+
+async def test_postgresql_looks_at_as_few_pages_however_many_rows_of_the_flow_are_not_due(
+    server: PostgresSpool, postgres_schema_url: str
+) -> None:
+    with psycopg.connect(postgres_schema_url, autocommit=True) as db:
+        db.execute(FILL, ("t", "small", "t", 20_000))
+        db.execute("UPDATE mlproducer_waiting SET free_at = 9e9, due_at = 9e9")
+        db.execute("VACUUM ANALYZE mlproducer_waiting")
+    await server.put(routed("due", "small", tenant="t", delay=-1))
+    assert pages_of(server, free_on_server(), keys=["small"], tenants=["t"], quotas=[9]) < 40
 
 
 async def test_rows_that_another_instance_is_leasing_are_passed_over(
