@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import sys
 import time
 import traceback
@@ -75,6 +76,9 @@ async def test_a_connection_whose_set_up_fails_is_closed(
     with pytest.raises(SpoolUnavailable, match="went away"):
         await PostgresSpool(postgres_schema_url).open()
     assert {connection.closed for connection in made} == {True}
+    made.clear()
+    monkeypatch.undo()
+    gc.collect()  # a descriptor of ours that is left would be told of here
 
 
 async def test_instances_that_open_a_new_database_at_once_all_find_the_tables(postgres_schema_url: str) -> None:

@@ -35,7 +35,9 @@ class Connections:
         _OPEN.add(self)
 
     def watch(self, engine: Engine, set_up: Callable[[sqlite3.Connection], None]) -> None:
-        """The engine's connections are ours, each after its `set_up`, which uses the file too."""
+        """The engine's connections are ours, from their `set_up` on, which uses the file too. What SQLAlchemy asks of
+        its first one before that takes no lock.
+        """
 
         def opens(connection: sqlite3.Connection, _record: object) -> None:
             self._begins()

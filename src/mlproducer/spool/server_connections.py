@@ -10,8 +10,9 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, Final
+from weakref import WeakKeyDictionary, finalize
 
 from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, exc
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -33,7 +34,7 @@ class Sockets:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._of: dict[object, socket.socket] = {}
+        self._of: MutableMapping[object, socket.socket] = WeakKeyDictionary()
 
     def watch(self, engine: Engine) -> None:
         event.listen(engine, "connect", self._connected, insert=True)  # before SQLAlchemy asks its first questions
@@ -47,6 +48,8 @@ class Sockets:
 
     def _connected(self, dbapi: Any, _record: object) -> None:  # noqa: ANN401  # the driver's own type
         ours = socket.socket(fileno=os.dup(dbapi.fileno()))
+        # One whose set-up fails, ours or SQLAlchemy's, is given up without a word to us.
+        finalize(dbapi, ours.close)
         with self._lock:
             self._of[dbapi] = ours
 
