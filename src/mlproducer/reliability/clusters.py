@@ -70,6 +70,7 @@ async def partition(field: Field) -> None:
             book.step("the spool drains")
             await stage.drained(trial, PATIENCE)
             await trial.is_whole()
+            await whole(lambda: cluster.wait(PATIENCE))  # some of its nodes start anew when both sides meet
             said = f"{again - cut:.1f} s after the cut" if side == "majority" else f"{again - back:.1f} s after its end"
             book.saw(
                 f"at the {side}'s side a task was confirmed again {said}",

@@ -84,11 +84,13 @@ class PrivateCluster:
     def cut_off(self, node: PrivateRabbit) -> None:
         """Neither side can reach the other any more, as by a cut cable; clients reach both."""
         # Two nodes that expect the same wrong cookie of each other would connect again.
-        self._set_cookies(node, _WRONG, f"{_WRONG}-too", "erlang:disconnect_node")
+        self._set_cookies(node, _WRONG, f"{_WRONG}-too")
+        self._from(node, "erlang:disconnect_node")
 
     def join(self, node: PrivateRabbit) -> None:
         """The end of `cut_off`."""
-        self._set_cookies(node, self._cookie, self._cookie, "net_adm:ping")
+        self._set_cookies(node, self._cookie, self._cookie)
+        self._from(node, "net_adm:ping")
 
     def mend(self) -> None:
         """All nodes run and reach each other, whatever was done to them."""
@@ -108,14 +110,21 @@ class PrivateCluster:
             for started in [starts.submit(node.start) for node in self.nodes]:
                 started.result()
 
-    def _set_cookies(self, node: PrivateRabbit, its: str, theirs: str, then: str) -> None:
+    def _set_cookies(self, node: PrivateRabbit, its: str, theirs: str) -> None:
         """`its` is what `node` and the others say to each other on its side, `theirs` on the others'."""
-        others = [each for each in self.nodes if each is not node]
-        pairs = [(node, other, its) for other in others] + [(other, node, theirs) for other in others]
-        for one, other, cookie in pairs:
-            one.eval(f"erlang:set_cookie('{other.name}', '{cookie}').")
-        for one, other, _ in pairs:
-            one.eval(f"{then}('{other.name}').")
+        for other in self._others(node):
+            node.eval(f"erlang:set_cookie('{other.name}', '{its}').")
+            other.eval(f"erlang:set_cookie('{node.name}', '{theirs}').")
+
+    def _from(self, node: PrivateRabbit, call: str) -> None:
+        """To all others in one moment: RabbitMQ takes a node that only some can reach for a fault of all connections
+        between the others, and cuts them too.
+        """
+        names = ", ".join(f"'{other.name}'" for other in self._others(node))
+        node.eval(f"[{call}(Other) || Other <- [{names}]].")
+
+    def _others(self, node: PrivateRabbit) -> list[PrivateRabbit]:
+        return [each for each in self.nodes if each is not node]
 
     def _give_cookie(self, node: PrivateRabbit) -> None:
         home = node.folder / "home"
