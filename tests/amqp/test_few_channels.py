@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from pamqp import commands
 
-from making_queues import queue_states
+from making_queues import queue_states, vhost_of
+from mlproducer import Producer, Settings, Task
 from mlproducer.outcome import Confirmed, NotSent, NotSentCause, Unsure, UnsureCause
-from mlproducer.testing.rabbitmq import PrivateRabbit
+from mlproducer.reliability.message import expected
+from mlproducer.reliability.reader import Reader
+from mlproducer.testing.rabbitmq import PrivateRabbit, version
 from real_link import outcome, real
 from scripted_peer import Peer, linked, settle
 
@@ -97,3 +102,45 @@ async def test_rabbitmq_takes_tasks_over_few_channels_and_small_frames(
         assert ("ml.embed" in depths) == (channels > 1)
     made = [name for name, _, _ in await asyncio.to_thread(queue_states, rabbit, vhost_url)]
     assert made == (sorted(queues) if channels == 1 else ["ml.embed"])
+
+
+@contextmanager
+def limits(rabbit: PrivateRabbit, *, channels: int, frame: int) -> Iterator[None]:
+    """`channel_max` and `frame_max` as of rabbitmq.conf, which the broker reads anew for each connection."""
+
+    def limit(*values: str) -> None:
+        pairs = ", ".join(f"{{{name}, {value}}}" for name, value in zip(names, values, strict=True))
+        rabbit.eval(f"[ok = application:set_env(rabbit, Name, Value) || {{Name, Value}} <- [{pairs}]].")
+
+    names = "channel_max", "frame_max"
+    before = [rabbit.eval(f"element(2, application:get_env(rabbit, {name})).") for name in names]
+    limit(str(channels), str(frame))
+    try:
+        yield
+    finally:
+        limit(*before)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+async def test_a_broker_whose_own_limits_are_the_narrowest_takes_tasks_larger_than_a_frame(
+    rabbit: PrivateRabbit, vhost_url: str, channels: int
+) -> None:
+    """RabbitMQ 4.1 and newer take no frame below 8,192 bytes."""
+    frame = 8_192 if tuple(map(int, version().split(".")[:2])) >= (4, 1) else 4_096
+    texts = ("x" * frame, "short", "y" * 10 * frame)
+    tasks = [Task(task_type="embed_vectors", payload={"share_id": "s", "content": text}) for text in texts]
+    with limits(rabbit, channels=channels, frame=frame):
+        async with Producer(Settings.load(rabbitmq_url=vhost_url, ml_spool_url="memory://")) as producer:
+            assert await producer.connected(30)
+            receipts = [await producer.publish(task, timeout=60) for task in tasks]
+            agreed = await asyncio.to_thread(
+                rabbit.eval,
+                "[[V || {_, V} <- rabbit_reader:info(Pid, [channel_max, frame_max])] || "
+                "Pid <- rabbit_networking:connections(), "
+                f"[{{_, Host}}] <- [rabbit_reader:info(Pid, [vhost])], Host =:= {vhost_of(vhost_url)}].",
+            )
+    assert agreed.replace(" ", "") == f"[[{channels},{frame}]]"
+    assert all(receipt.confirmed for receipt in receipts)
+    with Reader(vhost_url) as reader:
+        found = {message.task_id: message.digest for message in reader.take("ml.embed")}
+    assert found == {receipt.task_id: expected(task) for receipt, task in zip(receipts, tasks, strict=True)}

@@ -163,8 +163,8 @@ CLUSTERS: Final[tuple[Scenario, ...]] = (
     ),
     OnCluster(
         "cluster-hung-node",
-        "The node that the producer is connected to, and that leads the queue, stops answering (SIGSTOP).",
-        4,
+        "The node that the producer is connected to, and that leads one of its two queues, stops answering (SIGSTOP).",
+        5,
         clusters.hung_node,
     ),
     OnCluster(

@@ -236,11 +236,14 @@ class Trial:
         self._heard.setdefault(type(event), []).append((time.monotonic(), event))
 
 
-async def publishes_again(trial: Trial, since: float, seconds: float = PATIENCE) -> float:
-    """Wait for the first attempt that began after `since` and was confirmed; the moment at which it was."""
+async def publishes_again(trial: Trial, since: float, seconds: float = PATIENCE, task_type: str = "") -> float:
+    """Wait for the first attempt that began after `since` and was confirmed, of one type of task or of all; the moment
+    at which it was.
+    """
 
     def confirmed() -> list[float]:
-        return [at for at, event in trial.moments(AttemptSettled, since) if _began_after(since, at, event)]
+        settled = trial.moments(AttemptSettled, since)
+        return [at for at, event in settled if _began_after(since, at, event) and task_type in {"", event.task_type}]
 
     await until(lambda: bool(confirmed()), "a task to be confirmed again", seconds)
     return confirmed()[0]
