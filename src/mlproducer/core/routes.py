@@ -159,6 +159,8 @@ class Routes:
     """Likewise, on any route."""
     _tenants: int = 0
     """At least as many as are remembered."""
+    lonely: bool = True
+    """No route is known but one."""
     _routes: dict[str, Route] = field(default_factory=dict)
     _closed: dict[str, Route] = field(default_factory=dict)
     _convicted: dict[str, None] = field(default_factory=dict)
@@ -172,6 +174,7 @@ class Routes:
             if len(self._routes) >= MOST_ROUTES:
                 self._routes = {each.key: each for each in self._routes.values() if not _is_calm(each)}
             found = self._routes[key] = Route(key, self.weights.get(key, 1))
+            self.lonely = len(self._routes) == 1
         return found
 
     def tenant(self, route: Route, key: str) -> Tenant:

@@ -75,13 +75,14 @@ class Attempts:
         parts = self._routes.parts(envelope)
         route = parts[0]
         # With no link neither route nor breaker is asked: it would be given back what it gave.
-        way = FREE if self._routes.free(route) or obstacle is not None else self._routes.admit(route)
-        calm = self._guard.calm or obstacle is not None or way.refused
+        way = FREE if obstacle is not None or self._routes.free(route) else self._routes.admit(route)
+        refused = way is not FREE and way.refused
+        calm = self._guard.calm or obstacle is not None or refused
         admission = Admission.PASS if calm else self._guard.admit(of_route=way is not FREE)
         cause = obstacle_to(
             obstacle,
             admission,
-            route_refused=way.refused,
+            route_refused=refused,
             size=size,
             window=self._window,
             all_in_flight=load,
@@ -148,7 +149,7 @@ class Attempts:
 
     def settled(self, attempt: _Attempt, outcome: Outcome) -> None:
         """The broker's answer: for route and breaker, for who waits, for the metrics."""
-        envelope, size, route = attempt.envelope, attempt.size, attempt.route
+        envelope, size, route = attempt.envelope, attempt.size, attempt.parts[0]
         self._load.remove(size)
         for part in attempt.parts:
             part.load.remove(size)
@@ -157,7 +158,7 @@ class Attempts:
             self._heard_at = now
         duration, number = now - attempt.started, attempt.number
         if isinstance(outcome, Confirmed):
-            self._passed(attempt)
+            self._passed(attempt, route)
             if not self.on_time:
                 self._waited(self._waits.answered(route.key, duration))
         else:
@@ -166,11 +167,11 @@ class Attempts:
         attempt.settle(outcome)
         self._tell(AttemptSettled(envelope.task_id, envelope.task_type, outcome, duration, attempt.size, number))
 
-    def _passed(self, attempt: _Attempt) -> None:
+    def _passed(self, attempt: _Attempt, route: Route) -> None:
         self._confirmed += 1
-        attempt.route.passed = max(attempt.route.passed, attempt.turn)
+        route.passed = max(route.passed, attempt.turn)
         if not self._routes.calm:
-            self._routes.confirmed(attempt.route, attempt.tried)
+            self._routes.confirmed(route, attempt.tried)
         if not self._guard.calm:
             self._guard.success()
 

@@ -86,11 +86,11 @@ class RouteWatch:
     @property
     def lonely(self) -> bool:
         """No route is known but one."""
-        return len(self._routes) < 2  # noqa: PLR2004  # one
+        return self._routes.lonely
 
     def alone(self, parts: Sequence[Route | Tenant]) -> bool:
         """The route is lonely and has no tenants: it can crowd out nobody."""
-        return len(parts) == 1 and self.lonely
+        return len(parts) == 1 and self._routes.lonely
 
     @property
     def passed(self) -> int:
