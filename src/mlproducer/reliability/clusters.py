@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from mlproducer.events import ConnectionFailed
 from mlproducer.reliability.latency import p99
-from mlproducer.reliability.stage import Stage, Trial, publishes_again, whole
+from mlproducer.reliability.stage import Stage, Trial, publishes_again, until, whole
 from mlproducer.testing.cluster import PrivateCluster
 from mlproducer.testing.rabbitmq import PrivateRabbit
 
@@ -43,7 +43,10 @@ class Field:
 
     @asynccontextmanager
     async def trial(self, *nodes: PrivateRabbit) -> AsyncIterator[Trial]:
-        async with self.stage.trial(self.stage.settings(rabbitmq_url=self.url(*nodes))) as trial:
+        settings = self.stage.settings(rabbitmq_url=self.url(*nodes))
+        async with self.stage.trial(settings, connected=False) as trial:
+            # A node that starts anew after a partition refuses the first connects.
+            await until(trial.producer.is_healthy, "the producer to connect", PATIENCE)
             yield trial
 
 
