@@ -68,7 +68,7 @@ async def test_what_workers_hold_and_the_rates_are_on_every_face(
             # The broker's own figures are some seconds old.
             await asyncio.to_thread(until, known, "20 are held, and a rate is known", 60)
             row = page.get_by_role("row", name="ml.embed")
-            await expect(row.get_by_role("cell").nth(1)).to_have_text("20")
+            await expect(row.get_by_role("cell").nth(2)).to_have_text("20")
             await expect(page.get_by_text("Rates are RabbitMQ's own averages.")).to_be_visible()
             assert served.status()["flow_note"] == ""
             told = served.api.get("/api/ml/metrics/prometheus").text

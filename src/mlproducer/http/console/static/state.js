@@ -36,19 +36,20 @@ export const causesOf = (status, at) => status.causes.map(({ level, title, text,
   level, title, text, todo, from: since === null ? null : Math.round((at - since) / 2) * 2,
 }));
 
-const READY = [["Queue", ""], ["Ready", "num"], ["Consumers", "num"], ["Growth", "num"], ["State", ""]];
-const FLOWS = [["Queue", ""], ["Ready", "num"], ["Unacked", "num"], ["Consumers", "num"], ["Published", "num"], ["Delivered", "num"], ["Acked", "num"], ["Growth", "num"], ["State", ""]];
+/** The state first: on a phone the numbers are scrolled to. */
+const READY = [["Queue", ""], ["State", ""], ["Ready", "num"], ["Consumers", "num"], ["Growth", "num"]];
+const FLOWS = [["Queue", ""], ["State", ""], ["Ready", "num"], ["Unacked", "num"], ["Consumers", "num"], ["Published", "num"], ["Delivered", "num"], ["Acked", "num"], ["Growth", "num"]];
 
 /** Without the management API nothing is known of what workers hold: its columns are left out, and it is said why. */
 export const queues = () => new Place(({ found, note }) => [
   table("Broker queues", note ? READY : FLOWS, found.map((queue) => el("tr", {},
     el("th", { scope: "row" }, queue.name),
+    el("td", { class: "text" }, stateOf(queue)),
     number(queue, count(queue.ready)),
     note ? [] : number(queue, known(queue.unacked, count)),
     number(queue, count(queue.consumers)),
     note ? [] : [queue.published, queue.delivered, queue.acked].map((rate) => number(queue, known(rate, perSecond))),
-    el("td", { class: "num" }, known(queue.growth, growth)),
-    el("td", { class: "text" }, stateOf(queue)))),
+    el("td", { class: "num" }, known(queue.growth, growth)))),
   "No queue was looked at yet."),
   el("p", { class: "note" }, `As the last health check found them. ${note ? `What workers hold and the rates are not shown: ${note}.` : "Rates are RabbitMQ's own averages."}`),
 ]);
