@@ -8,9 +8,11 @@ import random
 import re
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import aio_pika
 import httpx
 import pytest
 from playwright.async_api import expect
@@ -88,13 +90,14 @@ async def test_the_pictures_of_the_documents(own_rabbit: PrivateRabbit, tmp_path
     await asyncio.to_thread(make_queue, own_rabbit.url, "ml.embed", "ml.summarize")
     with served_console(own_rabbit.url, service, key=KEY, **OTHERS_DECLARE) as served:
         await asyncio.to_thread(served.bury, own_rabbit.url, "share-17-transcript", "share-42-transcript")
-        load = asyncio.create_task(traffic(served))
-        try:
-            await take_pictures(served, own_rabbit, pictures)
-        finally:
-            load.cancel()
-            with suppress(asyncio.CancelledError):
-                await load
+        async with worked(own_rabbit.url, "ml.embed", "ml.summarize", "ml.transcribe"):
+            load = asyncio.create_task(traffic(served))
+            try:
+                await take_pictures(served, own_rabbit, pictures)
+            finally:
+                load.cancel()
+                with suppress(asyncio.CancelledError):
+                    await load
     found = sorted(pictures.iterdir())
     assert len(found) == 5
     assert all(10_000 < picture.stat().st_size < 200_000 for picture in found)
@@ -134,6 +137,20 @@ async def take_pictures(served: ServedConsole, rabbit: PrivateRabbit, folder: Pa
             await expect(page.locator("#verdict.bad")).to_be_visible()
             await asyncio.sleep(8)
             await page.screenshot(path=folder / "console-red.png")
+
+
+@asynccontextmanager
+async def worked(url: str, *queues: str) -> AsyncIterator[None]:
+    """Somebody reads these queues, until the broker is gone: else the page says that nobody does."""
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        for queue in queues:
+            await (await channel.get_queue(queue)).consume(_work, no_ack=True)
+        yield
+
+
+async def _work(_: object) -> None:
+    """Done at once."""
 
 
 async def traffic(served: ServedConsole) -> None:

@@ -95,6 +95,7 @@ async def test_an_api_that_fails_is_said_once_and_nothing_old_is_shown() -> None
             await until(lambda: len(b.told(HealthChecked)) > passed + 2, SOON)
             (told,) = b.told(FlowsUnknown)
             assert told.text == p.status().flow_note
+            assert held(b) is None
             assert "RABBITMQ_MANAGEMENT_URL" in told.text
             assert p.is_healthy(), "it is for people: nothing depends on it"
             answers[QUEUE] = BUSY
