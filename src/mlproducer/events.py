@@ -271,9 +271,9 @@ class QueueMeasured(Struct, frozen=True, gc=False):
     consumers: int = 0
 
 
-class FlowMeasured(Struct, frozen=True, gc=False):
-    """What the management API says of a queue, as in `ports.QueueFlow`: `unacked` messages, and messages a second that
-    were published to it, delivered and acknowledged. None: it says nothing of that.
+class TrafficMeasured(Struct, frozen=True, gc=False):
+    """What the management API says of a queue, as in `ports.QueueTraffic`: `unacked` messages, and messages a second
+    that were published to it, delivered and acknowledged. None: it says nothing of that.
     """
 
     queue: str
@@ -283,7 +283,7 @@ class FlowMeasured(Struct, frozen=True, gc=False):
     acked: float | None = None
 
 
-class FlowsUnknown(Struct, frozen=True, gc=False):
+class TrafficUnknown(Struct, frozen=True, gc=False):
     """The management API does not answer as it should, and why. Told when that begins or changes."""
 
     text: str
@@ -371,8 +371,8 @@ Event = (
     | SpoolMeasured
     | FlightMeasured
     | QueueMeasured
-    | FlowMeasured
-    | FlowsUnknown
+    | TrafficMeasured
+    | TrafficUnknown
     | Judged
     | QueueMissing
     | TasksLeft

@@ -77,7 +77,7 @@ class QueueDepth(Struct, frozen=True, gc=False):
     """Who reads it: workers, or others. 0: what is ready stays there."""
 
 
-class QueueFlow(Struct, frozen=True, gc=False):
+class QueueTraffic(Struct, frozen=True, gc=False):
     """What AMQP does not tell of a queue and RabbitMQ's management API does. Rates are messages a second, as the broker
     averages them; None is what it does not say, such as a rate of what never happened.
     """
@@ -89,8 +89,8 @@ class QueueFlow(Struct, frozen=True, gc=False):
     acked: float | None = None
 
 
-AskFlows = Callable[[Collection[str]], Awaitable[Mapping[str, QueueFlow]]]
-"""The flows of these queues, by name; one that is not there is left out. Raises: MLProducerError."""
+AskTraffic = Callable[[Collection[str]], Awaitable[Mapping[str, QueueTraffic]]]
+"""The traffic of these queues, by name; one that is not there is left out. Raises: MLProducerError."""
 
 
 class Broker(Protocol):

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from mlproducer.core.facts import HeldRoute, SeenQueue
 from mlproducer.core.verdict import Cause, Level, Verdict
-from mlproducer.ports import QueueFlow
+from mlproducer.ports import QueueTraffic
 
 
 class CheckStatus(StrEnum):
@@ -126,7 +126,7 @@ class Status:
     """Those that are not open."""
     queues: tuple[SeenQueue, ...]
     """As the last health check found them (ML_HEALTH_INTERVAL)."""
-    flow_note: str
+    traffic_note: str
     """Why what workers hold (`unacked`) and the rates of queues are not shown; empty if they are."""
 
     def as_dict(self) -> dict[str, object]:
@@ -207,5 +207,5 @@ class Behind:
     queues: Mapping[str, QueueRules]
     """All of the virtual host, by name."""
     alarms: tuple[str, ...]
-    flows: Mapping[str, QueueFlow] = field(default_factory=dict)
+    traffic: Mapping[str, QueueTraffic] = field(default_factory=dict)
     """Of the same queues."""

@@ -70,15 +70,15 @@ async def test_what_workers_hold_and_the_rates_are_on_every_face(
             row = page.get_by_role("row", name="ml.embed")
             await expect(row.get_by_role("cell").nth(2)).to_have_text("20")
             await expect(page.get_by_text("Rates are RabbitMQ's own averages.")).to_be_visible()
-            assert served.status()["flow_note"] == ""
+            assert served.status()["traffic_note"] == ""
             told = served.api.get("/api/ml/metrics/prometheus").text
             assert 'ml_producer_queue_unacked{queue_name="ml.embed"} 20.0' in told
             assert 'ml_producer_queue_rate{queue_name="ml.embed",what="published"}' in told
-            await page.screenshot(path=tmp_path / "flows.png", full_page=True)
+            await page.screenshot(path=tmp_path / "traffic.png", full_page=True)
             monkeypatch.setenv("RABBITMQ_URL", url)
             monkeypatch.setenv("RABBITMQ_MANAGEMENT_URL", root)
             found = await asyncio.to_thread(findings)
-            assert "workers hold 20 that they have not" in found["flow of ml.embed"]["detail"]
+            assert "workers hold 20 that they have not" in found["traffic of ml.embed"]["detail"]
 
 
 async def _hold(_: object) -> None:

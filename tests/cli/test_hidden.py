@@ -119,11 +119,11 @@ def test_the_api_is_read_arguments_and_policies_together(api: str) -> None:
         "other bindings",
         "after the confirm in ml.embed",
     }
-    flows = {each.check: each.detail for each in of_hidden(behind, "ml.tasks", ["ml.embed", "spy"])}
-    assert flows["flow of ml.embed"] == (
+    traffic = {each.check: each.detail for each in of_hidden(behind, "ml.tasks", ["ml.embed", "spy"])}
+    assert traffic["traffic of ml.embed"] == (
         "workers hold 1,234 that they have not acknowledged, 2.0/s published, 1.5/s acknowledged"
     )
-    assert "flow of spy" not in flows, "nothing is known of it"
+    assert "traffic of spy" not in traffic, "nothing is known of it"
 
 
 @pytest.mark.parametrize(

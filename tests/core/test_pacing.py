@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +27,15 @@ def test_a_recovering_broker_is_given_more_with_each_batch_that_goes_well() -> N
 
 def test_a_batch_that_does_not_go_well_halves_the_next_down_to_one_task() -> None:
     assert batches(pace(), 8, well=False) == [50, 25, 12, 6, 3, 1, 1, 1]
+
+
+@pytest.mark.parametrize("well", [True, False])
+def test_a_batch_gives_its_room_back_however_it_went(*, well: bool) -> None:
+    some = pace(most=10)
+    some.started(10)
+    assert some.take(0.0) == 0
+    some.ended(10, well=well)
+    assert some.take(0.0) > 0
 
 
 def test_a_new_link_begins_slowly_again() -> None:

@@ -100,6 +100,16 @@ async def test_ids_are_replayed_once_each_and_unknown_ones_are_not_counted() -> 
     assert audit == Audit(NOW, "ada", "replay", "by id", ("b", "a"))
 
 
+@pytest.mark.parametrize("action", ["replay", "purge"])
+async def test_of_ids_no_more_are_taken_than_the_limit(action: str) -> None:
+    d = Dead()
+    for task_id in "abc":
+        await d.die(task_id)
+    steps = getattr(d.replayer, action)(["c", "a", "b"], by="ada", limit=2)
+    assert [step.done async for step in steps][-1] == 2
+    assert await d.dead() == {"b"}
+
+
 async def test_a_filter_takes_what_it_lets_through_and_no_more_than_the_limit_the_newest_first() -> None:
     d = Dead()
     for n, task_id in enumerate("abcd"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mlproducer.events import BreakerState, ConnectionState, FlowMeasured
+from mlproducer.events import BreakerState, ConnectionState, TrafficMeasured
 from mlproducer.monitoring.build import built
 from mlproducer.monitoring.dashboards import DATASOURCE, SHIPPED, dashboards, expressions, filled, panels
 from mlproducer.monitoring.expressions import Durations
@@ -98,7 +98,7 @@ def test_panels_have_ids_and_places_of_their_own(board: dict[str, Any]) -> None:
 
 def test_every_metric_that_is_asked_for_is_one_of_ours() -> None:
     metrics = Metrics(["embed"], ["ml.embed"])
-    metrics(FlowMeasured("ml.embed", 0))  # it has no series before the management API said so
+    metrics(TrafficMeasured("ml.embed", 0))  # it has no series before the management API said so
     exposed = set(re.findall(r"^(\w+)", metrics.prometheus()[0].decode(), flags=re.MULTILINE))
     asked = {name for each in expressions() for name in re.findall(r"\b((?:ml_producer|process)_\w+)", each.expr)}
     variables = {

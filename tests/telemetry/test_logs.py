@@ -31,8 +31,6 @@ from mlproducer.events import (
     ConnectionState,
     Event,
     FlightMeasured,
-    FlowMeasured,
-    FlowsUnknown,
     HealthChecked,
     Judged,
     PartFailed,
@@ -55,6 +53,8 @@ from mlproducer.events import (
     TasksPurged,
     TasksReplayed,
     TopologyDiffers,
+    TrafficMeasured,
+    TrafficUnknown,
 )
 from mlproducer.outcome import Confirmed, Nacked, NotSent, NotSentCause, Outcome, Returned, Unsure, UnsureCause
 from mlproducer.telemetry.logger import event_logger
@@ -122,7 +122,7 @@ OTHER_LINES: list[tuple[Event, str]] = [
     (ClockJumped("host", -3_600.0), "warning"),
     (PartFailed("drain", RuntimeError("a bug")), "error"),
     (TopologyDiffers("ml.embed", "x-queue-type differs"), "warning"),
-    (FlowsUnknown("the management API refuses the login"), "warning"),
+    (TrafficUnknown("the management API refuses the login"), "warning"),
     (TasksLeft(3, "not connected"), "warning"),
     (CallbackFailed("listener", "app.listen", "KeyError", "gone", "Traceback: here"), "error"),
     (CallbackSlow("app.listen", "TaskConfirmed", 0.3, first=True), "warning"),
@@ -196,7 +196,7 @@ def test_each_event_has_one_line_or_a_reason_to_have_none(kind: type[Event], for
         SpoolMeasured(1, 2, 3.0, 4),
         FlightMeasured(1, 2, 3),
         QueueMeasured("ml.embed", 1),
-        FlowMeasured("ml.embed", 7),
+        TrafficMeasured("ml.embed", 7),
         Judged(0, (("unread", 1),)),
         QueueMissing("ml.embed"),
         AttemptSettled("t-1", "embed_vectors", Confirmed(), 0.01, 10),

@@ -25,8 +25,6 @@ from mlproducer.events import (
     ConnectionState,
     Event,
     FlightMeasured,
-    FlowMeasured,
-    FlowsUnknown,
     HealthChecked,
     Judged,
     PartFailed,
@@ -49,6 +47,8 @@ from mlproducer.events import (
     TasksPurged,
     TasksReplayed,
     TopologyDiffers,
+    TrafficMeasured,
+    TrafficUnknown,
 )
 from mlproducer.outcome import (
     Confirmed,
@@ -201,8 +201,8 @@ EXAMPLES: dict[type[Event], Event] = {
         SpoolMeasured(12, 3_456, 7.5, 2),
         FlightMeasured(11, 4, 6),
         QueueMeasured("ml.embed", 42, 3),
-        FlowMeasured("ml.embed", 7, 3.5, 2.0, 1.25),
-        FlowsUnknown("no answer"),
+        TrafficMeasured("ml.embed", 7, 3.5, 2.0, 1.25),
+        TrafficUnknown("no answer"),
         Judged(0, (("unread", 1),)),
         QueueMissing("ml.embed"),
         TasksLeft(3, "not connected"),
@@ -240,8 +240,8 @@ CHANGES: dict[type[Event], tuple[str, dict[str, str], float | None]] = {
     SpoolMeasured: ("retry_queue_size", {}, 12),
     FlightMeasured: ("in_flight", {}, 11),
     QueueMeasured: ("queue_depth", {"queue_name": "ml.embed"}, 42),
-    FlowMeasured: ("queue_unacked", {"queue_name": "ml.embed"}, 7),
-    FlowsUnknown: ("queue_unacked", {"queue_name": "ml.embed"}, None),
+    TrafficMeasured: ("queue_unacked", {"queue_name": "ml.embed"}, 7),
+    TrafficUnknown: ("queue_unacked", {"queue_name": "ml.embed"}, None),
     Judged: ("cause", {"cause": "unread"}, 1),
     QueueMissing: ("queue_depth", {"queue_name": "ml.embed"}, None),
     TasksLeft: ("tasks_left", {}, 3),
@@ -253,7 +253,7 @@ CHANGES: dict[type[Event], tuple[str, dict[str, str], float | None]] = {
 @pytest.mark.parametrize("kind", get_args(Event), ids=lambda kind: kind.__name__)
 def test_every_event_there_is_changes_its_metric(metrics: Metrics, kind: type[Event]) -> None:
     name, labels, expected = CHANGES[kind]
-    metrics(FlowMeasured("ml.embed", 0))  # what only the management API tells has no series before it did
+    metrics(TrafficMeasured("ml.embed", 0))  # what only the management API tells has no series before it did
     assert value(metrics, name, **labels) == 0
     metrics(EXAMPLES[kind])
     assert value(metrics, name, **labels) == expected

@@ -20,7 +20,7 @@ from msgspec import Struct, field
 
 from mlproducer.amqp.config import Credentials
 from mlproducer.errors import BrokerError, BrokerRefused, BrokerUnreachable
-from mlproducer.ports import QueueFlow
+from mlproducer.ports import QueueTraffic
 from mlproducer.status import Behind, BoundTo, QueueRules
 
 _LARGEST: Final = 64 << 20
@@ -71,13 +71,13 @@ class _Queue(Struct):
     message_stats: _Stats | list[object] | None = None
 
     @property
-    def flow(self) -> QueueFlow:
+    def traffic(self) -> QueueTraffic:
         stats = self.message_stats if isinstance(self.message_stats, _Stats) else _Stats()
         published, delivered, acked = (
             None if each is None else each.rate
             for each in (stats.publish_details, stats.deliver_get_details, stats.ack_details)
         )
-        return QueueFlow(self.messages_unacknowledged, published, delivered, acked)
+        return QueueTraffic(self.messages_unacknowledged, published, delivered, acked)
 
 
 _GONE: Final = _Queue()
@@ -113,11 +113,11 @@ class Management:
             alternate=str(alternate or ""),
             bound=tuple(_bound(each) for each in self._get(f"{here}/bindings/source", list[_Binding], [])),
             queues={each.name: _rules(each) for each in queues},
-            flows={each.name: each.flow for each in queues},
+            traffic={each.name: each.traffic for each in queues},
             alarms=tuple(told for node in self._get("nodes", list[_Node], []) for told in _alarms(node)),
         )
 
-    def flows(self, vhost: str, queues: Collection[str]) -> dict[str, QueueFlow]:
+    def traffic(self, vhost: str, queues: Collection[str]) -> dict[str, QueueTraffic]:
         """Of these queues, one after the other, within the timeout in all; one that is not there is left out: a broker
         may have thousands of others, and its figures of each cost it. Raises: BrokerError, in words that name the
         setting.
@@ -128,7 +128,7 @@ class Management:
             path = f"queues/{quote(vhost, safe='')}/{quote(queue, safe='')}?columns={_COLUMNS}"
             answer = self._get(path, _Queue, _GONE, within=end - time.monotonic())
             if answer is not _GONE:
-                found[queue] = answer.flow
+                found[queue] = answer.traffic
         return found
 
     def _get(self, path: str, kind: type[T], otherwise: T | None = None, *, within: float | None = None) -> T:

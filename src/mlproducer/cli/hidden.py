@@ -10,7 +10,7 @@ from typing import Final
 
 from mlproducer.cli.findings import Finding, Verdict
 from mlproducer.core.topics import takes
-from mlproducer.ports import QueueFlow
+from mlproducer.ports import QueueTraffic
 from mlproducer.status import Behind, QueueRules
 
 UNSEEN: Final = Finding(
@@ -31,9 +31,9 @@ def of_hidden(behind: Behind, exchange: str, queues: Sequence[str]) -> Iterator[
         rules = behind.queues.get(queue)
         if rules is not None:
             yield _of_queue(queue, rules, bound=any(_is_own(each.name, each.queue, queue) for each in behind.bound))
-        flow = behind.flows.get(queue)
-        if flow is not None and flow.unacked is not None:
-            yield Finding(f"flow of {queue}", Verdict.OK, _flow(flow))
+        traffic = behind.traffic.get(queue)
+        if traffic is not None and traffic.unacked is not None:
+            yield Finding(f"traffic of {queue}", Verdict.OK, _traffic(traffic))
 
 
 def _alarms(behind: Behind) -> Iterator[Finding]:
@@ -79,10 +79,10 @@ def _kind(behind: Behind, name: str, queue: bool) -> str:  # noqa: FBT001  # wha
     return "the transient queue" if passing else "the queue"
 
 
-def _flow(flow: QueueFlow) -> str:
-    rates = {"published": flow.published, "delivered": flow.delivered, "acknowledged": flow.acked}
+def _traffic(traffic: QueueTraffic) -> str:
+    rates = {"published": traffic.published, "delivered": traffic.delivered, "acknowledged": traffic.acked}
     told = [f"{rate:.1f}/s {what}" for what, rate in rates.items() if rate is not None]
-    return ", ".join([f"workers hold {flow.unacked:,} that they have not acknowledged", *told])
+    return ", ".join([f"workers hold {traffic.unacked:,} that they have not acknowledged", *told])
 
 
 def _is_own(name: str, is_queue: bool, queue: str) -> bool:  # noqa: FBT001  # what it is

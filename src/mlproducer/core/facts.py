@@ -71,7 +71,7 @@ class SeenQueue:
     """A queue at the broker. `missing` says in words why tasks cannot get there; empty if they can.
 
     `growth`: ready messages per second, between the last two looks; None before the second. The last four are told by
-    the management API alone (`ports.QueueFlow`), and None without it.
+    the management API alone (`ports.QueueTraffic`), and None without it.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Facts:
     room: Room = Room()
     routes: tuple[HeldRoute, ...] = ()
     queues: tuple[SeenQueue, ...] = ()
-    flow_note: str = ""
+    traffic_note: str = ""
     """Why `unacked` and the rates of queues are not known; empty if they are."""
     refused: tuple[tuple[str, int], ...] = ()
     """Calls refused within the window, by the error's class name."""

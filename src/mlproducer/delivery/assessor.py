@@ -11,7 +11,6 @@ from mlproducer.core.supervisor import SupervisorState
 from mlproducer.core.verdict import WINDOW, Cause, Code, Verdict, judge
 from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.drain import Drain
-from mlproducer.delivery.flows import Flows
 from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.health import HealthCheck
@@ -21,6 +20,7 @@ from mlproducer.delivery.pipeline import Pipeline
 from mlproducer.delivery.recent import LastConfirm, Refusals
 from mlproducer.delivery.route_watch import RouteWatch
 from mlproducer.delivery.spool_watch import SpoolWatch
+from mlproducer.delivery.traffic import Traffic
 from mlproducer.events import Judged
 from mlproducer.ports import Broker, Clock, Listener
 
@@ -39,7 +39,7 @@ class Sources:
     attempts: Attempts
     watch: SpoolWatch
     health: HealthCheck
-    flows: Flows
+    traffic: Traffic
     gauges: Gauges
     intake: Intake
     drain: Drain
@@ -57,7 +57,7 @@ class Sources:
             room=self.intake.room(self.watch.error),
             routes=self.routes.closed(),
             queues=self._queues(),
-            flow_note=self.flows.note,
+            traffic_note=self.traffic.note,
             refused=self.refusals.within(),
             accepted=self.refusals.spooled() or self.last_confirm.within(WINDOW),
             in_flight=self.broker.view().in_flight,
@@ -88,7 +88,7 @@ class Sources:
     def _queues(self) -> tuple[SeenQueue, ...]:
         """As the last look found them, and what is missing. The copies of dead letters wait for a person, no worker."""
         seen = self.health.queues
-        found = {name: self.flows.of(queue) for name, queue in seen.items() if name != self.dlq_queue}
+        found = {name: self.traffic.of(queue) for name, queue in seen.items() if name != self.dlq_queue}
         for each in self.broker.view().differences:
             if each.broken:
                 found[each.name] = replace(found.get(each.name, SeenQueue(each.name)), missing=each.text)

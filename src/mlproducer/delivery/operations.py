@@ -103,7 +103,7 @@ class Operations:
             refused=tuple(RefusedRate(reason, count / WINDOW) for reason, count in facts.refused),
             routes=facts.routes,
             queues=facts.queues,
-            flow_note=facts.flow_note,
+            traffic_note=facts.traffic_note,
         )
 
     def health(self) -> Health:

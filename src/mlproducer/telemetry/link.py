@@ -18,8 +18,6 @@ from mlproducer.events import (
     ConnectionFailed,
     ConnectionState,
     FlightMeasured,
-    FlowMeasured,
-    FlowsUnknown,
     HealthChecked,
     PartFailed,
     QueueMeasured,
@@ -32,6 +30,8 @@ from mlproducer.events import (
     SpoolMeasured,
     TasksLeft,
     TopologyDiffers,
+    TrafficMeasured,
+    TrafficUnknown,
 )
 from mlproducer.outcome import EVERY_ROUTE, Confirmed
 from mlproducer.telemetry.cells import NO_SERIES, Board, Number
@@ -122,7 +122,7 @@ class LinkMetrics:
         self._attempts.set(event.reconnect_attempts)
 
 
-class _Flows:
+class _Traffic:
     """What the management API tells of queues; no series of what it does not."""
 
     def __init__(self, queues: Sequence[str], board: Board) -> None:
@@ -142,7 +142,7 @@ class _Flows:
         )
         self.hide()
 
-    def show(self, event: FlowMeasured) -> None:
+    def show(self, event: TrafficMeasured) -> None:
         queue = event.queue if event.queue in self._unacked else OTHER
         _set(self._unacked[queue], event.unacked)
         for what, rate in (("published", event.published), ("delivered", event.delivered), ("acked", event.acked)):
@@ -187,7 +187,7 @@ class StoreMetrics:
             "queue_consumers", "Who reads a broker queue.", merge="max", queue_name=(*queues, OTHER)
         )
         self._consumers = {queue: number for (queue,), number in consumers.items()}
-        self._flows = _Flows((*queues, OTHER), board)
+        self._traffic = _Traffic((*queues, OTHER), board)
         routes = board.gauges(
             "route_state",
             "0 open, 1 held (2 while probed), 3 failing past its patience; # is all of the exchange.",
@@ -230,11 +230,11 @@ class StoreMetrics:
         self._consumers.get(event.queue, self._consumers[OTHER]).set(event.consumers)
         self._depth.get(event.queue, self._depth[OTHER]).set(event.depth)
 
-    def flow(self, event: FlowMeasured) -> None:
-        self._flows.show(event)
+    def traffic(self, event: TrafficMeasured) -> None:
+        self._traffic.show(event)
 
-    def flows_unknown(self, _event: FlowsUnknown) -> None:
-        self._flows.hide()
+    def traffic_unknown(self, _event: TrafficUnknown) -> None:
+        self._traffic.hide()
 
     def queue_missing(self, event: QueueMissing) -> None:
         for numbers in (self._depth, self._consumers):

@@ -39,8 +39,6 @@ from mlproducer.events import (
     ConnectionState,
     Event,
     FlightMeasured,
-    FlowMeasured,
-    FlowsUnknown,
     HealthChecked,
     Judged,
     PartFailed,
@@ -63,6 +61,8 @@ from mlproducer.events import (
     TasksPurged,
     TasksReplayed,
     TopologyDiffers,
+    TrafficMeasured,
+    TrafficUnknown,
 )
 from mlproducer.outcome import Confirmed, Nacked, NotSent, Returned, Unsure
 from mlproducer.redact import clean
@@ -80,7 +80,7 @@ SILENT: Final[Mapping[type[Event], str]] = MappingProxyType(
         SpoolMeasured: "a metric: ml_producer_retry_queue_size and its like",
         FlightMeasured: "a metric: ml_producer_in_flight and its like",
         QueueMeasured: "a metric: ml_producer_queue_depth",
-        FlowMeasured: "a metric: ml_producer_queue_unacked and its like",
+        TrafficMeasured: "a metric: ml_producer_queue_unacked and its like",
         Judged: "a metric: ml_producer_cause, and each cause has events of its own",
         QueueMissing: "a metric: the depth has no series; TopologyDiffers says it once",
     }
@@ -123,7 +123,7 @@ class LogListener:
             ConfirmWaitChanged: self._confirm_wait,
             HealthChecked: self._health,
             SpoolFailed: lambda e: self._log.error("the spool failed; it is tried again", text=e.text),
-            FlowsUnknown: self._flows_unknown,
+            TrafficUnknown: self._traffic_unknown,
             TasksLeft: self._left,
             SpoolChanged: self._spool_changed,
             ClockJumped: self._clock_jumped,
@@ -277,7 +277,7 @@ class LogListener:
     def _topology(self, event: TopologyDiffers) -> None:
         self._log.warning("broker has it with other arguments; publishing goes on", name=event.name, text=event.text)
 
-    def _flows_unknown(self, event: FlowsUnknown) -> None:
+    def _traffic_unknown(self, event: TrafficUnknown) -> None:
         self._log.warning("what passes through the broker's queues is not known", text=event.text)
 
     def _left(self, event: TasksLeft) -> None:

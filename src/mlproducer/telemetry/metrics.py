@@ -31,8 +31,6 @@ from mlproducer.events import (
     ConnectionFailed,
     Event,
     FlightMeasured,
-    FlowMeasured,
-    FlowsUnknown,
     HealthChecked,
     Judged,
     PartFailed,
@@ -54,6 +52,8 @@ from mlproducer.events import (
     TasksPurged,
     TasksReplayed,
     TopologyDiffers,
+    TrafficMeasured,
+    TrafficUnknown,
 )
 from mlproducer.outcome import Outcome
 from mlproducer.telemetry.books import BookMetrics, SpoolFacts
@@ -259,8 +259,8 @@ def _handlers(
         SpoolChanged: store.spool_changed,
         ClockJumped: store.clock_jumped,
         QueueMeasured: store.queue,
-        FlowMeasured: store.flow,
-        FlowsUnknown: store.flows_unknown,
+        TrafficMeasured: store.traffic,
+        TrafficUnknown: store.traffic_unknown,
         Judged: verdict.judged,
         QueueMissing: store.queue_missing,
         RouteChanged: store.route,

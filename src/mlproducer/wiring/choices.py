@@ -31,7 +31,7 @@ from mlproducer.envelope.encode import Encoder
 from mlproducer.envelope.tenants import Tenants
 from mlproducer.envelope.types import QueuePlan, TaskTypes
 from mlproducer.errors import SettingsError
-from mlproducer.ports import AskFlows, Clock, Counters, CountingSpool, QueueFlow
+from mlproducer.ports import AskTraffic, Clock, Counters, CountingSpool, QueueTraffic
 from mlproducer.settings import Settings
 from mlproducer.spool import open_spool
 from mlproducer.status import Behind, BrokerFacts
@@ -128,16 +128,16 @@ def look_behind(settings: Settings) -> Behind | None:
     return None if management is None else management.look(settings.brokers[0].vhost, settings.ml_exchange)
 
 
-def flows_for(settings: Settings) -> AskFlows | None:
+def traffic_for(settings: Settings) -> AskTraffic | None:
     """Asks the management API what passes through queues; None where no API is named. Raises: SettingsError."""
     if _management(settings) is None:
         return None
 
-    def look(queues: Collection[str]) -> Mapping[str, QueueFlow]:
+    def look(queues: Collection[str]) -> Mapping[str, QueueTraffic]:
         management = _management(settings)  # each time anew: its certificates may be
-        return {} if management is None else management.flows(settings.brokers[0].vhost, queues)
+        return {} if management is None else management.traffic(settings.brokers[0].vhost, queues)
 
-    async def ask(queues: Collection[str]) -> Mapping[str, QueueFlow]:
+    async def ask(queues: Collection[str]) -> Mapping[str, QueueTraffic]:
         return await asyncio.to_thread(look, queues)
 
     return ask

@@ -27,7 +27,6 @@ from mlproducer.delivery.checks import Checks
 from mlproducer.delivery.claims import Claims
 from mlproducer.delivery.copies import Copies
 from mlproducer.delivery.drain import Drain, DrainTimes
-from mlproducer.delivery.flows import Flows
 from mlproducer.delivery.gauges import Gauges
 from mlproducer.delivery.guard import Guard
 from mlproducer.delivery.health import HealthCheck
@@ -43,6 +42,7 @@ from mlproducer.delivery.route_watch import RouteWatch
 from mlproducer.delivery.spool_time import SpoolTime
 from mlproducer.delivery.spool_watch import SpoolWatch
 from mlproducer.delivery.told import Told
+from mlproducer.delivery.traffic import Traffic
 from mlproducer.delivery.verdicts import Verdicts
 from mlproducer.engine import Parts
 from mlproducer.envelope.types import TaskTypes
@@ -62,13 +62,13 @@ from mlproducer.wiring.choices import (
     celery_events_for,
     claim_check_for,
     encoder_for,
-    flows_for,
     gate_for,
     queues_of,
     results_of,
     spool_for,
     tenants_for,
     tracing_for,
+    traffic_for,
 )
 
 MakeBroker = Callable[[Callable[[BrokerError], None], Listener], Broker]
@@ -156,7 +156,7 @@ def assemble(
         shutdown_timeout=settings.ml_shutdown_timeout,
         loops=(
             ("health", inner.health),
-            ("health", inner.flows),
+            ("health", inner.traffic),
             ("gauges", inner.gauges),
             ("gauges", watch),
             ("gauges", inner.assessor),
@@ -173,7 +173,7 @@ class _Inner:
     pipeline: Pipeline
     drain: Drain
     health: HealthCheck
-    flows: Flows
+    traffic: Traffic
     gauges: Gauges
     assessor: Assessor
     operations: Operations
@@ -199,7 +199,7 @@ def _inner(out: _Outside, recent: Recent) -> _Inner:
     supervisor = Supervisor(reconnect, settings.ml_reconnect_attempts, len(settings.broker_nodes))
     link = LinkKeeper(broker, supervisor, guard, clock, tell, out.knot.connected)
     health = HealthCheck(broker, link, clock, tell, settings.ml_health_interval)
-    flows = Flows(flows_for(settings), health, tell)
+    traffic = Traffic(traffic_for(settings), health, tell)
     gauges = Gauges(broker, out.spool, link, guard, clock, tell)
     verdicts = Verdicts(RetryPolicy(settings.ml_retry_attempts, retry), clock, settings.ml_receipt_retention)
     told = Told(clock, tell, out.knot.record)
@@ -216,7 +216,7 @@ def _inner(out: _Outside, recent: Recent) -> _Inner:
         attempts=attempts,
         watch=out.watch,
         health=health,
-        flows=flows,
+        traffic=traffic,
         gauges=gauges,
         intake=intake,
         drain=drain,
@@ -254,7 +254,7 @@ def _inner(out: _Outside, recent: Recent) -> _Inner:
         durable=not settings.spool_url.startswith("memory:"),
     )
     out.knot.tie(link, attempts, drain, pipeline)
-    return _Inner(guard, link, pipeline, drain, health, flows, gauges, assessor, operations, leaving)
+    return _Inner(guard, link, pipeline, drain, health, traffic, gauges, assessor, operations, leaving)
 
 
 def _drain(

@@ -38,11 +38,11 @@ export const causesOf = (status, at) => status.causes.map(({ level, title, text,
 
 /** The state first: on a phone the numbers are scrolled to. */
 const READY = [["Queue", ""], ["State", ""], ["Ready", "num"], ["Consumers", "num"], ["Growth", "num"]];
-const FLOWS = [["Queue", ""], ["State", ""], ["Ready", "num"], ["Unacked", "num"], ["Consumers", "num"], ["Published", "num"], ["Delivered", "num"], ["Acked", "num"], ["Growth", "num"]];
+const TRAFFIC = [["Queue", ""], ["State", ""], ["Ready", "num"], ["Unacked", "num"], ["Consumers", "num"], ["Published", "num"], ["Delivered", "num"], ["Acked", "num"], ["Growth", "num"]];
 
 /** Without the management API nothing is known of what workers hold: its columns are left out, and it is said why. */
 export const queues = () => new Place(({ found, note }) => [
-  table("Broker queues", note ? READY : FLOWS, found.map((queue) => el("tr", {},
+  table("Broker queues", note ? READY : TRAFFIC, found.map((queue) => el("tr", {},
     el("th", { scope: "row" }, queue.name),
     el("td", { class: "text" }, stateOf(queue)),
     number(queue, count(queue.ready)),
@@ -54,7 +54,7 @@ export const queues = () => new Place(({ found, note }) => [
   el("p", { class: "note" }, `As the last health check found them. ${note ? `What workers hold and the rates are not shown: ${note}.` : "Rates are RabbitMQ's own averages."}`),
 ]);
 
-export const queuesOf = (status) => ({ found: status.queues, note: status.flow_note });
+export const queuesOf = (status) => ({ found: status.queues, note: status.traffic_note });
 
 const number = (queue, text) => el("td", { class: "num" }, queue.missing ? "–" : text);
 

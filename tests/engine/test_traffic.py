@@ -9,9 +9,9 @@ import pytest
 from engine_bench import Bench, bench, embed, until
 from management_api import management_api
 from mlproducer.core.facts import SeenQueue
-from mlproducer.delivery.flows import UNNAMED
+from mlproducer.delivery.traffic import UNNAMED
 from mlproducer.errors import SettingsError
-from mlproducer.events import FlowsUnknown, HealthChecked
+from mlproducer.events import HealthChecked, TrafficUnknown
 
 SOON = 30.0
 QUEUE = "/api/queues/%2F/ml.embed"
@@ -52,7 +52,7 @@ async def test_what_workers_hold_and_the_rates_are_shown_and_go_with_their_queue
             assert queue is not None
             assert queue.ready == 1
             assert (queue.published, queue.delivered, queue.acked) == (3.5, 2.0, 1.25)
-            assert p.status().flow_note == ""
+            assert p.status().traffic_note == ""
             told = metrics(b)
             assert 'ml_producer_queue_unacked{queue_name="ml.embed"} 7.0' in told
             assert 'ml_producer_queue_rate{queue_name="ml.embed",what="delivered"} 2.0' in told
@@ -60,7 +60,7 @@ async def test_what_workers_hold_and_the_rates_are_shown_and_go_with_their_queue
             answers[QUEUE] = {"message_stats": []}  # as it is before the broker's first statistics
             await until(lambda: held(b) is None, SOON)
             assert "queue_unacked{" not in metrics(b)
-            assert p.status().flow_note == ""
+            assert p.status().traffic_note == ""
             answers[QUEUE] = BUSY
             await until(lambda: held(b) == 7, SOON)
             del answers[QUEUE]
@@ -77,7 +77,7 @@ async def test_without_the_api_they_are_left_out_and_it_is_said_why() -> None:
         found = seen(b)
         assert found is not None
         assert (found.unacked, found.published) == (None, None)
-        assert p.status().flow_note == UNNAMED
+        assert p.status().traffic_note == UNNAMED
         assert "queue_unacked{" not in metrics(b)
 
 
@@ -89,17 +89,17 @@ async def test_an_api_that_fails_is_said_once_and_nothing_old_is_shown() -> None
             await p.publish(embed())
             await until(lambda: held(b) == 7, SOON)
             answers[QUEUE] = {"messages_unacknowledged": "many"}  # nothing that can be read
-            await until(lambda: p.status().flow_note != "", SOON)
+            await until(lambda: p.status().traffic_note != "", SOON)
             assert "queue_unacked{" not in metrics(b)
             passed = len(b.told(HealthChecked))
             await until(lambda: len(b.told(HealthChecked)) > passed + 2, SOON)
-            (told,) = b.told(FlowsUnknown)
-            assert told.text == p.status().flow_note
+            (told,) = b.told(TrafficUnknown)
+            assert told.text == p.status().traffic_note
             assert held(b) is None
             assert "RABBITMQ_MANAGEMENT_URL" in told.text
             assert p.is_healthy(), "it is for people: nothing depends on it"
             answers[QUEUE] = BUSY
-            await until(lambda: p.status().flow_note == "", SOON)
+            await until(lambda: p.status().traffic_note == "", SOON)
 
 
 def test_a_wrong_address_of_the_api_is_refused_at_once() -> None:

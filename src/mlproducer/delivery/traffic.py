@@ -13,20 +13,20 @@ from typing import Final
 from mlproducer.core.facts import SeenQueue
 from mlproducer.delivery.health import HealthCheck
 from mlproducer.errors import MLProducerError
-from mlproducer.events import FlowMeasured, FlowsUnknown
-from mlproducer.ports import AskFlows, Listener, QueueFlow
+from mlproducer.events import TrafficMeasured, TrafficUnknown
+from mlproducer.ports import AskTraffic, Listener, QueueTraffic
 
 UNNAMED: Final = "RABBITMQ_MANAGEMENT_URL names no management API"
 
 
-class Flows:
+class Traffic:
     """`ask` is None where no API is named."""
 
-    def __init__(self, ask: AskFlows | None, health: HealthCheck, tell: Listener) -> None:
+    def __init__(self, ask: AskTraffic | None, health: HealthCheck, tell: Listener) -> None:
         self._ask = ask
         self._health = health
         self._tell = tell
-        self._found: Mapping[str, QueueFlow] = {}
+        self._found: Mapping[str, QueueTraffic] = {}
         self.note = UNNAMED if ask is None else "RABBITMQ_MANAGEMENT_URL was not asked yet"
         """Why nothing is known; empty if it is."""
 
@@ -36,26 +36,26 @@ class Flows:
             self._health.looked.clear()
             await self._look(self._ask)
 
-    async def _look(self, ask: AskFlows) -> None:
+    async def _look(self, ask: AskTraffic) -> None:
         names = self._health.queues.keys() | self._found.keys()
         try:
             self._found = await ask(names)
         except MLProducerError as error:
             text = str(error)
             if text != self.note:
-                self._tell(FlowsUnknown(text))
+                self._tell(TrafficUnknown(text))
             self._found, self.note = {}, text
             return
         self.note = ""
         for name in names:
-            flow = self._found.get(name, QueueFlow())
-            self._tell(FlowMeasured(name, flow.unacked, flow.published, flow.delivered, flow.acked))
+            traffic = self._found.get(name, QueueTraffic())
+            self._tell(TrafficMeasured(name, traffic.unacked, traffic.published, traffic.delivered, traffic.acked))
 
     def of(self, queue: SeenQueue) -> SeenQueue:
-        """The same, with what is known of its flow."""
-        flow = self._found.get(queue.name)
-        if flow is None:
+        """The same, with what is known of its traffic."""
+        seen = self._found.get(queue.name)
+        if seen is None:
             return queue
         return replace(
-            queue, unacked=flow.unacked, published=flow.published, delivered=flow.delivered, acked=flow.acked
+            queue, unacked=seen.unacked, published=seen.published, delivered=seen.delivered, acked=seen.acked
         )
