@@ -332,6 +332,23 @@ def test_calm_routes_are_forgotten_when_there_are_too_many_and_the_others_are_no
     assert one.routes.of("ml.embed") is one.route
 
 
+def test_tenants_with_nothing_in_flight_are_forgotten_when_there_are_too_many_and_the_others_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MOST_TENANTS", 2)
+    routes = Routes(BACKOFF, 300.0, tenant_weights={"busy": 3})
+    here, there = routes.of("here"), routes.of("there")
+    busy = routes.tenant(here, "busy")
+    assert busy.weight == 3
+    busy.load.add(1)
+    idle = routes.tenant(there, "idle")
+    assert routes.tenant(there, "idle") is idle
+    assert routes.tenant(there, "new").weight == 1
+    assert routes.tenant(here, "busy") is busy
+    assert list(there.tenants) == ["new"]
+    assert {route.key for route in routes.known()} == {"here", "there"}
+
+
 def test_the_oldest_convictions_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_CONVICTED", 1)
     one = One()
