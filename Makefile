@@ -41,7 +41,7 @@ core: $(VENV)/.installed-dev ## the tests of core/, and its 100 % branch coverag
 
 unit: $(VENV)/.installed-dev .venv-celery54/.installed ## all other tests, on real servers
 	scripts/apt-install $(SERVERS)
-	$(BIN)/pytest -m "not chaos" --ignore tests/core -n 6 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/pytest -m "not chaos" --ignore tests/core -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## The long fault suite
 	scripts/apt-install $(SERVERS)

@@ -78,7 +78,7 @@ async def ten_are_confirmed_behind(flooding: int, path: Path) -> None:
 
 
 async def test_ten_tasks_behind_anothers_flood_are_in_the_first_batch_and_new_ones_go_directly(tmp_path: Path) -> None:
-    await ten_are_confirmed_behind(20_000, tmp_path)
+    await ten_are_confirmed_behind(5_000, tmp_path)
 
 
 @pytest.mark.chaos

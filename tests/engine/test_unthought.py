@@ -38,7 +38,9 @@ class Once:
 def method_of(b: Bench, place: str) -> tuple[object, str]:
     """`place` is `broker.…`, `spool.…` or a part and its method."""
     name, method = place.split(".")
-    return getattr(b, name, None) or getattr(b.producer._parts, name), method
+    parts = b.producer._parts
+    owners = (getattr(b, name, None), getattr(parts, name, None), *(part for of, part in parts.loops if of == name))
+    return next(owner for owner in owners if hasattr(owner, method)), method
 
 
 async def nothing(_: Bench, __: Producer) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from management_api import management_api
 from mlproducer.monitoring.dashboards import EVERYTHING, Expression, dashboards, expressions, filled, panels
 from mlproducer.monitoring.fleet_board import UID as FLEET
 from mlproducer.monitoring.producer_board import UID as PRODUCER
@@ -21,12 +22,23 @@ VALUES = {**EVERYTHING, "job": JOB, "__rate_interval": "5s", "__range": "5m"}
 @pytest.fixture(scope="module")
 def scene(breakable_rabbit: PrivateRabbit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """Two services that published, and were scraped since before that."""
-    with Watched(tmp_path_factory.mktemp("watched"), services=2, rabbit=breakable_rabbit) as watched:
+    busy = {"name": "ml.embed", "messages_unacknowledged": 7, "message_stats": {"publish_details": {"rate": 3.5}}}
+    with (
+        management_api({f"/api/queues/{vhost}/ml.embed": busy for vhost in ("v0", "v1")}) as api,
+        Watched(
+            tmp_path_factory.mktemp("watched"),
+            services=2,
+            rabbit=breakable_rabbit,
+            RABBITMQ_MANAGEMENT_URL=api,
+            ML_HEALTH_INTERVAL=1,
+        ) as watched,
+    ):
         watched.prometheus.until("count(ml_producer_connection_state == 2) == 2")
         watched.prometheus.until("min(count_over_time(ml_producer_tasks_accepted_total[1m])) > 2")
         for service in watched.services:
             assert set(service.publish(300)) == {"confirmed"}
         watched.prometheus.until("sum(ml_producer_accept_to_confirm_seconds_count) == 600")
+        watched.prometheus.until("sum(ml_producer_queue_unacked) == 14")
         yield watched
 
 
