@@ -47,7 +47,8 @@ class Gunicorn:
 
     def has_two(self, *, other_than: AbstractSet[int] = frozenset()) -> bool:
         live = self.log.parent / "mlproducer.db.live"
-        producers = {int(each.read_text().split()[1]) for each in live.glob("*.process")}
+        told = [each.read_text().split() for each in live.glob("*.process")]
+        producers = {int(words[1]) for words in told if words}  # one that is just made is empty still
         return len((self.workers & producers) - other_than) == 2 and not self.workers & other_than
 
 
