@@ -14,7 +14,6 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     AfterValidator,
     AliasChoices,
-    BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
@@ -29,7 +28,6 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from mlproducer.core.sharing import MOST_WEIGHT, split_weights
 from mlproducer.envelope.tenants import checked_header
 from mlproducer.envfile import meant, names_in, read_env_file
 from mlproducer.errors import SettingsError
@@ -37,6 +35,7 @@ from mlproducer.homes import data_dir, expanded, no_home
 from mlproducer.redact import remember
 from mlproducer.urls.brokers import Broker, read_brokers
 from mlproducer.urls.parts import BadUrl, read_url
+from mlproducer.weights import Weights
 
 DEFAULT_URL = "amqp://ml:ml_password@localhost:5672/"
 MIN_KEY_LENGTH = 16
@@ -44,7 +43,6 @@ MIN_KEY_LENGTH = 16
 _OF_PATHS = frozenset({"sqlite", "memory", "file", "local"})
 """Schemes that have a path and no host."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-Weights = Annotated[Mapping[str, Annotated[int, Field(ge=1, le=MOST_WEIGHT)]], NoDecode, BeforeValidator(split_weights)]
 
 
 ENV_FILE = Path(".env")

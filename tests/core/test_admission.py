@@ -25,6 +25,7 @@ def way(
     size: int = 100,
     route: Admission = Admission.PASS,
     parts: Sequence[Part] = (),
+    quiet: bool = False,
 ) -> NotSentCause | None:
     all_in_flight = Load(in_flight, in_flight_bytes)
     return obstacle_to(
@@ -35,6 +36,7 @@ def way(
         window=WINDOW,
         all_in_flight=all_in_flight,
         parts=parts,
+        quiet=quiet,
     )
 
 
@@ -67,6 +69,11 @@ def test_a_route_that_is_held_sends_its_own_into_the_spool() -> None:
     assert way(route=Admission.REFUSED) is NotSentCause.ROUTE_HELD
     assert way(None, Admission.REFUSED, route=Admission.REFUSED) is NotSentCause.BREAKER_OPEN
     assert way(route=Admission.PROBE) is None
+
+
+def test_a_route_that_answers_nothing_has_no_part_of_the_window() -> None:
+    assert way(quiet=True) is NotSentCause.WINDOW_FULL
+    assert way(quiet=True, route=Admission.REFUSED) is NotSentCause.ROUTE_HELD
 
 
 def test_a_route_leaves_room_for_others_where_there_are_any() -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlproducer.core.sharing import FlowTurns, split_weights
+from mlproducer.core.sharing import FlowTurns, one_of_each_route
 from mlproducer.task import Flow
 
 TENANTS = [f"t{n}" for n in range(5)]
@@ -56,15 +55,10 @@ def test_a_lone_tenant_is_in_nobodys_order_and_one_that_comes_waits_for_no_past(
     assert turns.order([], {"r"}) == {}
 
 
-@pytest.mark.parametrize(
-    ("given_", "found"),
-    [("", {}), ("a=3, b = 2 ,", {"a": 3, "b": 2}), ("a=b=3", {"a=b": 3}), ({"a": 3}, {"a": 3})],
-)
-def test_weights_are_read_as_they_are_written(given_: object, found: object) -> None:
-    assert split_weights(given_) == found
-
-
-@pytest.mark.parametrize("wrong", ["a", "a=", "=3", "a=x", "a=-1", "a=1.5"])
-def test_weights_that_are_none_are_refused(wrong: str) -> None:
-    with pytest.raises(ValueError, match="names and whole numbers"):
-        split_weights(wrong)
+def test_of_each_route_the_first_flow_has_a_row_however_many_tenants_come_before_the_next_route() -> None:
+    planned = [Flow("r", tenant) for tenant in TENANTS] + [Flow("s", "x"), Flow("t", ""), Flow("u", "")]
+    assert list(one_of_each_route(planned, 3).items()) == [
+        (Flow("r", "t0"), 1),
+        (Flow("s", "x"), 1),
+        (Flow("t", ""), 1),
+    ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -32,7 +34,7 @@ from mlproducer.outcome import (
     Unsure,
     UnsureCause,
 )
-from mlproducer.rows import Bury, Done, Lease, NewRow
+from mlproducer.rows import Bury, Done, Lease, NewRow, SpoolRow
 from mlproducer.spool.memory import MemorySpool
 from mlproducer.task import Receipt, TaskState
 
@@ -234,13 +236,24 @@ async def removed(b: Bench, spool: MemorySpool, task_id: str) -> None:
     assert await b.producer.purge([task_id], by="ada") == 1
 
 
-async def test_the_late_answer_to_an_id_s_first_bearer_is_nothing_to_the_second() -> None:
+@asynccontextmanager
+async def first_bearer() -> AsyncIterator[tuple[Bench, LateAnswer, SpoolRow]]:
+    """A task with the id x, which is dead and removed while its attempt may still be answered: the answer, and its row
+    as it was.
+    """
     spool = MemorySpool()
     b = late_bench(spool=spool)
     async with b.producer as p:
         await p.connected(5)
-        _, first = await given_up(b, embed("first", id="x"))
+        _, answer = await given_up(b, embed("first", id="x"))
+        row = spool._rows["x"].row
         await removed(b, spool, "x")
+        yield b, answer, row
+
+
+async def test_the_late_answer_to_an_id_s_first_bearer_is_nothing_to_the_second() -> None:
+    async with first_bearer() as (b, first, _):
+        p = b.producer
         _, second = await given_up(b, embed("second", id="x"))
         first.tell(Confirmed())
         await asyncio.sleep(0.1)
@@ -253,30 +266,19 @@ async def test_the_late_answer_to_an_id_s_first_bearer_is_nothing_to_the_second(
 
 
 async def test_nor_is_it_if_the_second_was_given_to_another_process() -> None:
-    spool = MemorySpool()
-    b = late_bench(spool=spool)
-    async with b.producer as p:
-        await p.connected(5)
-        _, first = await given_up(b, embed("first", id="x"))
-        row = spool._rows["x"].row
-        await removed(b, spool, "x")
-        await spool.put(NewRow(row.envelope, row.accepted_at + 1, delay=WINDOW))
+    async with first_bearer() as (b, first, row):
+        await b.spool.put(NewRow(row.envelope, row.accepted_at + 1, delay=WINDOW))
         first.tell(Confirmed())
         await asyncio.sleep(0.1)
         assert (await b.places())["spool"] == ["x"]
 
 
 async def test_an_id_s_second_bearer_is_written_though_the_first_was_confirmed_late_after_it_was_removed() -> None:
-    spool = MemorySpool()
-    b = late_bench(spool=spool)
-    async with b.producer as p:
-        await p.connected(5)
-        _, first = await given_up(b, embed("first", id="x"))
-        await removed(b, spool, "x")
+    async with first_bearer() as (b, first, _):
         first.tell(Confirmed())
         await asyncio.sleep(0.05)
         b.broker.script.append(LOST)
-        await p.publish(embed("second", id="x"))
+        await b.producer.publish(embed("second", id="x"))
         await until(lambda: bool(b.told(TaskConfirmed)))
         assert b.broker.task_ids() == ["x"], "its content is in the queue"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Final
 
 from mlproducer.amqp.faults import ChannelClosed
@@ -28,23 +28,26 @@ MOST: Final = 20
 after the other, and then somebody looks again whether that is wise."""
 
 
-class Alone:
-    """`spawn` starts a job of the connection; `alarmed` says what becomes of a message while the broker has an alarm;
-    `settled` runs settle callbacks; `most` says how many lanes there may be now, at least one. What is of more routes
-    waits in the shortest.
-    """
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a lane works with."""
 
-    def __init__(
-        self,
-        open_channel: Callable[[], Awaitable[PublishingChannel]],
-        release: Callable[[PublishingChannel], None],
-        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-        alarmed: Callable[[], NotSent | None],
-        settled: Jobs,
-        most: Callable[[], int],
-    ) -> None:
+    open_channel: Callable[[], Awaitable[PublishingChannel]]
+    release: Callable[[PublishingChannel], None]
+    spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+    """Starts a job of the connection."""
+    alarmed: Callable[[], NotSent | None]
+    """What becomes of a message while the broker has an alarm."""
+    settled: Jobs
+    """Runs settle callbacks."""
+
+
+class Alone:
+    """`most` says how many lanes there may be now, at least one. What is of more routes waits in the shortest."""
+
+    def __init__(self, means: Means, most: Callable[[], int]) -> None:
+        self._means = means
         self._most = most
-        self._make = partial(_Lane, open_channel, release, spawn, alarmed, settled)
         self._lanes: dict[str, _Lane] = {}
         """By route."""
 
@@ -80,26 +83,15 @@ class Alone:
             self._lanes = {route: each for route, each in self._lanes.items() if each.is_busy}
             if len(self._lanes) >= self._most():
                 return min(self._lanes.values(), key=lambda lane: lane.in_flight)
-            lane = self._lanes[route] = self._make()
+            lane = self._lanes[route] = _Lane(self._means)
         return lane
 
 
 class _Lane:
     """A publishing channel with one message on it, and a queue behind it. Opened when needed, and released."""
 
-    def __init__(
-        self,
-        open_channel: Callable[[], Awaitable[PublishingChannel]],
-        release: Callable[[PublishingChannel], None],
-        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-        alarmed: Callable[[], NotSent | None],
-        settled: Jobs,
-    ) -> None:
-        self._open_channel = open_channel
-        self._release = release
-        self._spawn = spawn
-        self._alarmed = alarmed
-        self._settled = settled
+    def __init__(self, means: Means) -> None:
+        self._means = means
         self._channel: PublishingChannel | None = None
         self._queue: deque[tuple[Envelope, Settle, float]] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -124,11 +116,11 @@ class _Lane:
         def settled(outcome: Outcome) -> None:
             self._count -= 1
             self._bytes -= envelope.size
-            self._settled.run(settle, outcome)
+            self._means.settled.run(settle, outcome)
 
         self._queue.append((envelope, settled, deadline))
         if self._worker is None:
-            self._worker = self._spawn(self._work())
+            self._worker = self._means.spawn(self._work())
 
     @property
     def is_busy(self) -> bool:
@@ -151,17 +143,17 @@ class _Lane:
     def _settle_waiting(self) -> None:
         queue, self._queue = self._queue, deque()
         for _, settle, _ in queue:
-            settle(self._alarmed() or NotSent(NotSentCause.NOT_CONNECTED))
+            settle(self._means.alarmed() or NotSent(NotSentCause.NOT_CONNECTED))
 
     async def _work(self) -> None:
         while self._queue:
-            if self._alarmed() is not None:
+            if self._means.alarmed() is not None:
                 break
             # The head stays in the queue until it is on a channel: if the connection ends while one is being
             # opened, `lost` settles it with the others.
             if self._channel is None:
                 try:
-                    self._channel = await self._open_channel()
+                    self._channel = await self._means.open_channel()
                 except (ChannelClosed, BrokerError, TimeoutError):
                     break
             envelope, settle, deadline = self._queue.popleft()
@@ -180,5 +172,5 @@ class _Lane:
         self._worker = None  # what `settle` may publish now starts another
         channel, self._channel = self._channel, None
         if channel is not None:
-            self._release(channel)  # a connection may have few
+            self._means.release(channel)  # a connection may have few
         self._settle_waiting()

@@ -9,7 +9,8 @@ import secrets
 from collections.abc import Callable, Coroutine
 
 from mlproducer.amqp.addresses import Addresses
-from mlproducer.amqp.alone import LANES, Alone
+from mlproducer.amqp.alarm import Alarm
+from mlproducer.amqp.alone import LANES, Alone, Means
 from mlproducer.amqp.config import AmqpConfig, Credentials, Endpoint
 from mlproducer.amqp.connection import Connection
 from mlproducer.amqp.faults import ACCESS_REFUSED, ChannelClosed, connect_failed, no_credentials
@@ -20,7 +21,7 @@ from mlproducer.amqp.retired import Retired
 from mlproducer.amqp.topology import Topology
 from mlproducer.core.refusals import blamed_route
 from mlproducer.errors import BrokerError, BrokerRefused, ConnectionLost, ErrorType
-from mlproducer.events import BlockedChanged, ConfirmsTimedOut, PartFailed
+from mlproducer.events import ConfirmsTimedOut, PartFailed
 from mlproducer.jobs import Jobs
 from mlproducer.outcome import EVERY_ROUTE, NotSent, NotSentCause, blocked_text
 from mlproducer.ports import Clock, LinkView, Listener, QueueDepth, Settle
@@ -56,20 +57,11 @@ class AmqpBroker:
         self._hears = Hears(
             self._timed_out, self._retired.emptied, self._channel_closed, self._unroutable, self._alarmed, settled
         )
-        self._alone = Alone(
-            lambda: self._open_publishing(self._link()),
-            self._release,
-            self._spawn,
-            self._alarmed,
-            settled,
-            lambda: max(1, self._link().room_for(LANES)),
-        )
-        self._alarm = ""
-        """Why the broker blocks us, in its words."""
+        means = Means(lambda: self._open_publishing(self._link()), self._release, self._spawn, self._alarmed, settled)
+        self._alone = Alone(means, lambda: max(1, self._link().room_for(LANES)))
+        self._alarm = Alarm(tell)
         self._moving: asyncio.Task[None] | None = None
         self._looked_at = -math.inf
-        self._unblocked = asyncio.Event()
-        self._unblocked.set()
         self._topology = Topology(config, tell)
         self._first_use = FirstUse(self._use, self._write, clock, self._spawn, self._alarmed, settled)
 
@@ -85,7 +77,7 @@ class AmqpBroker:
                 sock = await self._addresses.connect(endpoint.host, endpoint.port)
                 address = sock.getpeername()
                 connection = await Connection.open(
-                    endpoint, config, sock, login, self._ended, self._blocked_changed, self._failed
+                    endpoint, config, sock, login, self._ended, self._alarm.changed, self._failed
                 )
                 self._first_use.ready = await self._topology.verify(connection)
                 channel = await self._open_publishing(connection)
@@ -125,7 +117,7 @@ class AmqpBroker:
 
     def _write(self, envelope: Envelope, settle: Settle, deadline: float, alone: bool) -> None:  # noqa: FBT001  # as above
         channel = self._publishing
-        if channel is None or not self._unblocked.is_set():
+        if channel is None or self._alarm.is_on():
             settle(self._alarmed() or NotSent(NotSentCause.NOT_CONNECTED))
         elif self._connection is not None and not fits(envelope, self._connection.frame_max):
             settle(NotSent(NotSentCause.TOO_LARGE, text=HEADER_TOO_LARGE))
@@ -169,7 +161,7 @@ class AmqpBroker:
 
     async def check(self) -> None:
         connection = self._link()
-        if not self._unblocked.is_set():
+        if self._alarm.is_on():
             # A broker that blocks us reads nothing, so a question would only look like a dead link. It goes on
             # sending heartbeats, and those are watched.
             return
@@ -181,7 +173,7 @@ class AmqpBroker:
         try:
             why = await connection.patiently(question, self._config.check_timeout)
         except TimeoutError as exc:
-            if not self._unblocked.is_set():
+            if self._alarm.is_on():
                 return  # it began to block us after the question
             raise ConnectionLost(
                 f"{self._endpoint.node}: the health check got no answer within ML_HEALTH_TIMEOUT",
@@ -195,7 +187,7 @@ class AmqpBroker:
 
     async def queue_depths(self) -> dict[str, QueueDepth]:
         connection = self._link()
-        if not self._unblocked.is_set() or not await self._can_ask(connection):
+        if self._alarm.is_on() or not await self._can_ask(connection):
             return {}  # see `check`
         # A queue that does not answer, for one whose leader is lost, is no fault of the connection.
         with contextlib.suppress(TimeoutError):
@@ -218,13 +210,13 @@ class AmqpBroker:
             in_flight_bytes=sum(part.bytes_in_flight for part in parts),
             node=self._endpoint.node,
             differences=self._topology.differences,
-            alarm=self._alarm,
+            alarm=self._alarm.reason,
             missing=self._topology.missing,
         )
 
     @property
     def _blocked(self) -> bool:
-        return self._connection is not None and not self._unblocked.is_set()
+        return self._connection is not None and self._alarm.is_on()
 
     @property
     def _endpoint(self) -> Endpoint:
@@ -280,7 +272,7 @@ class AmqpBroker:
             await connection.patiently(channel.start(), self._config.check_timeout)
         except TimeoutError as exc:
             # Whoever asked for it: a broker that opens no channel takes nothing either.
-            connection.abort(connect_failed(self._endpoint.node, exc, tls=self._endpoint.tls is not None))
+            self._give_up(connection, exc)
             raise
         except BaseException:
             connection.release(channel)
@@ -299,6 +291,9 @@ class AmqpBroker:
                 await connection.room()
         return connection.spare
 
+    def _give_up(self, connection: Connection, why: Exception) -> None:
+        connection.abort(connect_failed(self._endpoint.node, why, tls=self._endpoint.tls is not None))
+
     def _release(self, channel: PublishingChannel) -> None:
         if self._connection is not None:
             self._connection.release(channel)
@@ -314,7 +309,7 @@ class AmqpBroker:
 
     def _alarmed(self) -> NotSent | None:
         """Under an alarm, what becomes of what was not written yet."""
-        return NotSent(NotSentCause.BLOCKED, text=blocked_text(self._alarm)) if self._blocked else None
+        return NotSent(NotSentCause.BLOCKED, text=blocked_text(self._alarm.reason)) if self._blocked else None
 
     def _unroutable(self, queue: str) -> None:
         self._topology.unroutable(queue)
@@ -346,7 +341,7 @@ class AmqpBroker:
         except TimeoutError:
             pass  # the health check has the last word on a link that answers nothing
         except (ChannelClosed, BrokerError) as exc:
-            connection.abort(connect_failed(self._endpoint.node, exc, tls=self._endpoint.tls is not None))
+            self._give_up(connection, exc)
 
     def _replace(self, channel: PublishingChannel, *, topology: bool) -> None:
         self._alone.drop(channel)
@@ -356,13 +351,13 @@ class AmqpBroker:
 
     async def _reopen(self, connection: Connection, *, topology: bool) -> None:
         # A blocked broker reads nothing from us: asking it for a channel would look like a dead link.
-        await self._unblocked.wait()
+        await self._alarm.over()
         try:
             if topology:
                 await self._verify(connection)
             self._publishing = await self._open_publishing(connection)
         except (TimeoutError, ChannelClosed, BrokerError) as exc:
-            connection.abort(connect_failed(self._endpoint.node, exc, tls=self._endpoint.tls is not None))
+            self._give_up(connection, exc)
             return
         self._answers()
 
@@ -381,14 +376,6 @@ class AmqpBroker:
         if not left.in_flight:
             self._retired.emptied(left)
 
-    def _blocked_changed(self, blocked: bool, reason: str) -> None:  # noqa: FBT001  # the fact itself
-        self._alarm = reason if blocked else ""
-        if blocked:
-            self._unblocked.clear()
-        else:
-            self._unblocked.set()
-        self._tell(BlockedChanged(blocked, reason))
-
     def _ended(self, connection: Connection, error: BrokerError) -> None:
         # Race: a connect fails, or `close` has let go of the link, and the wire reports its end: nobody is to know.
         if connection is self._connection:
@@ -406,7 +393,7 @@ class AmqpBroker:
 
     def _forget_link(self) -> None:
         self._retired.clear()
-        if not self._unblocked.is_set():
-            self._blocked_changed(False, "the connection ended")
+        if self._alarm.is_on():
+            self._alarm.changed(False, "the connection ended")
         for waiting in (self._alone, self._first_use):
             self._hears.settled.run(waiting.lost)

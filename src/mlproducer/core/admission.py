@@ -62,11 +62,13 @@ def obstacle_to(
     window: Window,
     all_in_flight: Load,
     parts: Sequence[Part],
+    quiet: bool = False,
 ) -> NotSentCause | None:
     """Decide on one attempt of `size` bytes: None publishes it now, a cause sends it into the spool.
 
     `link` is what the link says: not connected, blocked, or None. `route_refused`: its route is held. `parts` are what
     could crowd out others of their kind: its route, and then its tenant, which has a share of what its route may take.
+    `quiet`: its route answers nothing (`core.quiet`), and has no part of the window until it does.
     """
     if link is not None:
         return link
@@ -78,7 +80,7 @@ def obstacle_to(
     # One task larger than the whole window still goes when nothing else is in flight, or it would never go.
     if free <= 0 or (all_in_flight.tasks and size > free_bytes):
         return NotSentCause.WINDOW_FULL
-    return NotSentCause.WINDOW_FULL if parts and not _have_room(parts, free, free_bytes) else None
+    return NotSentCause.WINDOW_FULL if quiet or (parts and not _have_room(parts, free, free_bytes)) else None
 
 
 def _have_room(parts: Sequence[Part], free: int, free_bytes: int) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from mlproducer.task import Flow
@@ -26,16 +27,6 @@ EAGERNESS: Final = 2
 broker that answers needs. Six that flood one after the other, before the first is found out, leave 7 to the next."""
 MOST_WEIGHT: Final = 10
 """A flooded route of this weight leaves a twenty-first of the window free: 238 of 5,000."""
-
-
-def split_weights(given: object) -> object:
-    """Weights as they are written in a setting, such as `ml.embed=3,ml.summarize=2`. Raises: ValueError."""
-    if not isinstance(given, str):
-        return given
-    pairs = [each.strip().rpartition("=") for each in given.split(",") if each.strip()]
-    if any(not (key.strip() and weight.strip().isdecimal()) for key, _, weight in pairs):
-        raise ValueError("names and whole numbers, such as ml.embed=3,ml.summarize=2")
-    return {key.strip(): int(weight) for key, _, weight in pairs}
 
 
 def within_share(taken: int, free: int, weight: int = 1) -> bool:
@@ -111,6 +102,14 @@ class FlowTurns:
 
     def _in_order(self, route: str, tenants: list[str]) -> list[str]:
         return self._tenants[route].order(tenants) if route in self._tenants else tenants
+
+
+def one_of_each_route(flows: Iterable[Flow], most: int) -> dict[Flow, int]:
+    """The first flow of each route, `most` of them at most, with a share of one row."""
+    firsts: dict[str, Flow] = {}
+    for flow in flows:
+        firsts.setdefault(flow.route, flow)
+    return dict.fromkeys(islice(firsts.values(), most), 1)
 
 
 def divided(room: int, weights: Mapping[str, int], most: Mapping[str, int]) -> dict[str, int]:

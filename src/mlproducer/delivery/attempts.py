@@ -87,9 +87,8 @@ class Attempts:
             window=self._window,
             all_in_flight=load,
             parts=() if self._routes.alone(parts) else parts,
+            quiet=route.hearing.quiet,
         )
-        if cause is None and route.hearing.quiet:
-            cause = NotSentCause.WINDOW_FULL
         if cause is not None:
             self._guard.release(admission)
             self._routes.release(route, way)

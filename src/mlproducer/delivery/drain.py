@@ -17,12 +17,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from typing import Final
 
 from msgspec import Struct
 
 from mlproducer.core.pacing import Pace
+from mlproducer.core.sharing import one_of_each_route
 from mlproducer.delivery.attempts import Attempts
 from mlproducer.delivery.copies import Copies
 from mlproducer.delivery.guard import Guard
@@ -244,7 +244,7 @@ class Drain:
         due = await self._spool.flows()
         planned = self._routes.plan(due, room, self._attempts.room())
         if self._guard.state() is BreakerState.HALF_OPEN:
-            planned = dict.fromkeys(islice(planned, room), 1)
+            planned = one_of_each_route(planned, room)
         leases = await self._spool.lease(room, hold=self._times.lease, shares=planned) if planned else ()
         self._routes.leased(planned, (lease.row.envelope.flow for lease in leases))
         if not leases:
